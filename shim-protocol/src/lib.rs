@@ -1,0 +1,25 @@
+//! What a container daemon and its shims agree on: the messages and services
+//! on the shim's socket, topics of events, checked identifiers, and kinds of
+//! errors with their ttrpc codes.
+//!
+//! Both `runtime-v2` (the daemon's side) and `shim` build on this crate. It
+//! does no I/O, and knows nothing of gRPC, of images or of OCI runtimes.
+
+pub mod any;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod rpc;
+
+pub use error::{Context, Error, ErrorKind, Result};
+pub use id::Id;
+
+/// Messages and services made from `proto/`, one module per file.
+///
+/// A file `x.proto` becomes `x` (messages) and, if it has a service, `x_ttrpc`.
+/// `task_v3` has no messages of its own: version 3 differs from version 2 only
+/// in the service's name.
+#[allow(missing_docs, unreachable_pub, rustdoc::all, clippy::all, clippy::unwrap_used)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}
