@@ -1,1 +1,17 @@
-//! To be written.
+//! Shims as the daemon sees them: bundles, finding and starting shim binaries,
+//! talking to them, and cleaning up behind them.
+//!
+//! The daemon's core builds on this crate. It does not know images, snapshots
+//! or the database, and what it must announce goes to an [`EventSink`]. No
+//! type of ttrpc or protobuf is in its signatures.
+
+mod manager;
+mod task;
+mod types;
+
+pub use manager::Manager;
+pub use task::Task;
+pub use types::{
+    Any, CreateTask, Deleted, EventSink, ExecProcess, Exit, ManagerConfig, Mount, Process,
+    ProcessInfo, Recovered, RuntimeInfo, Status, Stdio, Timeouts,
+};
