@@ -1,13 +1,15 @@
 //! What a container daemon and its shims agree on: the messages and services
-//! on the shim's socket, topics of events, checked identifiers, and kinds of
-//! errors with their ttrpc codes.
+//! on the shim's socket, topics of events, checked identifiers, kinds of
+//! errors with their ttrpc codes, and the exit records in a bundle.
 //!
 //! Both `runtime-v2` (the daemon's side) and `shim` build on this crate. It
-//! does no I/O, and knows nothing of gRPC, of images or of OCI runtimes.
+//! knows nothing of gRPC, of images or of OCI runtimes, and does no I/O but
+//! that of [`exits`].
 
 pub mod any;
 pub mod error;
 pub mod event;
+pub mod exits;
 pub mod id;
 pub mod rpc;
 

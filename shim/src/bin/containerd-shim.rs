@@ -1,0 +1,7 @@
+//! The shim under its short name.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    containerd_shim::cli::main()
+}
