@@ -10,3 +10,4 @@
 //! Everything runs on one thread; work that may block gets a short-lived one.
 
 pub mod cli;
+pub mod task;
