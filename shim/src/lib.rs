@@ -9,5 +9,11 @@
 //!
 //! Everything runs on one thread; work that may block gets a short-lived one.
 
+pub mod cgroup;
 pub mod cli;
+pub mod io;
+pub mod mount;
+pub mod reaper;
+pub mod runtime;
+mod sys;
 pub mod task;

@@ -1,0 +1,4 @@
+//! The only unsafe code of the shim: kernel calls that no safe wrapper covers.
+#![allow(unsafe_code)]
+
+pub(crate) mod wait;
