@@ -1,0 +1,177 @@
+//! What clients hear of changes to stored objects, in the order of commits.
+//!
+//! A change is announced once it is durable, and its client gets the answer
+//! after that: whoever has seen an answer can rely on the event being out.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use shim_protocol::{Error, Id, Result};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    containers::Runtime,
+    metadata::{Change, Db},
+};
+
+/// A change to a stored object that is durable now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectEvent {
+    /// A namespace was made by request. One that came with its first object
+    /// is not announced (as in containerd).
+    NamespaceCreate {
+        /// Its name.
+        name: Id,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// Labels of a namespace were changed.
+    NamespaceUpdate {
+        /// Its name.
+        name: Id,
+        /// All its labels, as they are now.
+        labels: BTreeMap<String, String>,
+    },
+    /// A namespace was removed.
+    NamespaceDelete {
+        /// Its name.
+        name: Id,
+    },
+    /// A container was recorded.
+    ContainerCreate {
+        /// Its id.
+        id: Id,
+        /// Name of its image; may be empty.
+        image: String,
+        /// Which shim it will have.
+        runtime: Runtime,
+    },
+    /// A container's record was changed. All values are the new ones.
+    ContainerUpdate {
+        /// Its id.
+        id: Id,
+        /// Name of its image; may be empty.
+        image: String,
+        /// All its labels.
+        labels: BTreeMap<String, String>,
+        /// Key of its snapshot; may be empty.
+        snapshot_key: String,
+    },
+    /// A container's record was removed.
+    ContainerDelete {
+        /// Its id.
+        id: Id,
+    },
+}
+
+impl ObjectEvent {
+    /// The topic that containerd publishes it under.
+    pub fn topic(&self) -> &'static str {
+        match self {
+            Self::NamespaceCreate { .. } => "/namespaces/create",
+            Self::NamespaceUpdate { .. } => "/namespaces/update",
+            Self::NamespaceDelete { .. } => "/namespaces/delete",
+            Self::ContainerCreate { .. } => "/containers/create",
+            Self::ContainerUpdate { .. } => "/containers/update",
+            Self::ContainerDelete { .. } => "/containers/delete",
+        }
+    }
+}
+
+/// Takes events of stored objects to subscribers; the event exchange is one.
+#[async_trait]
+pub trait ObjectEvents: Send + Sync + 'static {
+    /// Publishes `event`. Called one at a time, in the order of commits.
+    ///
+    /// # Errors
+    /// Whatever kept it from being published. The change stays: the caller
+    /// logs the error, and answers its client that the change was made.
+    async fn publish_object(&self, namespace: &Id, event: ObjectEvent) -> Result<()>;
+}
+
+/// What is to be announced, and whoever waits for that.
+struct Announcement {
+    namespace: Id,
+    event: ObjectEvent,
+    answer: Box<dyn FnOnce() + Send>,
+}
+
+/// Carries events from the database's writer, which must not wait, to
+/// [`ObjectEvents`], which may. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Announcer {
+    /// Unbounded, but each entry has a caller who waits for it.
+    queue: Arc<Mutex<Option<mpsc::UnboundedSender<Announcement>>>>,
+    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Announcer {
+    /// Starts the task that publishes to `events`. It ends with
+    /// [`Self::shutdown`], or when the last clone is gone.
+    pub fn start(events: Arc<dyn ObjectEvents>) -> Self {
+        let (queue, mut announcements) = mpsc::unbounded_channel::<Announcement>();
+        let task = tokio::spawn(async move {
+            while let Some(Announcement { namespace, event, answer }) = announcements.recv().await {
+                let topic = event.topic();
+                if let Err(e) = events.publish_object(&namespace, event).await {
+                    tracing::error!(%namespace, topic, error = %e.report(), "event was not published");
+                }
+                answer();
+            }
+        });
+        Self { queue: Arc::new(Mutex::new(Some(queue))), task: Arc::new(Mutex::new(Some(task))) }
+    }
+
+    /// Publishes what is queued, and ends. Shut the database down before: its
+    /// last changes are announced too.
+    pub async fn shutdown(&self) {
+        drop(lock(&self.queue).take());
+        let Some(task) = lock(&self.task).take() else { return };
+        if let Err(e) = task.await {
+            tracing::error!(error = %e, "the announcer of object events ended in a panic");
+        }
+    }
+
+    /// Makes a change of `db` in `namespace`; once it is durable, announces
+    /// the event that `change` answers beside its value, and then answers.
+    ///
+    /// # Errors
+    /// As [`Db::write`]. That an event could not be published is no error: the
+    /// change was made.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        db: &Db,
+        namespace: &Id,
+        change: impl FnOnce(&mut Change<'_>) -> Result<(T, ObjectEvent)> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let (queue, namespace) = (lock(&self.queue).clone(), namespace.clone());
+        db.submit(change, move |outcome| {
+            let (value, event) = match outcome {
+                Ok(made) => made,
+                // The caller may have stopped waiting; so too below.
+                Err(e) => return drop(answer.send(Err(e))),
+            };
+            let answer = Box::new(|| drop(answer.send(Ok(value))));
+            let announcement = Announcement { namespace, event, answer };
+            if let Some(queue) = queue
+                && let Err(refused) = queue.send(announcement)
+            {
+                (refused.0.answer)();
+            }
+        })
+        .await?;
+        answered.await.unwrap_or_else(|_| Err(Error::unavailable("the daemon is stopping")))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is replaced in one step, so a panic leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

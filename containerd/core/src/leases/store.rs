@@ -1,0 +1,194 @@
+//! Leases in the database.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    ops::ControlFlow,
+    time::SystemTime,
+};
+
+use shim_protocol::{Error, Id, Result};
+
+use super::{Lease, Resource, record::Record};
+use crate::{
+    filter::Filter,
+    labels,
+    metadata::{
+        Db, Key, Read, last_part, last_parts,
+        schema::{LEASE_RESOURCES, LEASES},
+    },
+    namespaces,
+};
+
+/// The leases of all namespaces.
+#[derive(Clone)]
+pub struct Leases {
+    db: Db,
+}
+
+impl Leases {
+    /// Leases in `db`.
+    pub fn new(db: Db) -> Self {
+        Self { db }
+    }
+
+    /// Makes a lease that holds nothing yet, and its namespace too if that is
+    /// new. An empty `id` lets the store choose one.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is one of that id; `InvalidArgument` when the
+    /// id has a NUL byte in it.
+    pub async fn create(
+        &self,
+        namespace: &Id,
+        id: &str,
+        mut labels: BTreeMap<String, String>,
+    ) -> Result<Lease> {
+        labels::drop_empty(&mut labels);
+        let (namespace, id) = (namespace.clone(), id.to_owned());
+        self.db
+            .write(move |change| {
+                namespaces::ensure(change, &namespace)?;
+                let (id, key) = unused_id(change, &namespace, id)?;
+                let lease = Lease { id, labels, created_at: SystemTime::now() };
+                change.put(LEASES, &key, &Record::from(&lease))?;
+                Ok(lease)
+            })
+            .await
+    }
+
+    /// Drops a lease; what nothing else refers to may then be collected.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of that id.
+    pub async fn delete(&self, namespace: &Id, id: &str) -> Result<()> {
+        let (namespace, id) = (namespace.clone(), id.to_owned());
+        self.db
+            .write(move |change| {
+                let key = existing(change, &namespace, &id)?;
+                change.remove(LEASES, &key)?;
+                change.remove_all(LEASE_RESOURCES, &key)
+            })
+            .await
+    }
+
+    /// The leases of `namespace` that any of `filters` matches, by id; all
+    /// without filters. Fields: `id`, `labels.<key>`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a filter cannot be parsed.
+    pub async fn list<S: AsRef<str>>(&self, namespace: &Id, filters: &[S]) -> Result<Vec<Lease>> {
+        let filter = Filter::parse(filters)?;
+        let namespace = Key::new(&[namespace])?;
+        self.db
+            .read(move |db| {
+                let mut found = Vec::new();
+                db.each(LEASES, &namespace, |key, record: Record| {
+                    let lease = record.into_lease(last_part(key)?.to_owned());
+                    if filter.matches(&lease) {
+                        found.push(lease);
+                    }
+                    Ok(())
+                })?;
+                Ok(found)
+            })
+            .await
+    }
+
+    /// Lets a lease hold one more object. It may hold it already.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such lease; `InvalidArgument` or
+    /// `Unimplemented` when a lease cannot hold such an object.
+    pub async fn add_resource(&self, namespace: &Id, id: &str, resource: Resource) -> Result<()> {
+        let (namespace, id) = (namespace.clone(), id.to_owned());
+        self.db
+            .write(move |change| {
+                let key = resource_key(change, &namespace, &id, &resource)?;
+                change.put_bytes(LEASE_RESOURCES, &key, &[])
+            })
+            .await
+    }
+
+    /// Lets a lease hold one object less. It need not hold it.
+    ///
+    /// # Errors
+    /// As [`Self::add_resource`].
+    pub async fn delete_resource(
+        &self,
+        namespace: &Id,
+        id: &str,
+        resource: Resource,
+    ) -> Result<()> {
+        let (namespace, id) = (namespace.clone(), id.to_owned());
+        self.db
+            .write(move |change| {
+                let key = resource_key(change, &namespace, &id, &resource)?;
+                change.remove(LEASE_RESOURCES, &key).map(drop)
+            })
+            .await
+    }
+
+    /// What a lease holds, by kind and id.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such lease.
+    pub async fn resources(&self, namespace: &Id, id: &str) -> Result<Vec<Resource>> {
+        let (namespace, id) = (namespace.clone(), id.to_owned());
+        self.db
+            .read(move |db| {
+                let lease = existing(db, &namespace, &id)?;
+                let mut held = Vec::new();
+                db.scan(LEASE_RESOURCES, &lease, |key, _| {
+                    let [kind, id] = last_parts(key)?;
+                    held.push(Resource { id: id.to_owned(), kind: kind.to_owned() });
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                Ok(held)
+            })
+            .await
+    }
+}
+
+/// The key of a lease that exists.
+fn existing(db: &impl Read, namespace: &Id, id: &str) -> Result<Key> {
+    let key = Key::new(&[namespace, id])?;
+    if db.has(LEASES, &key)? {
+        Ok(key)
+    } else {
+        Err(Error::not_found(format!("lease {id:?} in namespace {namespace:?}")))
+    }
+}
+
+fn resource_key(db: &impl Read, namespace: &Id, id: &str, resource: &Resource) -> Result<Key> {
+    existing(db, namespace, id)?;
+    resource.validate()?;
+    Key::new(&[namespace, id, &resource.kind, &resource.id])
+}
+
+/// `id`, or if that is empty a new one, with its key.
+fn unused_id(db: &impl Read, namespace: &Id, id: String) -> Result<(String, Key)> {
+    if !id.is_empty() {
+        let key = Key::new(&[namespace, &id])?;
+        if db.has(LEASES, &key)? {
+            let what = format!("lease {id:?} in namespace {namespace:?}");
+            return Err(Error::already_exists(what));
+        }
+        return Ok((id, key));
+    }
+    loop {
+        let id = random_id();
+        let key = Key::new(&[namespace, &id])?;
+        if !db.has(LEASES, &key)? {
+            return Ok((id, key));
+        }
+    }
+}
+
+/// Something like containerd's: nanoseconds of the clock and a random number.
+fn random_id() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // std seeds it from the kernel's random numbers.
+    let random = RandomState::new().hash_one(now);
+    format!("{}-{:08x}", now.subsec_nanos(), random >> 32)
+}

@@ -1,0 +1,191 @@
+//! The handle to the database.
+
+use std::{
+    fs::{DirBuilder, OpenOptions},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use redb::{Builder, Database, DatabaseError, StorageBackend, backends::FileBackend};
+use shim_protocol::{Context, Error, ErrorKind, Result};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    fault::Fault,
+    migrate::migrate,
+    store::{Open, Store},
+    transaction::{Change, Snapshot},
+    writer::{self, Job, Pending},
+};
+
+/// Folder of the database below the daemon's root.
+const FOLDER: &str = "io.containerd.metadata.v1.redb";
+const FILE: &str = "meta.redb";
+
+/// Pages that are kept in memory. The kernel caches the file anyway; a daemon
+/// is small when idle because of limits like this one.
+const CACHE_BYTES: usize = 1 << 20;
+
+/// Changes that may wait before further writers have to.
+const QUEUE_LIMIT: usize = 1024;
+
+/// The writer's stack: the depth of a B-tree is all that grows on it.
+const WRITER_STACK_BYTES: usize = 256 << 10;
+
+/// The database of all records. Cheap to clone; all clones are one.
+///
+/// Call [`Self::shutdown`] at the end. If the last clone is dropped instead,
+/// changes that were accepted still become durable, with nobody waiting.
+#[derive(Clone)]
+pub struct Db(Arc<Inner>);
+
+struct Inner {
+    store: Arc<Store>,
+    /// `None` after the shutdown.
+    queue: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Db {
+    /// Opens the database below `root`, or makes it, and locks it: as long as
+    /// it is open, no second daemon can use the root.
+    ///
+    /// # Errors
+    /// - `FailedPrecondition` when another daemon uses the root, or when a newer
+    ///   one has written the database;
+    /// - `DataLoss` when the file is no database, or is damaged;
+    /// - `ResourceExhausted`, `Internal`: those of the disk.
+    pub async fn open(root: &Path) -> Result<Self> {
+        let root = root.to_owned();
+        blocking(move || {
+            let file = prepare_folder(&root)?;
+            Self::start(Box::new(move || open_file(&root, &file)))
+        })
+        .await
+    }
+
+    /// Calls `read` with the state after the last commit. It waits for no
+    /// writer, and runs where it may block.
+    ///
+    /// # Errors
+    /// Those of `read` and of the disk.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Snapshot<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = self.0.store.clone();
+        blocking(move || store.read(read)).await
+    }
+
+    /// Makes a change, and answers when it is durable. It is made even if the
+    /// caller stops waiting, once it is in the queue.
+    ///
+    /// # Errors
+    /// Those of `change`, which then leaves no trace; `Unavailable` after a
+    /// shutdown; those of the disk.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        // The caller may have stopped waiting; then nobody wants to know.
+        self.submit(change, |outcome| drop(answer.send(outcome))).await?;
+        answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Queues a change. `done` gets its outcome on the writer's thread, in the
+    /// order of commits, and must not block.
+    ///
+    /// # Errors
+    /// `Unavailable` after a shutdown.
+    pub(crate) async fn submit<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
+        done: impl FnOnce(Result<T>) + Send + 'static,
+    ) -> Result<()> {
+        let queue = lock(&self.0.queue).clone().ok_or_else(closed)?;
+        queue.send(Box::new(Pending::new(change, done))).await.map_err(|_| closed())
+    }
+
+    /// Refuses further changes, makes those that are queued, and closes the
+    /// file once no clone of this handle is left.
+    pub async fn shutdown(&self) {
+        drop(lock(&self.0.queue).take());
+        let Some(writer) = lock(&self.0.writer).take() else { return };
+        let joined = tokio::task::spawn_blocking(move || writer.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the writer of metadata ended in a panic");
+        }
+    }
+
+    /// Opens a database with `open` and starts its writer.
+    pub(super) fn start(open: Open) -> Result<Self> {
+        let store = Arc::new(Store::new(open)?);
+        let (queue, jobs) = mpsc::channel(QUEUE_LIMIT);
+        let writer = std::thread::Builder::new()
+            .name("metadata".into())
+            .stack_size(WRITER_STACK_BYTES)
+            .spawn({
+                let store = store.clone();
+                move || writer::run(&store, jobs)
+            })
+            .context("start the writer of", "metadata")?;
+        let (queue, writer) = (Mutex::new(Some(queue)), Mutex::new(Some(writer)));
+        Ok(Self(Arc::new(Inner { store, queue, writer })))
+    }
+}
+
+/// Opens the database on `backend`, making or updating it as needed. `root`
+/// names it in errors.
+///
+/// # Errors
+/// See [`Db::open`].
+pub(super) fn open_backend(root: &Path, backend: impl StorageBackend) -> Result<Database> {
+    let mut builder = Builder::new();
+    let database = builder.set_cache_size(CACHE_BYTES).create_with_backend(backend);
+    let database = database.map_err(|e| match e {
+        DatabaseError::DatabaseAlreadyOpen => {
+            Error::precondition(format!("another daemon uses {}", root.display()))
+        }
+        e => Fault::from(e).during("open"),
+    })?;
+    migrate(&database).context("open", root.display())?;
+    Ok(database)
+}
+
+fn open_file(root: &Path, path: &Path) -> Result<Database> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).context("open", path.display())?;
+    let backend = FileBackend::new(file).map_err(|e| Fault::from(e).during("open"))?;
+    open_backend(root, backend).context("open", path.display())
+}
+
+/// Makes the folder of the database durable, and answers the path of its file.
+fn prepare_folder(root: &Path) -> Result<PathBuf> {
+    let folder = root.join(FOLDER);
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(&folder).context("create", folder.display())?;
+    Ok(folder.join(FILE))
+}
+
+/// Runs `work` where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(e) => Err(Error::caused(ErrorKind::Internal, "access metadata", e)),
+    }
+}
+
+fn closed() -> Error {
+    Error::unavailable("the metadata database is closed")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is replaced in one step, so a panic leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

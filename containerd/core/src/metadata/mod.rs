@@ -1,0 +1,21 @@
+//! The database of all records.
+//!
+//! - [`schema`] draws what is in it, [`migrate`] makes and updates that.
+//! - [`Db`] is the handle: reads see the last commit and wait for nobody,
+//!   writes share commits ([`writer`]).
+//! - [`Read`] and [`Change`] are what a read or a write works with.
+//! - [`store`] holds the open file, and opens it again after a failing disk.
+
+mod db;
+mod fault;
+mod key;
+mod migrate;
+pub(crate) mod schema;
+mod store;
+pub(crate) mod stored;
+mod transaction;
+mod writer;
+
+pub use db::Db;
+pub(crate) use key::{Key, last_part, last_parts};
+pub(crate) use transaction::{Change, Read};

@@ -1,0 +1,53 @@
+//! The database, drawn.
+//!
+//! A change of this drawing is a new schema version and a step in
+//! [`super::migrate`]. Keys are parts that each end in a NUL byte, see
+//! [`super::key`]; a record is a protobuf message whose tags are listed here,
+//! so that fields can be added without a new version.
+//!
+//! ```text
+//! <root>/io.containerd.metadata.v1.redb/meta.redb
+//! ├──meta
+//! │  └──version : u64 little endian              which drawing the file follows
+//! ├──namespaces
+//! │  ╘══*namespace*                              made by hand, or by the first object in it
+//! │     └──1 labels : map string → string
+//! ├──containers
+//! │  ╘══*namespace* *container id*
+//! │     ├──1 labels : map string → string        never an empty value
+//! │     ├──2 image : string                      image's name; may be empty
+//! │     ├──3 runtime name : string               never empty
+//! │     ├──4 runtime options : Any
+//! │     ├──5 spec : Any                          OCI configuration, most often JSON
+//! │     ├──6 snapshotter : string
+//! │     ├──7 snapshot key : string               kept from collection by this record
+//! │     ├──8 created at : nanoseconds since 1970
+//! │     ├──9 updated at : nanoseconds since 1970
+//! │     ├──10 extensions : map string → Any
+//! │     └──11 sandbox : string                   id of the sandbox it belongs to
+//! ├──leases
+//! │  ╘══*namespace* *lease id*
+//! │     ├──1 labels : map string → string        containerd.io/gc.expire is among them
+//! │     └──2 created at : nanoseconds since 1970
+//! └──lease_resources
+//!    ╘══*namespace* *lease id* *type* *resource id* : nothing
+//! ```
+
+use redb::TableDefinition;
+
+/// A table: bytes to bytes, so that one undo log serves all of them.
+pub(crate) type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// The version of the drawing above.
+pub(crate) const VERSION: u64 = 1;
+
+pub(super) const META: Table = Table::new("meta");
+pub(super) const META_VERSION: &str = "version";
+
+pub(crate) const NAMESPACES: Table = Table::new("namespaces");
+pub(crate) const CONTAINERS: Table = Table::new("containers");
+pub(crate) const LEASES: Table = Table::new("leases");
+pub(crate) const LEASE_RESOURCES: Table = Table::new("lease_resources");
+
+/// All tables of [`VERSION`], for a new file.
+pub(super) const TABLES: [Table; 5] = [META, NAMESPACES, CONTAINERS, LEASES, LEASE_RESOURCES];

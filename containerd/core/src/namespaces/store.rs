@@ -1,0 +1,190 @@
+//! Namespaces in the database.
+
+use std::collections::BTreeMap;
+
+use shim_protocol::{Error, Id, Result};
+
+use super::{Namespace, record::Record};
+use crate::{
+    announce::{Announcer, ObjectEvent},
+    filter::Filter,
+    labels,
+    metadata::{
+        Change, Db, Key, Read, last_part,
+        schema::{CONTAINERS, LEASE_RESOURCES, LEASES, NAMESPACES},
+    },
+};
+
+/// All namespaces.
+#[derive(Clone)]
+pub struct Namespaces {
+    db: Db,
+    announcer: Announcer,
+}
+
+impl Namespaces {
+    /// Namespaces in `db`; changes are announced by `announcer`.
+    pub fn new(db: Db, announcer: Announcer) -> Self {
+        Self { db, announcer }
+    }
+
+    /// The namespace `name`. One that nobody has made yet has no labels, since
+    /// the first object in it will make it (as in containerd).
+    ///
+    /// # Errors
+    /// Those of the database only.
+    pub async fn get(&self, name: &Id) -> Result<Namespace> {
+        let name = name.clone();
+        self.db
+            .read(move |db| {
+                let labels = read(db, &name)?.unwrap_or_default();
+                Ok(Namespace { name, labels })
+            })
+            .await
+    }
+
+    /// The namespaces that any of `filters` matches, by name; all without
+    /// filters. Fields: `name`, `labels.<key>`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a filter cannot be parsed.
+    pub async fn list<S: AsRef<str>>(&self, filters: &[S]) -> Result<Vec<Namespace>> {
+        let filter = Filter::parse(filters)?;
+        let all = Key::new(&[])?;
+        self.db
+            .read(move |db| {
+                let mut found = Vec::new();
+                db.each(NAMESPACES, &all, |key, record: Record| {
+                    let name = Id::new("namespace", last_part(key)?)?;
+                    let namespace = Namespace { name, labels: record.labels };
+                    if filter.matches(&namespace) {
+                        found.push(namespace);
+                    }
+                    Ok(())
+                })?;
+                Ok(found)
+            })
+            .await
+    }
+
+    /// Makes a namespace.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is one of that name; `InvalidArgument` when
+    /// a label is too long.
+    pub async fn create(&self, namespace: Namespace) -> Result<Namespace> {
+        let name = namespace.name.clone();
+        self.announcer
+            .write(&self.db, &name, move |change| {
+                if read(change, &namespace.name)?.is_some() {
+                    let what = format!("namespace {:?}", namespace.name);
+                    return Err(Error::already_exists(what));
+                }
+                let Namespace { name, labels } = put(change, namespace)?;
+                let event =
+                    ObjectEvent::NamespaceCreate { name: name.clone(), labels: labels.clone() };
+                Ok((Namespace { name, labels }, event))
+            })
+            .await
+    }
+
+    /// Changes the labels that `paths` names: `labels`, or `labels.<key>`. No
+    /// path stands for all labels. `namespace` has the new values; a label
+    /// that it lacks is removed. A namespace that does not exist is made (as
+    /// in containerd).
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a path names something else, or a label is too long.
+    pub async fn update<S: AsRef<str>>(
+        &self,
+        namespace: Namespace,
+        paths: &[S],
+    ) -> Result<Namespace> {
+        let keys = label_keys(paths)?;
+        let name = namespace.name.clone();
+        self.announcer
+            .write(&self.db, &name, move |change| {
+                let Namespace { name, labels: mut new } = namespace;
+                let labels = match keys {
+                    None => new,
+                    Some(keys) => {
+                        let mut labels = read(change, &name)?.unwrap_or_default();
+                        for key in keys {
+                            match new.remove(&key) {
+                                Some(value) => labels.insert(key, value),
+                                None => labels.remove(&key),
+                            };
+                        }
+                        labels
+                    }
+                };
+                let Namespace { name, labels } = put(change, Namespace { name, labels })?;
+                let event =
+                    ObjectEvent::NamespaceUpdate { name: name.clone(), labels: labels.clone() };
+                Ok((Namespace { name, labels }, event))
+            })
+            .await
+    }
+
+    /// Removes a namespace, and the leases in it.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of that name; `FailedPrecondition` when
+    /// it still has containers.
+    pub async fn delete(&self, name: &Id) -> Result<()> {
+        let namespace = name.clone();
+        self.announcer
+            .write(&self.db, name, move |change| {
+                let key = Key::new(&[&namespace])?;
+                if change.any(CONTAINERS, &key)? {
+                    return Err(Error::precondition(format!(
+                        "namespace {namespace:?} must be empty, but it still has containers"
+                    )));
+                }
+                if !change.remove(NAMESPACES, &key)? {
+                    return Err(Error::not_found(format!("namespace {namespace:?}")));
+                }
+                change.remove_all(LEASES, &key)?;
+                change.remove_all(LEASE_RESOURCES, &key)?;
+                Ok(((), ObjectEvent::NamespaceDelete { name: namespace }))
+            })
+            .await
+    }
+}
+
+/// Makes the namespace of an object that is being made, if it is new; answers
+/// its labels.
+pub(crate) fn ensure(change: &mut Change<'_>, name: &Id) -> Result<BTreeMap<String, String>> {
+    match read(change, name)? {
+        Some(labels) => Ok(labels),
+        None => Ok(put(change, Namespace { name: name.clone(), labels: BTreeMap::new() })?.labels),
+    }
+}
+
+/// Keys of the labels that a mask names; `None` for all.
+fn label_keys<S: AsRef<str>>(paths: &[S]) -> Result<Option<Vec<String>>> {
+    let mut keys = Vec::with_capacity(paths.len());
+    for path in paths {
+        match path.as_ref().split_once('.') {
+            Some(("labels", key)) => keys.push(key.to_owned()),
+            None if path.as_ref() == "labels" => return Ok(None),
+            _ => {
+                let what = format!("cannot update field {:?} of a namespace", path.as_ref());
+                return Err(Error::invalid(what));
+            }
+        }
+    }
+    Ok((!keys.is_empty()).then_some(keys))
+}
+
+fn read(db: &impl Read, name: &Id) -> Result<Option<BTreeMap<String, String>>> {
+    Ok(db.get::<Record>(NAMESPACES, &Key::new(&[name])?)?.map(|record| record.labels))
+}
+
+fn put(change: &mut Change<'_>, mut namespace: Namespace) -> Result<Namespace> {
+    labels::validate(&namespace.labels)?;
+    labels::drop_empty(&mut namespace.labels);
+    let record = Record { labels: namespace.labels.clone() };
+    change.put(NAMESPACES, &Key::new(&[&namespace.name])?, &record)?;
+    Ok(namespace)
+}
