@@ -11,6 +11,7 @@
 
 pub mod cgroup;
 pub mod cli;
+pub mod events;
 pub mod io;
 pub mod mount;
 pub mod reaper;

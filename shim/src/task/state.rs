@@ -244,10 +244,10 @@ mod tests {
         State::Deleting(Lifeless::Stopped),
     ];
 
-    type Step = fn(State) -> Result<State>;
+    /// A step, with every state it is allowed from and where it leads.
+    type Row = (&'static str, fn(State) -> Result<State>, &'static [(State, State)]);
 
-    /// Every step, with every state it is allowed from and where it leads.
-    const STEPS: [(&str, Step, &[(State, State)]); 12] = [
+    const STEPS: [Row; 12] = [
         (
             "begin_start",
             State::begin_start,
