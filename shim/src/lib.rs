@@ -18,3 +18,5 @@ pub mod reaper;
 pub mod runtime;
 mod sys;
 pub mod task;
+#[cfg(test)]
+mod testing;

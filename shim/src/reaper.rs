@@ -232,3 +232,112 @@ fn spawn_error(command: &Command, error: std::io::Error) -> Error {
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, process::Stdio};
+
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    use shim_protocol::ErrorKind;
+
+    use super::*;
+    use crate::testing::{run, sh};
+
+    #[test]
+    fn status_is_the_code_or_128_plus_the_signal() {
+        run(async |reaper| {
+            for (script, status) in
+                [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -40 $$", 168)]
+            {
+                let child = reaper.spawn(&mut sh(script)).unwrap();
+                assert_eq!(child.exit.await.status, status, "{script}");
+            }
+        });
+    }
+
+    #[test]
+    fn no_exit_of_many_is_lost() {
+        run(async |reaper| {
+            let children: Vec<_> =
+                (0..100).map(|n| reaper.spawn(&mut sh(&format!("exit {n}"))).unwrap()).collect();
+            for (n, child) in children.into_iter().enumerate() {
+                assert_eq!(child.exit.await.status, n as u32);
+            }
+        });
+    }
+
+    /// Starts a process that starts another and ends: the pid of the latter,
+    /// which runs `script` once the returned pipe is closed.
+    async fn orphan(reaper: &Reaper, script: &str) -> (u32, OwnedFd) {
+        let (ours, theirs) = std::io::pipe().map(|(r, w)| (OwnedFd::from(w), r)).unwrap();
+        let script = format!("exec 3<&0; (read x <&3; {script}) >/dev/null & echo $!");
+        let mut command = sh(&script);
+        let mut child = reaper.spawn(command.stdin(theirs).stdout(Stdio::piped())).unwrap();
+        drop(command);
+        let mut pid = String::new();
+        std::fs::File::from(child.stdout.take().unwrap()).read_to_string(&mut pid).unwrap();
+        assert_eq!(child.exit.await.status, 0);
+        (pid.trim().parse().unwrap(), ours)
+    }
+
+    #[test]
+    fn an_orphan_that_lives_is_watched() {
+        run(async |reaper| {
+            let (pid, _pipe) = orphan(&reaper, "exit 0").await;
+            let exit = reaper.watch(pid).unwrap();
+            kill(Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
+            assert_eq!(exit.await.status, 143);
+        });
+    }
+
+    #[test]
+    fn an_exit_before_the_pid_is_known_is_kept_while_expected() {
+        run(async |reaper| {
+            let expectation = reaper.expect();
+            let (pid, pipe) = orphan(&reaper, "exit 5").await;
+            drop(pipe);
+            while lock(&reaper.state).unclaimed.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(expectation.watch(pid).unwrap().await.status, 5);
+            drop(expectation);
+            assert!(lock(&reaper.state).unclaimed.is_empty());
+        });
+    }
+
+    #[test]
+    fn an_unexpected_exit_is_reaped_and_forgotten() {
+        run(async |reaper| {
+            let (pid, pipe) = orphan(&reaper, "exit 5").await;
+            drop(pipe);
+            while wait::is_child(pid) {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(reaper.watch(pid).unwrap_err().kind(), ErrorKind::NotFound);
+            assert!(lock(&reaper.state).watchers.is_empty());
+        });
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut state = State::default();
+        let exit = ProcessExit { status: 0, at: SystemTime::now() };
+        for pid in 0..MAX_UNCLAIMED as u32 + 10 {
+            state.keep(pid, exit);
+        }
+        assert_eq!(state.unclaimed.len(), MAX_UNCLAIMED);
+        assert_eq!(state.unclaimed.front().unwrap().0, 10);
+    }
+
+    #[test]
+    fn a_missing_program_is_said_so() {
+        run(async |reaper| {
+            let error = reaper.spawn(&mut Command::new("/no/such/program")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+            assert_eq!(error.to_string(), "run /no/such/program");
+        });
+    }
+}

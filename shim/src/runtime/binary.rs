@@ -1,9 +1,27 @@
 //! A runtime that is a command line: runc, crun, youki and what looks like
-//! them.
+//! them (the flags are runc's, `man 8 runc`).
+//!
+//! A command line tells success from failure and no more. Why something
+//! failed is found out by asking for the container's state, never by reading
+//! the message.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use async_trait::async_trait;
+use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+
+use super::{
+    Checkpoint, ContainerState, Create, Exec, Restore, Runtime, Started, Status,
+    call::{Call, TempFile, read_pid},
+};
 use crate::reaper::Reaper;
+
+/// Where the pid of a container's first process is kept in its bundle
+/// (containerd's `InitPidFile`).
+pub const INIT_PID_FILE: &str = "init.pid";
 
 /// The command and what is the same in all its calls for one container.
 #[derive(Clone, Debug)]
@@ -20,15 +38,233 @@ pub struct Config {
 
 /// Drives a command line.
 pub struct BinaryRuntime {
-    /// What is the same in all calls.
-    pub config: Config,
-    /// Who waits for the commands.
-    pub reaper: Arc<Reaper>,
+    config: Config,
+    reaper: Arc<Reaper>,
 }
 
 impl BinaryRuntime {
     /// Does not look whether the program is there.
     pub fn new(config: Config, reaper: Arc<Reaper>) -> Self {
         Self { config, reaper }
+    }
+
+    fn call(&self, verb: &'static str) -> Result<Call> {
+        let Config { binary, root, work, systemd_cgroup } = &self.config;
+        let mut call = Call::new(binary, root, work, verb)?;
+        call.flag("--systemd-cgroup", *systemd_cgroup).arg(verb);
+        Ok(call)
+    }
+
+    /// Runs a call about a container that should be there.
+    async fn run(&self, id: &Id, mut call: Call, verb: &'static str) -> Result<Vec<u8>> {
+        call.arg(&**id);
+        match call.run(&self.reaper).await {
+            Ok(output) => Ok(output),
+            Err(error) => Err(self.explain(id, verb, error).await),
+        }
+    }
+
+    async fn simple(&self, id: &Id, verb: &'static str) -> Result<()> {
+        self.run(id, self.call(verb)?, verb).await.map(drop)
+    }
+
+    /// Gives a refusal its kind.
+    async fn explain(&self, id: &Id, verb: &'static str, error: Error) -> Error {
+        if error.kind() != ErrorKind::Unknown {
+            return error;
+        }
+        match self.query_state(id).await {
+            Ok(state) => error.with_kind(refusal(verb, state.status)),
+            Err(_) if !self.knows(id) => error.with_kind(ErrorKind::NotFound),
+            // The state cannot be had either; the first message says more.
+            Err(_) => error,
+        }
+    }
+
+    async fn query_state(&self, id: &Id) -> Result<ContainerState> {
+        let mut call = self.call("state")?;
+        call.capture().arg(&**id);
+        let output = call.run(&self.reaper).await?;
+        serde_json::from_slice(&output).map_err(std::io::Error::from).context_as(
+            ErrorKind::DataLoss,
+            "read state of container",
+            id,
+        )
+    }
+
+    /// All runc-like runtimes keep a folder per container.
+    fn knows(&self, id: &Id) -> bool {
+        self.config.root.join(id).exists()
+    }
+
+    /// Runs a call that makes a container, and leaves nothing if it fails.
+    async fn make(&self, id: &Id, mut call: Call) -> Result<Started> {
+        if self.knows(id) {
+            return Err(Error::already_exists(format!("container {id}")));
+        }
+        let pid_file = self.config.work.join(INIT_PID_FILE);
+        call.option("--pid-file", &pid_file).arg(&**id);
+        let made = self.start_process(call, &pid_file).await;
+        if made.is_err()
+            && self.knows(id)
+            && let Err(error) = self.delete(id, true).await
+        {
+            tracing::error!(container = %id, error = %error.report(), "undo create");
+        }
+        made
+    }
+
+    async fn start_process(&self, call: Call, pid_file: &Path) -> Result<Started> {
+        let expectation = self.reaper.expect();
+        call.run(&self.reaper).await?;
+        let pid = read_pid(pid_file)?;
+        Ok(Started { pid, exit: expectation.watch(pid)? })
+    }
+}
+
+/// The kind of a refusal, by what was asked for and the state it met.
+fn refusal(verb: &str, status: Status) -> ErrorKind {
+    use Status::{Created, Creating, Paused, Pausing, Running, Stopped};
+    match (verb, status) {
+        // Clients take it for "no such process", which is what they wanted.
+        ("kill", Stopped) => ErrorKind::NotFound,
+        ("delete", Stopped) => ErrorKind::Unknown,
+        ("delete", Creating | Created | Running | Pausing | Paused) | (_, Stopped) => {
+            ErrorKind::FailedPrecondition
+        }
+        ("exec", Creating | Pausing | Paused)
+        | ("start", Running | Pausing | Paused)
+        | ("pause", Pausing | Paused)
+        | ("resume", Created | Running) => ErrorKind::FailedPrecondition,
+        _ => ErrorKind::Unknown,
+    }
+}
+
+#[async_trait]
+impl Runtime for BinaryRuntime {
+    async fn create(&self, id: &Id, request: Create<'_>) -> Result<Started> {
+        let mut call = self.call("create")?;
+        call.option("--bundle", request.bundle)
+            .flag("--no-pivot", request.no_pivot_root)
+            .flag("--no-new-keyring", request.no_new_keyring)
+            .stdio(request.stdio);
+        self.make(id, call).await
+    }
+
+    async fn start(&self, id: &Id) -> Result<()> {
+        self.simple(id, "start").await
+    }
+
+    async fn exec(&self, id: &Id, request: Exec<'_>) -> Result<Started> {
+        let process = TempFile::with(&self.config.work, "process", request.process)?;
+        let pid_file = TempFile::new(&self.config.work, "pid")?;
+        let mut call = self.call("exec")?;
+        call.option("--process", process.path())
+            .arg("--detach")
+            .option("--pid-file", pid_file.path())
+            .stdio(request.stdio)
+            .arg(&**id);
+        match self.start_process(call, pid_file.path()).await {
+            Ok(started) => Ok(started),
+            Err(error) => Err(self.explain(id, "exec", error).await),
+        }
+    }
+
+    async fn kill(&self, id: &Id, signal: u32, all: bool) -> Result<()> {
+        let mut call = self.call("kill")?;
+        call.flag("--all", all).arg(&**id).arg(signal.to_string());
+        match call.run(&self.reaper).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.explain(id, "kill", error).await),
+        }
+    }
+
+    async fn delete(&self, id: &Id, force: bool) -> Result<()> {
+        let mut call = self.call("delete")?;
+        call.flag("--force", force);
+        self.run(id, call, "delete").await.map(drop)
+    }
+
+    async fn pause(&self, id: &Id) -> Result<()> {
+        self.simple(id, "pause").await
+    }
+
+    async fn resume(&self, id: &Id) -> Result<()> {
+        self.simple(id, "resume").await
+    }
+
+    async fn update(&self, id: &Id, resources: &[u8]) -> Result<()> {
+        let file = TempFile::with(&self.config.work, "resources", resources)?;
+        let mut call = self.call("update")?;
+        call.option("--resources", file.path());
+        self.run(id, call, "update").await.map(drop)
+    }
+
+    async fn checkpoint(&self, id: &Id, request: &Checkpoint) -> Result<()> {
+        let mut call = self.call("checkpoint")?;
+        call.option("--image-path", &request.image_path);
+        if let Some(work_path) = &request.work_path {
+            call.option("--work-path", work_path);
+        }
+        if let Some(parent_path) = &request.parent_path {
+            call.option("--parent-path", parent_path);
+        }
+        call.flag("--leave-running", !request.exit)
+            .flag("--tcp-established", request.open_tcp)
+            .flag("--ext-unix-sk", request.external_unix_sockets)
+            .flag("--shell-job", request.terminal)
+            .flag("--file-locks", request.file_locks);
+        for namespace in &request.empty_namespaces {
+            call.option("--empty-ns", namespace);
+        }
+        if !request.cgroups_mode.is_empty() {
+            call.option("--manage-cgroups-mode", &request.cgroups_mode);
+        }
+        self.run(id, call, "checkpoint").await.map(drop)
+    }
+
+    async fn restore(&self, id: &Id, request: Restore<'_>) -> Result<Started> {
+        let mut call = self.call("restore")?;
+        call.option("--bundle", request.bundle).option("--image-path", request.image_path);
+        if let Some(work_path) = request.work_path {
+            call.option("--work-path", work_path);
+        }
+        // Without --no-subreaper runc would adopt what is ours to reap.
+        call.arg("--detach")
+            .arg("--no-subreaper")
+            .flag("--no-pivot", request.no_pivot_root)
+            .stdio(request.stdio);
+        self.make(id, call).await
+    }
+
+    async fn ps(&self, id: &Id) -> Result<Vec<u32>> {
+        let mut call = self.call("ps")?;
+        call.capture().option("--format", "json");
+        let output = self.run(id, call, "ps").await?;
+        // runc prints "null" for a container without processes.
+        let pids: Option<Vec<u32>> = serde_json::from_slice(&output)
+            .map_err(std::io::Error::from)
+            .context_as(ErrorKind::DataLoss, "read process list of container", id)?;
+        Ok(pids.unwrap_or_default())
+    }
+
+    async fn state(&self, id: &Id) -> Result<ContainerState> {
+        match self.query_state(id).await {
+            Err(error) if error.kind() == ErrorKind::Unknown && !self.knows(id) => {
+                Err(error.with_kind(ErrorKind::NotFound))
+            }
+            result => result,
+        }
+    }
+
+    async fn features(&self) -> Result<Vec<u8>> {
+        let mut call = self.call("features")?;
+        call.capture();
+        match call.run(&self.reaper).await {
+            Err(error) if error.kind() == ErrorKind::Unknown => {
+                Err(error.with_kind(ErrorKind::Unimplemented))
+            }
+            result => result,
+        }
     }
 }

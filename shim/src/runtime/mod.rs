@@ -18,6 +18,10 @@ use shim_protocol::{Id, Result};
 use crate::reaper::ExitFuture;
 
 pub mod binary;
+mod call;
+mod log;
+#[cfg(test)]
+mod tests;
 
 /// What a container's process reads from and writes to.
 #[derive(Debug)]
@@ -65,8 +69,6 @@ pub struct Create<'a> {
 /// How to add a process to a running container.
 #[derive(Debug)]
 pub struct Exec<'a> {
-    /// Name of the process, unique in the container.
-    pub exec_id: &'a Id,
     /// OCI `Process` as JSON.
     pub process: &'a [u8],
     /// Its streams.
@@ -107,8 +109,6 @@ pub struct Restore<'a> {
     pub image_path: &'a Path,
     /// Folder for work files and logs; the runtime's own choice if absent.
     pub work_path: Option<&'a Path>,
-    /// A previous checkpoint the images build upon.
-    pub parent_path: Option<&'a Path>,
     /// Streams of its first process.
     pub stdio: ChildStdio,
     /// Do not use pivot_root.
@@ -178,8 +178,8 @@ pub trait Runtime: Send + Sync {
     /// `NotFound` also when the container has ended.
     async fn kill(&self, id: &Id, signal: u32, all: bool) -> Result<()>;
 
-    /// Removes a stopped container, or with `force` also one that is not: its
-    /// processes are killed then.
+    /// Removes a stopped container. With `force` its processes are killed
+    /// first, and a container that is not there is fine.
     ///
     /// # Errors
     /// `FailedPrecondition` when it is not stopped and `force` is not given.

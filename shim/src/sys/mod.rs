@@ -1,4 +1,5 @@
 //! The only unsafe code of the shim: kernel calls that no safe wrapper covers.
 #![allow(unsafe_code)]
 
+pub(crate) mod command;
 pub(crate) mod wait;

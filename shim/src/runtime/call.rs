@@ -1,0 +1,171 @@
+//! One execution of a runtime's command line.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use shim_protocol::{Context, Error, ErrorKind, Result};
+use tokio::{io::AsyncReadExt, net::unix::pipe};
+
+use super::{ChildStdio, log};
+use crate::{reaper::Reaper, sys::command};
+
+/// The largest answer that is read, in bytes: a process list of a container
+/// with 100,000 processes fits.
+const MAX_OUTPUT_BYTES: u64 = 1 << 20;
+
+/// Makes the names of temporary files of this process unique.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// A file that lives as long as one call.
+pub(super) struct TempFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl TempFile {
+    /// An empty file that only root can read: it may hold environment variables.
+    pub(super) fn new(dir: &Path, name: &str) -> Result<Self> {
+        // The prefix keeps it apart from what else lives in a bundle.
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!(".{name}-{}-{number}", std::process::id()));
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .context("create", path.display())?;
+        Ok(Self { path, file })
+    }
+
+    /// A file with `content`.
+    pub(super) fn with(dir: &Path, name: &str, content: &[u8]) -> Result<Self> {
+        let mut temp = Self::new(dir, name)?;
+        temp.file.write_all(content).context("write", temp.path.display())?;
+        Ok(temp)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        // A file left behind goes with the bundle.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A command line about to be executed.
+pub(super) struct Call {
+    command: Command,
+    log: TempFile,
+    verb: &'static str,
+    wants_output: bool,
+}
+
+impl Call {
+    /// `binary --root R --log L --log-format json verb`.
+    pub(super) fn new(binary: &Path, root: &Path, work: &Path, verb: &'static str) -> Result<Self> {
+        let log = TempFile::new(work, "runtime-log")?;
+        let mut command = Command::new(binary);
+        command
+            .arg("--root")
+            .arg(root)
+            .arg("--log")
+            .arg(log.path())
+            .args(["--log-format", "json"])
+            // The service manager hears from the daemon only.
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.file.try_clone().context("clone", "log")?);
+        // A runtime must not go on making a container that nobody will own.
+        command::die_with_parent(&mut command);
+        Ok(Self { command, log, verb, wants_output: false })
+    }
+
+    /// Adds an argument.
+    pub(super) fn arg(&mut self, argument: impl AsRef<OsStr>) -> &mut Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Adds an option with its value.
+    pub(super) fn option(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
+        self.command.arg(name).arg(value);
+        self
+    }
+
+    /// Adds `name` if `condition` holds.
+    pub(super) fn flag(&mut self, name: &str, condition: bool) -> &mut Self {
+        if condition {
+            self.command.arg(name);
+        }
+        self
+    }
+
+    /// What it prints is the answer.
+    pub(super) fn capture(&mut self) -> &mut Self {
+        self.wants_output = true;
+        self.command.stdout(Stdio::piped());
+        self
+    }
+
+    /// The container's process inherits these.
+    pub(super) fn stdio(&mut self, stdio: ChildStdio) -> &mut Self {
+        match stdio {
+            ChildStdio::Fds { stdin, stdout, stderr } => {
+                let or_null = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
+                self.command.stdin(or_null(stdin)).stdout(or_null(stdout)).stderr(or_null(stderr));
+            }
+            ChildStdio::Console(socket) => {
+                self.option("--console-socket", socket);
+            }
+        }
+        self
+    }
+
+    /// Executes it and waits for its end; what it printed, if that is wanted.
+    ///
+    /// # Errors
+    /// `Unknown` with the runtime's own message when it fails.
+    pub(super) async fn run(mut self, reaper: &Reaper) -> Result<Vec<u8>> {
+        let child = reaper.spawn(&mut self.command)?;
+        // Holds the container's streams, which must have no writer but it.
+        drop(self.command);
+        let mut output = Vec::new();
+        if let Some(stdout) = child.stdout {
+            let reader = pipe::Receiver::from_owned_fd(stdout).context("read", "runtime output")?;
+            reader
+                .take(MAX_OUTPUT_BYTES)
+                .read_to_end(&mut output)
+                .await
+                .context("read", "runtime output")?;
+        }
+        let status = child.exit.await.status;
+        if status == 0 {
+            return Ok(output);
+        }
+        let reason = log::reason(&mut self.log.file).context("read", self.log.path.display())?;
+        let reason = reason.unwrap_or_else(|| format!("exit status {status}, no message"));
+        Err(Error::new(ErrorKind::Unknown, format!("OCI runtime {}: {reason}", self.verb)))
+    }
+}
+
+/// Reads the pid a runtime has written.
+pub(super) fn read_pid(path: &Path) -> Result<u32> {
+    let text = fs::read_to_string(path).context("read", path.display())?;
+    text.trim()
+        .parse()
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        .context("read pid from", path.display())
+}

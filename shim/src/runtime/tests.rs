@@ -1,0 +1,217 @@
+//! Real containers, made by the runtimes that are installed.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::{fcntl::OFlag, unistd::pipe2};
+use shim_protocol::{ErrorKind, Id};
+
+use super::{
+    ChildStdio, Create, Exec, Runtime, Status,
+    binary::{BinaryRuntime, Config, INIT_PID_FILE},
+};
+use crate::{
+    reaper::Reaper,
+    testing::{Bundle, id, process, program, run},
+};
+
+const SIGKILL: u32 = 9;
+
+fn runtime(binary: &Path, bundle: &Path, reaper: &Arc<Reaper>) -> BinaryRuntime {
+    let config = Config {
+        binary: binary.into(),
+        root: bundle.join("state"),
+        work: bundle.into(),
+        systemd_cgroup: false,
+    };
+    BinaryRuntime::new(config, Arc::clone(reaper))
+}
+
+fn create(bundle: &Bundle, stdio: ChildStdio) -> Create<'_> {
+    Create { bundle: bundle.path(), stdio, no_pivot_root: false, no_new_keyring: false }
+}
+
+/// Both ends of a pipe whose writing end is for a child.
+fn output() -> (File, ChildStdio) {
+    let (ours, theirs): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    let stdio = ChildStdio::Fds { stdin: None, stdout: Some(theirs), stderr: None };
+    (File::from(ours), stdio)
+}
+
+fn read_all(mut file: File) -> String {
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Runs `test` with each runtime that works on this machine.
+fn with_each_runtime(name: &str, args: &[&str], test: impl AsyncFn(&BinaryRuntime, &Bundle)) {
+    for binary in ["runc", "crun"] {
+        let Some(path) = program(name, binary) else { continue };
+        let Some(bundle) = Bundle::new(&format!("{name}-{binary}"), args, false) else { continue };
+        run(async |reaper| {
+            let runtime = runtime(&path, bundle.path(), &reaper);
+            if binary == "crun" && !works(&runtime, &bundle).await {
+                eprintln!("{name}: skipped with crun, which refuses this machine");
+                return;
+            }
+            test(&runtime, &bundle).await;
+            runtime.delete(&bundle.id, true).await.unwrap();
+            assert_eq!(leftovers(bundle.path()), Vec::<PathBuf>::new());
+        });
+    }
+}
+
+/// crun refuses machines whose cgroup v1 tree lacks a controller.
+async fn works(runtime: &BinaryRuntime, bundle: &Bundle) -> bool {
+    let made = runtime.create(&bundle.id, create(bundle, ChildStdio::NULL)).await;
+    runtime.delete(&bundle.id, true).await.unwrap();
+    made.is_ok()
+}
+
+/// Temporary files that a call has forgotten.
+fn leftovers(work: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(work).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with('.')).collect()
+}
+
+#[test]
+fn a_container_lives_and_dies() {
+    with_each_runtime("lives", &["sh", "-c", "echo hello; exit 3"], async |runtime, bundle| {
+        let (output, stdio) = output();
+        let started = runtime.create(&bundle.id, create(bundle, stdio)).await.unwrap();
+        let written = std::fs::read_to_string(bundle.path().join(INIT_PID_FILE)).unwrap();
+        assert_eq!(written, started.pid.to_string());
+        let state = runtime.state(&bundle.id).await.unwrap();
+        assert_eq!((state.status, state.pid), (Status::Created, started.pid));
+
+        runtime.start(&bundle.id).await.unwrap();
+        assert_eq!(started.exit.await.status, 3);
+        assert_eq!(read_all(output), "hello\n");
+        assert_eq!(runtime.state(&bundle.id).await.unwrap().status, Status::Stopped);
+
+        let error = runtime.kill(&bundle.id, SIGKILL, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+        let error = exec(runtime, &bundle.id, &["true"]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error:?}");
+
+        runtime.delete(&bundle.id, false).await.unwrap();
+        for result in [
+            runtime.state(&bundle.id).await.map(drop),
+            runtime.start(&bundle.id).await,
+            runtime.kill(&bundle.id, SIGKILL, false).await,
+            runtime.delete(&bundle.id, false).await,
+            runtime.ps(&bundle.id).await.map(drop),
+        ] {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::NotFound);
+        }
+    });
+}
+
+async fn exec(
+    runtime: &BinaryRuntime,
+    id: &Id,
+    args: &[&str],
+) -> shim_protocol::Result<(super::Started, File)> {
+    let (output, stdio) = output();
+    let process = serde_json::to_vec(&process(args, false)).unwrap();
+    let started = runtime.exec(id, Exec { process: &process, stdio }).await?;
+    Ok((started, output))
+}
+
+#[test]
+fn exec_pause_update_and_list() {
+    with_each_runtime("busy", &["sleep", "1000"], async |runtime, bundle| {
+        let id = &bundle.id;
+        let init = runtime.create(id, create(bundle, ChildStdio::NULL)).await.unwrap();
+        runtime.start(id).await.unwrap();
+        let error = runtime.start(id).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error:?}");
+
+        let (quick, output) = exec(runtime, id, &["sh", "-c", "echo in; exit 4"]).await.unwrap();
+        assert_eq!(quick.exit.await.status, 4);
+        assert_eq!(read_all(output), "in\n");
+        let error = exec(runtime, id, &["/no/such/program"]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unknown, "{error:?}");
+
+        let (second, _output) = exec(runtime, id, &["sleep", "1000"]).await.unwrap();
+        let mut pids = runtime.ps(id).await.unwrap();
+        pids.sort_unstable();
+        let mut expected = [init.pid, second.pid];
+        expected.sort_unstable();
+        assert_eq!(pids, expected);
+
+        runtime.update(id, br#"{"pids": {"limit": 77}}"#).await.unwrap();
+        runtime.pause(id).await.unwrap();
+        assert_eq!(runtime.state(id).await.unwrap().status, Status::Paused);
+        let error = exec(runtime, id, &["true"]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error:?}");
+        runtime.resume(id).await.unwrap();
+
+        let error = runtime.delete(id, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error:?}");
+        runtime.kill(id, SIGKILL, false).await.unwrap();
+        assert_eq!(init.exit.await.status, 137);
+        assert_eq!(second.exit.await.status, 137);
+    });
+}
+
+#[test]
+fn a_refused_create_leaves_nothing() {
+    with_each_runtime("refused", &["/no/such/program"], async |runtime, bundle| {
+        let config = bundle.path().join("config.json");
+        let good = std::fs::read(&config).unwrap();
+        std::fs::write(&config, b"{ not json").unwrap();
+        let error = runtime.create(&bundle.id, create(bundle, ChildStdio::NULL)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unknown, "{error:?}");
+        assert_eq!(runtime.state(&bundle.id).await.unwrap_err().kind(), ErrorKind::NotFound);
+
+        std::fs::write(&config, good).unwrap();
+        // Some runtimes look for the program at create, some at start.
+        match runtime.create(&bundle.id, create(bundle, ChildStdio::NULL)).await {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unknown, "{error:?}"),
+            Ok(_) => assert!(runtime.start(&bundle.id).await.is_err()),
+        }
+    });
+}
+
+#[test]
+fn a_second_container_of_the_same_name_is_refused() {
+    with_each_runtime("twice", &["sleep", "1000"], async |runtime, bundle| {
+        let first = runtime.create(&bundle.id, create(bundle, ChildStdio::NULL)).await.unwrap();
+        let error = runtime.create(&bundle.id, create(bundle, ChildStdio::NULL)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error:?}");
+        assert_eq!(runtime.state(&bundle.id).await.unwrap().pid, first.pid);
+    });
+}
+
+#[test]
+fn a_missing_runtime_is_said_so() {
+    run(async |reaper| {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = runtime(Path::new("/no/such/runtime"), dir.path(), &reaper);
+        let error = runtime.state(&id("none")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error:?}");
+        assert_eq!(leftovers(dir.path()), Vec::<PathBuf>::new());
+    });
+}
+
+#[test]
+fn features_are_json_or_unimplemented() {
+    let Some(runc) = program("features", "runc") else { return };
+    run(async |reaper| {
+        let dir = tempfile::tempdir().unwrap();
+        match runtime(&runc, dir.path(), &reaper).features().await {
+            Ok(document) => {
+                let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+                assert!(document["ociVersionMax"].is_string());
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error:?}"),
+        }
+    });
+}
