@@ -1,1 +1,89 @@
-//! To be written.
+//! Client of a containerd daemon: ours, and the Go original alike.
+//!
+//! [`Client`] is the connection. Most things live in a namespace, so most
+//! calls start at a [`Namespace`]; from there one gets to a [`Container`], its
+//! [`Task`] and the task's [`Process`]es. All of these are cheap handles that
+//! share the one connection. [`SpecBuilder`] makes the OCI configuration that
+//! a container needs, and [`Fifos`] the pipes between a process and its user.
+//!
+//! A container is run like this; `examples/` has complete programs.
+//!
+//! ```no_run
+//! use containerd_client::{Client, Fifos, NewContainer, NewTask, SpecBuilder};
+//!
+//! # async fn run() -> containerd_client::Result<()> {
+//! let client = Client::connect("/run/containerd/containerd.sock").await?;
+//! let namespace = client.namespace("default");
+//!
+//! let spec = SpecBuilder::new("default", "hello")
+//!     .rootfs("/srv/busybox")
+//!     .args(["/bin/echo", "hello"])
+//!     .build()?;
+//! let container = namespace.create_container(NewContainer::new("hello").spec(&spec)?).await?;
+//!
+//! let fifos = Fifos::create(containerd_client::FIFO_DIR, "hello", false)?;
+//! let mut streams = fifos.open()?;
+//! let task = container.create_task(NewTask::new(fifos.stdio().clone())).await?;
+//!
+//! task.start().await?;
+//! if let Some(mut stdout) = streams.stdout.take() {
+//!     let mut text = Vec::new();
+//!     tokio::io::AsyncReadExt::read_to_end(&mut stdout, &mut text).await.ok();
+//! }
+//! println!("exit status {}", task.wait().await?.status);
+//! task.delete().await?;
+//! container.delete().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Errors
+//!
+//! Every failure is an [`Error`] with an [`ErrorKind`] that callers match on;
+//! the daemon's own words are in its chain of causes.
+//!
+//! # What is deliberately absent
+//!
+//! Images, content and snapshots: a container needs a root filesystem that is
+//! there already, or mounts that make it.
+
+mod client;
+mod container;
+mod error;
+mod events;
+mod introspection;
+mod lease;
+mod metrics;
+mod namespace;
+mod process;
+pub mod spec;
+mod stdio;
+mod task;
+mod time;
+
+pub use prost_types::Any;
+
+pub use client::{Client, ConnectOptions};
+pub use container::{Container, ContainerRecord, NewContainer, Runtime};
+pub use error::{Context, Error, ErrorKind, Result};
+pub use events::{Envelope, Events, SubscribeOptions};
+pub use introspection::{Deprecation, Health, Platform, Plugin, PluginInfo, ServerInfo, Version};
+pub use lease::{Lease, Leases, Resource};
+pub use metrics::{Metrics, Usage};
+pub use namespace::{Namespace, NamespaceRecord, Namespaces};
+pub use process::{Exit, Process, State, Status};
+pub use spec::SpecBuilder;
+pub use stdio::{FIFO_DIR, Fifos, Stdio, Streams};
+pub use task::{CheckpointOptions, NewExec, NewTask, PidInfo, RootMount, Task, TaskState};
+
+/// Where containerd listens unless it is told otherwise.
+pub const DEFAULT_ADDRESS: &str = "/run/containerd/containerd.sock";
+
+/// The namespace of clients that name none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// The runtime of containers that name none.
+pub const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
+
+/// Label that names the signal which stops a container, such as `SIGINT`.
+pub const STOP_SIGNAL_LABEL: &str = "io.containerd.image.config.stop-signal";
