@@ -11,10 +11,12 @@
 
 pub mod announce;
 pub mod containers;
+pub mod events;
 pub mod filter;
 mod labels;
 pub mod leases;
 pub mod metadata;
 pub mod namespaces;
+pub mod tasks;
 
 pub use runtime_v2::Any;

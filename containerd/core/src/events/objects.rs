@@ -1,0 +1,43 @@
+//! Events of stored objects, put into containerd's messages.
+
+use async_trait::async_trait;
+use containerd_api::events::{
+    ContainerCreate, ContainerDelete, ContainerUpdate, NamespaceCreate, NamespaceDelete,
+    NamespaceUpdate, container_create,
+};
+use prost_types::Any as ProtoAny;
+use runtime_v2::Any;
+use shim_protocol::{Id, Result};
+
+use super::{Exchange, content::pack};
+use crate::announce::{ObjectEvent, ObjectEvents};
+
+#[async_trait]
+impl ObjectEvents for Exchange {
+    async fn publish_object(&self, namespace: &Id, event: ObjectEvent) -> Result<()> {
+        let topic = event.topic();
+        self.publish(namespace, topic, message(event))
+    }
+}
+
+fn message(event: ObjectEvent) -> Any {
+    match event {
+        ObjectEvent::NamespaceCreate { name, labels } => {
+            pack(&NamespaceCreate { name: name.to_string(), labels })
+        }
+        ObjectEvent::NamespaceUpdate { name, labels } => {
+            pack(&NamespaceUpdate { name: name.to_string(), labels })
+        }
+        ObjectEvent::NamespaceDelete { name } => pack(&NamespaceDelete { name: name.to_string() }),
+        ObjectEvent::ContainerCreate { id, image, runtime } => {
+            let options =
+                runtime.options.map(|o| ProtoAny { type_url: o.type_url, value: o.value });
+            let runtime = container_create::Runtime { name: runtime.name, options };
+            pack(&ContainerCreate { id: id.to_string(), image, runtime: Some(runtime) })
+        }
+        ObjectEvent::ContainerUpdate { id, image, labels, snapshot_key } => {
+            pack(&ContainerUpdate { id: id.to_string(), image, labels, snapshot_key })
+        }
+        ObjectEvent::ContainerDelete { id } => pack(&ContainerDelete { id: id.to_string() }),
+    }
+}

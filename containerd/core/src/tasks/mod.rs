@@ -1,0 +1,58 @@
+//! Tasks: containers that run.
+//!
+//! A task is made from a container's record and then lives in its shim. This
+//! module knows which shim, which options and which mounts a container gets;
+//! how shims are started, watched and cleaned up is `runtime-v2`'s matter.
+
+mod create;
+mod list;
+mod process;
+mod request;
+
+use std::{sync::Arc, time::Duration};
+
+use runtime_v2::{Manager, Task};
+use shim_protocol::{Id, Result};
+
+use crate::{containers::Containers, events::Exchange, namespaces::Namespaces};
+
+pub use request::{Create, Metric, Target};
+pub use runtime_v2::{Deleted, ExecProcess, Exit, Mount, Process, ProcessInfo, Status, Stdio};
+
+/// What [`Tasks`] need to know.
+#[derive(Clone, Debug)]
+pub struct TasksConfig {
+    /// Runtime of containers that name none, in namespaces that name none.
+    pub default_runtime: String,
+    /// How long one shim may take to tell a state or metrics when all are
+    /// asked (`io.containerd.timeout.task.state`).
+    pub state_timeout: Duration,
+}
+
+/// The tasks of all namespaces.
+pub struct Tasks {
+    config: TasksConfig,
+    containers: Containers,
+    namespaces: Namespaces,
+    manager: Arc<Manager>,
+    events: Arc<Exchange>,
+}
+
+impl Tasks {
+    /// Tasks of the containers in `containers`, held by the shims of `manager`.
+    pub fn new(
+        config: TasksConfig,
+        containers: Containers,
+        namespaces: Namespaces,
+        manager: Arc<Manager>,
+        events: Arc<Exchange>,
+    ) -> Arc<Self> {
+        Arc::new(Self { config, containers, namespaces, manager, events })
+    }
+
+    /// The task of a container. Its record is not looked at, so that the task
+    /// of a container whose record was removed can still be ended.
+    fn task(&self, namespace: &Id, container: &Id) -> Result<Arc<Task>> {
+        self.manager.get(namespace, container)
+    }
+}

@@ -1,0 +1,169 @@
+//! What is asked of one task or of one of its processes.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use containerd_api::runc::v1::CheckpointOptions;
+use prost::{Message, Name};
+use runtime_v2::{Any, Deleted, ExecProcess, Exit, Process, ProcessInfo, Task};
+use shim_protocol::{Context, Error, ErrorKind, Result};
+
+use super::{Target, Tasks};
+
+impl Tasks {
+    /// Starts init or an exec; answers its pid.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when it was started before.
+    pub async fn start(&self, target: &Target) -> Result<u32> {
+        let task = self.of(target)?;
+        task.start(target.exec.as_ref()).await.context("start", target)
+    }
+
+    /// Deletes a task that has ended or was not started: its container, its
+    /// shim and its bundle. Goes on if the caller goes away.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` while it runs.
+    pub async fn delete(&self, target: &Target) -> Result<Deleted> {
+        let task = self.of(target)?;
+        task.delete().await.context("delete", target)
+    }
+
+    /// Deletes an exec that has ended or was not started. Without an exec in
+    /// `target` it is the task's init that is deleted, with the task.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` while it runs.
+    pub async fn delete_process(&self, target: &Target) -> Result<Deleted> {
+        let Some(exec) = &target.exec else { return self.delete(target).await };
+        let task = self.of(target)?;
+        task.delete_exec(exec).await.context("delete", target)
+    }
+
+    /// The state of init or an exec.
+    ///
+    /// # Errors
+    /// `NotFound`; `DeadlineExceeded` when the shim does not answer.
+    pub async fn get(&self, target: &Target) -> Result<Process> {
+        let task = self.of(target)?;
+        task.state(target.exec.as_ref()).await.context("state of", target)
+    }
+
+    /// Signals init or an exec; with `all`, every process of the container.
+    ///
+    /// # Errors
+    /// `NotFound` when the process has ended.
+    pub async fn kill(&self, target: &Target, signal: u32, all: bool) -> Result<()> {
+        let task = self.of(target)?;
+        task.kill(target.exec.as_ref(), signal, all).await.context("kill", target)
+    }
+
+    /// Adds a process to a task; [`start`](Self::start) runs it. The exec in
+    /// `target` is not looked at: `request` has the new one's id.
+    ///
+    /// # Errors
+    /// `NotFound`; `AlreadyExists` for the exec's id; `FailedPrecondition` when
+    /// the container does not run.
+    pub async fn exec(&self, target: &Target, request: ExecProcess) -> Result<()> {
+        let task = self.of(target)?;
+        task.exec(request).await.context("exec in", target)
+    }
+
+    /// Sets the size of a terminal, in columns and rows.
+    ///
+    /// # Errors
+    /// `NotFound`, and what the shim says of a process without a terminal.
+    pub async fn resize_pty(&self, target: &Target, width: u32, height: u32) -> Result<()> {
+        let task = self.of(target)?;
+        task.resize_pty(target.exec.as_ref(), width, height).await.context("resize", target)
+    }
+
+    /// Closes standard input.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn close_io(&self, target: &Target) -> Result<()> {
+        let task = self.of(target)?;
+        task.close_io(target.exec.as_ref()).await.context("close standard input of", target)
+    }
+
+    /// Freezes all processes of a task.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when it does not run.
+    pub async fn pause(&self, target: &Target) -> Result<()> {
+        self.of(target)?.pause().await.context("pause", target)
+    }
+
+    /// Lets them run again.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when it is not paused.
+    pub async fn resume(&self, target: &Target) -> Result<()> {
+        self.of(target)?.resume().await.context("resume", target)
+    }
+
+    /// The kernel processes in a container.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn list_pids(&self, target: &Target) -> Result<Vec<ProcessInfo>> {
+        self.of(target)?.pids().await.context("list processes of", target)
+    }
+
+    /// Writes a checkpoint to the folder that the options name.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for options that make no sense;
+    /// `Unimplemented` when they name no folder, which asks for a checkpoint
+    /// in the content store; and what the shim says.
+    pub async fn checkpoint(&self, target: &Target, options: Option<Any>) -> Result<()> {
+        let task = self.of(target)?;
+        let folder = options.as_ref().map(checkpoint_folder).transpose()?.flatten();
+        let folder = folder.ok_or_else(|| {
+            Error::unimplemented(
+                "checkpoint to the content store: name a folder in the checkpoint options' \
+                 image_path instead",
+            )
+        })?;
+        task.checkpoint(&folder, options).await.context("checkpoint", target)
+    }
+
+    /// Sets new limits: most often OCI Linux resources as JSON.
+    ///
+    /// # Errors
+    /// `NotFound`, and what the shim says.
+    pub async fn update(
+        &self,
+        target: &Target,
+        resources: Any,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<()> {
+        self.of(target)?.update(resources, annotations).await.context("update", target)
+    }
+
+    /// Waits until init or an exec has ended; answers at once if it has.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable` when the daemon shuts down.
+    pub async fn wait(&self, target: &Target) -> Result<Exit> {
+        let task = self.of(target)?;
+        task.wait(target.exec.as_ref()).await.context("wait for", target)
+    }
+
+    fn of(&self, target: &Target) -> Result<std::sync::Arc<Task>> {
+        self.task(&target.namespace, &target.container)
+    }
+}
+
+/// Where a checkpoint goes, by runc's options for it (containerd,
+/// `plugins/services/tasks/local.go`).
+fn checkpoint_folder(options: &Any) -> Result<Option<PathBuf>> {
+    let name = CheckpointOptions::full_name();
+    if options.type_url.rsplit('/').next() != Some(name.as_str()) {
+        return Err(Error::invalid(format!("expected {name}, got {:?}", options.type_url)));
+    }
+    let options = CheckpointOptions::decode(options.value.as_slice())
+        .map_err(|e| Error::caused(ErrorKind::InvalidArgument, format!("decode {name}"), e))?;
+    Ok((!options.image_path.is_empty()).then(|| options.image_path.into()))
+}
