@@ -128,8 +128,8 @@ impl Announcer {
         Self { queue: Arc::new(Mutex::new(Some(queue))), task: Arc::new(Mutex::new(Some(task))) }
     }
 
-    /// Publishes what is queued, and ends. Shut the database down before: its
-    /// last changes are announced too.
+    /// Refuses further changes, announces those that are on their way, and
+    /// ends. Call it before [`Db::shutdown`].
     pub async fn shutdown(&self) {
         drop(lock(&self.queue).take());
         let Some(task) = lock(&self.task).take() else { return };
@@ -150,8 +150,10 @@ impl Announcer {
         namespace: &Id,
         change: impl FnOnce(&mut Change<'_>) -> Result<(T, ObjectEvent)> + Send + 'static,
     ) -> Result<T> {
+        let stopping = || Error::unavailable("the daemon is stopping");
         let (answer, answered) = oneshot::channel();
-        let (queue, namespace) = (lock(&self.queue).clone(), namespace.clone());
+        let queue = lock(&self.queue).clone().ok_or_else(stopping)?;
+        let namespace = namespace.clone();
         db.submit(change, move |outcome| {
             let (value, event) = match outcome {
                 Ok(made) => made,
@@ -160,14 +162,12 @@ impl Announcer {
             };
             let answer = Box::new(|| drop(answer.send(Ok(value))));
             let announcement = Announcement { namespace, event, answer };
-            if let Some(queue) = queue
-                && let Err(refused) = queue.send(announcement)
-            {
+            if let Err(refused) = queue.send(announcement) {
                 (refused.0.answer)();
             }
         })
         .await?;
-        answered.await.unwrap_or_else(|_| Err(Error::unavailable("the daemon is stopping")))
+        answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The handle to the database.
 
 use std::{
-    fs::{DirBuilder, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,6 +23,8 @@ use super::{
 /// Folder of the database below the daemon's root.
 const FOLDER: &str = "io.containerd.metadata.v1.redb";
 const FILE: &str = "meta.redb";
+/// The file while it is being made.
+const NEW_FILE: &str = "meta.redb.new";
 
 /// Pages that are kept in memory. The kernel caches the file anyway; a daemon
 /// is small when idle because of limits like this one.
@@ -60,7 +62,7 @@ impl Db {
     pub async fn open(root: &Path) -> Result<Self> {
         let root = root.to_owned();
         blocking(move || {
-            let file = prepare_folder(&root)?;
+            let file = prepare(&root)?;
             Self::start(Box::new(move || open_file(&root, &file)))
         })
         .await
@@ -109,14 +111,19 @@ impl Db {
         queue.send(Box::new(Pending::new(change, done))).await.map_err(|_| closed())
     }
 
-    /// Refuses further changes, makes those that are queued, and closes the
-    /// file once no clone of this handle is left.
+    /// Makes the changes that are queued, and closes the file; from here on
+    /// every call is refused.
     pub async fn shutdown(&self) {
         drop(lock(&self.0.queue).take());
         let Some(writer) = lock(&self.0.writer).take() else { return };
-        let joined = tokio::task::spawn_blocking(move || writer.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("the writer of metadata ended in a panic");
+        let store = self.0.store.clone();
+        let ended = blocking(move || {
+            let panicked = writer.join().is_err();
+            store.close();
+            if panicked { Err(Error::internal("the writer of metadata panicked")) } else { Ok(()) }
+        });
+        if let Err(e) = ended.await {
+            tracing::error!(error = %e.report(), "metadata database was not closed as it should be");
         }
     }
 
@@ -156,19 +163,39 @@ pub(super) fn open_backend(root: &Path, backend: impl StorageBackend) -> Result<
 }
 
 fn open_file(root: &Path, path: &Path) -> Result<Database> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(path).context("open", path.display())?;
+    let file = file_options().open(path).context("open", path.display())?;
     let backend = FileBackend::new(file).map_err(|e| Fault::from(e).during("open"))?;
     open_backend(root, backend).context("open", path.display())
 }
 
-/// Makes the folder of the database durable, and answers the path of its file.
-fn prepare_folder(root: &Path) -> Result<PathBuf> {
+/// Makes folder and file of the database, unless they are there, and answers
+/// the path of the file.
+fn prepare(root: &Path) -> Result<PathBuf> {
     let folder = root.join(FOLDER);
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700).create(&folder).context("create", folder.display())?;
-    Ok(folder.join(FILE))
+    let path = folder.join(FILE);
+
+    // Two daemons that start at once must not both make the file.
+    let locked = File::open(&folder).context("open", folder.display())?;
+    locked.lock().context("lock", folder.display())?;
+    if path.try_exists().context("look for", path.display())? {
+        return Ok(path);
+    }
+    // redb cannot open a file whose making was cut short by a loss of power, so
+    // the file gets its name when it is complete.
+    let new = folder.join(NEW_FILE);
+    file_options().create(true).truncate(true).open(&new).context("create", new.display())?;
+    drop(open_file(root, &new)?);
+    std::fs::rename(&new, &path).context("rename", new.display())?;
+    locked.sync_all().context("sync", folder.display())?;
+    Ok(path)
+}
+
+fn file_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
 }
 
 /// Runs `work` where it may block.

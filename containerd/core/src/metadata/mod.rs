@@ -1,10 +1,10 @@
 //! The database of all records.
 //!
-//! - [`schema`] draws what is in it, [`migrate`] makes and updates that.
+//! - `schema` draws what is in it, `migrate` makes and updates that.
 //! - [`Db`] is the handle: reads see the last commit and wait for nobody,
-//!   writes share commits ([`writer`]).
-//! - [`Read`] and [`Change`] are what a read or a write works with.
-//! - [`store`] holds the open file, and opens it again after a failing disk.
+//!   writes share commits (`writer`).
+//! - `Read` and `Change` are what a read or a write works with.
+//! - `store` holds the open file, and opens it again after a failing disk.
 
 mod db;
 mod fault;
@@ -13,6 +13,10 @@ mod migrate;
 pub(crate) mod schema;
 mod store;
 pub(crate) mod stored;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod writer;
 

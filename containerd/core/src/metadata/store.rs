@@ -20,7 +20,7 @@ pub(super) type Open = Box<dyn Fn() -> Result<Database> + Send + Sync>;
 /// that again.
 pub(super) struct Store {
     open: Open,
-    /// `None` while the file could not be opened again. Only opening locks it
+    /// `None` once it is closed, or while it could not be opened again. Only opening locks it
     /// for writing; readers and the writer of records share it.
     database: RwLock<Option<Database>>,
     failed: AtomicBool,
@@ -63,6 +63,13 @@ impl Store {
             Some(database) => work(database, &self.failed),
             None => Err(shim_protocol::Error::unavailable("metadata database is closed")),
         }
+    }
+
+    /// Closes the file, once nobody works with it any more.
+    pub(super) fn close(&self) {
+        let mut guard = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        drop(guard.take());
+        self.failed.store(false, Ordering::Release);
     }
 
     fn open_again(&self) -> Result<()> {
