@@ -1,1 +1,87 @@
-//! To be written.
+//! Harness of the black-box tests.
+//!
+//! A test gets a [`Bed`]: a private folder, a private mount namespace and a
+//! running daemon, either ours or the one that Debian ships. It talks to the
+//! daemon over the wire only: through the plain gRPC clients of [`Api`], or by
+//! running a `ctr`. Nothing in here knows how any of the programs is built.
+//!
+//! [`every_pairing!`] runs the same test against each combination of daemon
+//! and shim, so that the suite itself is checked against the originals.
+//! When a test is over, whatever its end, everything it started is removed;
+//! when it passed, [`leaks`] checks that there was nothing to remove.
+
+mod api;
+mod bed;
+mod container;
+mod ctr;
+mod daemon;
+mod events;
+pub mod leaks;
+pub mod order;
+pub mod proc;
+mod programs;
+mod pty;
+mod rootfs;
+mod sandbox;
+mod spec;
+mod stdio;
+mod time;
+
+pub use api::{Api, code};
+pub use bed::{Bed, run, run_plain};
+pub use container::{Container, Exit, Process, Status};
+pub use ctr::{Ctr, Output};
+pub use daemon::Daemon;
+pub use events::{Event, Events, Topic};
+pub use programs::{Origin, Pairing, bin_dir, program, skip};
+pub use pty::Terminal;
+pub use sandbox::Sandbox;
+pub use spec::Spec;
+pub use stdio::{Stdin, Stdio, Stream};
+pub use time::{DEADLINE, eventually, within};
+
+/// Makes one `#[test]` of each function for each [`Pairing`].
+///
+/// A function takes `&mut Bed` and returns `anyhow::Result<()>`.
+///
+/// ```ignore
+/// tests::every_pairing!(hello);
+///
+/// /// A container says hello.
+/// async fn hello(bed: &mut Bed) -> Result<()> { … }
+/// ```
+#[macro_export]
+macro_rules! every_pairing {
+    ($($test:ident),+ $(,)?) => {
+        $crate::pairing!(original, $crate::Pairing::ORIGINAL, $($test),+);
+        $crate::pairing!(our_shim, $crate::Pairing::OUR_SHIM, $($test),+);
+        $crate::pairing!(our_daemon, $crate::Pairing::OUR_DAEMON, $($test),+);
+        $crate::pairing!(ours, $crate::Pairing::OURS, $($test),+);
+    };
+}
+
+/// Makes one `#[test]` of each function for both of our daemon's pairings:
+/// for what the original daemon does not promise.
+#[macro_export]
+macro_rules! our_daemon_pairings {
+    ($($test:ident),+ $(,)?) => {
+        $crate::pairing!(our_daemon, $crate::Pairing::OUR_DAEMON, $($test),+);
+        $crate::pairing!(ours, $crate::Pairing::OURS, $($test),+);
+    };
+}
+
+/// Makes one `#[test]` of each function for one [`Pairing`], in a module of
+/// the name that is given first.
+#[macro_export]
+macro_rules! pairing {
+    ($name:ident, $pairing:expr, $($test:ident),+ $(,)?) => {
+        mod $name {
+            $(
+                #[test]
+                fn $test() {
+                    $crate::run($pairing, super::$test);
+                }
+            )+
+        }
+    };
+}

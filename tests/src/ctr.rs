@@ -1,0 +1,120 @@
+//! Running a `ctr`, Debian's or ours.
+
+use std::{path::Path, process::Stdio};
+
+use anyhow::{Context, Result, ensure};
+use tokio::process::{Child, Command};
+
+use crate::{Daemon, Origin, Sandbox, Terminal, program, time::within};
+
+/// A `ctr` for one daemon and namespace.
+pub struct Ctr<'a> {
+    sandbox: &'a Sandbox,
+    origin: Origin,
+    arguments: Vec<String>,
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Its standard output, if it succeeded.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn ok(self) -> Result<String> {
+        ensure!(self.code == Some(0), "{self:?}");
+        Ok(self.stdout)
+    }
+}
+
+impl<'a> Ctr<'a> {
+    pub(crate) fn new(sandbox: &'a Sandbox, daemon: &Daemon, origin: Origin) -> Self {
+        let address = daemon.socket().display().to_string();
+        Self { sandbox, origin, arguments: vec!["--address".into(), address] }
+    }
+
+    /// With flags that come before the command, such as `--namespace`.
+    #[must_use]
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
+    /// Runs a command to its end, without standard input.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn run(&self, arguments: &[&str]) -> Result<Output> {
+        self.run_with_input(arguments, "").await
+    }
+
+    /// Runs a command to its end; it reads `input`.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take().context("standard input")?;
+        let write = async {
+            // A command that reads nothing may be gone before it could.
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, input.as_bytes()).await;
+            drop(stdin);
+        };
+        let what = format!("ctr {}", arguments.join(" "));
+        let (output, ()) =
+            within(&what, async { tokio::join!(child.wait_with_output(), write) }).await?;
+        let output = output?;
+        Ok(Output {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Starts a command that is left running; standard output is piped.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Child> {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command.spawn()?)
+    }
+
+    /// Starts a command on a terminal of its own.
+    ///
+    /// # Errors
+    /// There is no terminal to be had.
+    pub fn terminal(&self, arguments: &[&str]) -> Result<Terminal> {
+        Terminal::start(self.program_and_arguments(arguments))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let words = self.program_and_arguments(arguments);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).kill_on_drop(true);
+        command
+    }
+
+    fn program_and_arguments(&self, arguments: &[&str]) -> Vec<std::ffi::OsString> {
+        let (program, mut words) = self.sandbox.command(Path::new(&program(self.origin, "ctr")));
+        words.insert(0, program.into());
+        words.extend(self.arguments.iter().map(Into::into));
+        words.extend(arguments.iter().map(Into::into));
+        words
+    }
+}

@@ -1,0 +1,99 @@
+//! What `/proc` says about processes.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// All processes of this machine.
+pub fn pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The arguments of a process; empty for one that is gone or a zombie.
+pub fn arguments(pid: u32) -> Vec<String> {
+    let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    raw.split(|byte| *byte == 0)
+        .filter(|part| !part.is_empty())
+        .map(|part| String::from_utf8_lossy(part).into_owned())
+        .collect()
+}
+
+/// The mount namespace of a process, as the kernel names it.
+pub fn mount_namespace(pid: u32) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/mnt"))
+}
+
+/// State letter and parent from `/proc/<pid>/stat` (proc(5)).
+pub fn state(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so count from its end.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// True while the process runs; a zombie does not.
+pub fn is_alive(pid: u32) -> bool {
+    state(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+}
+
+/// Sends a signal; a process that is gone is fine.
+pub fn signal(pid: u32, signal: Signal) {
+    if let Ok(pid) = i32::try_from(pid) {
+        // The only other failure is a lack of rights, and the suite is root.
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+/// Memory of one process, in kilobytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// What is in memory, shared pages in full.
+    pub resident: u64,
+    /// Each shared page divided by the number of its users.
+    pub proportional: u64,
+    /// What would be free if only this process ended.
+    pub private: u64,
+}
+
+/// Reads `/proc/<pid>/smaps_rollup`.
+///
+/// # Errors
+/// The process is gone.
+pub fn memory(pid: u32) -> Result<Memory> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).context(path)?;
+    let mut memory = Memory::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(key), Some(Ok(value))) = (words.next(), words.next().map(str::parse::<u64>))
+        else {
+            continue;
+        };
+        match key {
+            "Rss:" => memory.resident = value,
+            "Pss:" => memory.proportional = value,
+            "Private_Clean:" | "Private_Dirty:" => memory.private += value,
+            _ => {}
+        }
+    }
+    Ok(memory)
+}
+
+/// Mount points below `folder`, innermost last, as the process `pid` sees them.
+pub fn mounts_below(pid: u32, folder: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|path| path.starts_with(folder))
+        .collect()
+}

@@ -1,0 +1,118 @@
+//! Which programs a test uses, and where they are.
+
+use std::{
+    env,
+    fmt::{self, Display},
+    fs::OpenOptions,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// Environment variable: the folder with our release binaries. Without it,
+/// `release` in cargo's target folder.
+const BIN_DIR: &str = "CONTAINERD_TESTS_BIN";
+
+/// Environment variable: file to which a line is added for each test that was
+/// skipped; `hack/test` prints it at the end.
+const SKIPPED: &str = "CONTAINERD_TESTS_SKIPPED";
+
+/// Environment variable: if set, a program that is missing fails the test
+/// instead of skipping it.
+const STRICT: &str = "CONTAINERD_TESTS_STRICT";
+
+/// Who made a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Debian's package `containerd`, written in Go.
+    Debian,
+    /// This workspace.
+    Ours,
+}
+
+/// The daemon and the shim that a test runs with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pairing {
+    /// Whose `containerd` it is.
+    pub daemon: Origin,
+    /// Whose `containerd-shim-runc-v2` it is.
+    pub shim: Origin,
+}
+
+impl Pairing {
+    /// All of it Debian's: shows that the test itself is right.
+    pub const ORIGINAL: Self = Self { daemon: Origin::Debian, shim: Origin::Debian };
+    /// Our shim under Debian's daemon.
+    pub const OUR_SHIM: Self = Self { daemon: Origin::Debian, shim: Origin::Ours };
+    /// Debian's shim under our daemon.
+    pub const OUR_DAEMON: Self = Self { daemon: Origin::Ours, shim: Origin::Debian };
+    /// All of it ours.
+    pub const OURS: Self = Self { daemon: Origin::Ours, shim: Origin::Ours };
+}
+
+impl Display for Pairing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "daemon {:?}, shim {:?}", self.daemon, self.shim)
+    }
+}
+
+/// The folder with our release binaries.
+pub fn bin_dir() -> PathBuf {
+    if let Some(dir) = env::var_os(BIN_DIR) {
+        return dir.into();
+    }
+    let target = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    target.join("release")
+}
+
+/// The path of a program, whether it is there or not.
+pub fn program(origin: Origin, name: &str) -> PathBuf {
+    match origin {
+        Origin::Debian => Path::new("/usr/bin").join(name),
+        Origin::Ours => bin_dir().join(name),
+    }
+}
+
+/// Says on standard error and in the list of `hack/test` that `test` does not
+/// run on this machine, and why.
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("skipped {test}: {reason}");
+    let Some(list) = env::var_os(SKIPPED) else { return };
+    let line = format!("{test}: {reason}\n");
+    let written = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&list)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    if let Err(error) = written {
+        eprintln!("cannot write {}: {error}", list.display());
+    }
+}
+
+/// Why tests with `origins` cannot run here, if they cannot.
+///
+/// # Panics
+/// Our own programs are not built, or, in a strict run, anything is missing.
+pub(crate) fn obstacle(origins: &[Origin]) -> Option<String> {
+    if origins.contains(&Origin::Ours) {
+        for name in ["containerd", "ctr", "containerd-shim-runc-v2"] {
+            let path = program(Origin::Ours, name);
+            assert!(path.exists(), "{}: run cargo build --release first", path.display());
+        }
+    }
+    let reason = missing(origins)?;
+    assert!(env::var_os(STRICT).is_none(), "{reason}");
+    Some(reason)
+}
+
+fn missing(origins: &[Origin]) -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("needs root".into());
+    }
+    let mut needed = vec!["/usr/sbin/runc", "/bin/busybox", "/usr/bin/nsenter"];
+    if origins.contains(&Origin::Debian) {
+        needed.extend(["/usr/bin/containerd", "/usr/bin/ctr", "/usr/bin/containerd-shim-runc-v2"]);
+    }
+    let absent = needed.into_iter().find(|path| !Path::new(path).exists())?;
+    Some(format!("{absent} is not installed"))
+}

@@ -1,0 +1,107 @@
+//! A command on a pseudo terminal, as if somebody sat there.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{Read, Write},
+    path::PathBuf,
+    process::{Command, ExitStatus, Stdio},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::{pty::openpty, unistd::ttyname};
+use tokio::sync::watch;
+
+use crate::time::within;
+
+/// A command that runs on a terminal.
+pub struct Terminal {
+    keyboard: File,
+    screen: watch::Receiver<String>,
+    slave: PathBuf,
+    exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Terminal {
+    /// Starts a command in a session of its own, whose terminal this is.
+    pub(crate) fn start(words: Vec<OsString>) -> Result<Self> {
+        let pty = openpty(None, None)?;
+        let slave = ttyname(&pty.slave)?;
+        let master = File::from(pty.master);
+        let end = |fd: &std::os::fd::OwnedFd| -> Result<Stdio> { Ok(fd.try_clone()?.into()) };
+        let mut child = Command::new("setsid")
+            .args(["--ctty", "--wait"])
+            .args(words)
+            .stdin(end(&pty.slave)?)
+            .stdout(end(&pty.slave)?)
+            .stderr(end(&pty.slave)?)
+            .spawn()
+            .context("setsid")?;
+        // Reading the master ends when the last slave is closed.
+        drop(pty.slave);
+
+        let (screen_sender, screen) = watch::channel(String::new());
+        let mut reader = master.try_clone()?;
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                screen_sender.send_modify(|screen| screen.push_str(&text));
+            }
+        });
+        let (exit_sender, exit) = watch::channel(None);
+        std::thread::spawn(move || {
+            if let Ok(status) = child.wait() {
+                exit_sender.send_replace(Some(status));
+            }
+        });
+        Ok(Self { keyboard: master, screen, slave, exit })
+    }
+
+    /// Types `text`.
+    ///
+    /// # Errors
+    /// The terminal is gone.
+    pub fn type_text(&mut self, text: &str) -> Result<()> {
+        Ok(self.keyboard.write_all(text.as_bytes())?)
+    }
+
+    /// Waits until `text` is on the screen; gives back all of the screen.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub async fn until(&mut self, text: &str) -> Result<String> {
+        let came = within(text, self.screen.wait_for(|screen| screen.contains(text))).await;
+        let came = came.map(|result| result.map(|screen| screen.clone()));
+        match came {
+            Ok(Ok(screen)) => Ok(screen),
+            _ => Err(anyhow!("{text:?} is not on the screen: {:?}", *self.screen.borrow())),
+        }
+    }
+
+    /// Changes the size of the terminal, which the command is told by SIGWINCH.
+    ///
+    /// # Errors
+    /// `stty` failed.
+    pub fn resize(&self, columns: u32, rows: u32) -> Result<()> {
+        let status = Command::new("stty")
+            .arg("--file")
+            .arg(&self.slave)
+            .args(["cols", &columns.to_string(), "rows", &rows.to_string()])
+            .status()?;
+        ensure!(status.success(), "stty failed");
+        Ok(())
+    }
+
+    /// Waits for the end of the command.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn wait(&mut self) -> Result<ExitStatus> {
+        let ended = within("end of the command", self.exit.wait_for(Option::is_some)).await;
+        match ended {
+            Ok(status) => status?.context("status"),
+            Err(error) => Err(error.context(format!("screen: {:?}", *self.screen.borrow()))),
+        }
+    }
+}

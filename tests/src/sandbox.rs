@@ -1,0 +1,232 @@
+//! Where one test lives: a folder, a mount namespace and a cgroup of its own.
+//!
+//! All programs of a test run in the same private mount namespace, in which
+//! `/run` is an empty tmpfs. So fixed paths such as `/run/containerd/s` belong
+//! to the test alone, no mount reaches the machine, and a process belongs to
+//! the test if it is in that namespace or in the test's cgroup.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::{proc, rootfs};
+
+/// How long cleaning up may wait for processes that were killed.
+const REAP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A private place for a test; dropping it removes everything in it.
+pub struct Sandbox {
+    folder: TempDir,
+    /// Keeps the mount namespace alive. It ends by itself when we do, because
+    /// its standard input closes.
+    holder: Child,
+    namespace: PathBuf,
+    cgroup: String,
+}
+
+impl Sandbox {
+    /// Makes folder, mount namespace and root filesystem.
+    ///
+    /// # Errors
+    /// No root, no disk space, or no `unshare` program.
+    pub fn new() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Short, because socket paths below it may have 107 bytes.
+        let folder = tempfile::Builder::new().prefix("ct-").tempdir_in("/tmp")?;
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "--propagation", "slave", "sh", "-c"])
+            .arg("mount -t tmpfs tmpfs /run && echo ready && exec cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("unshare")?;
+        let mut ready = String::new();
+        if let Some(stdout) = holder.stdout.take() {
+            BufReader::new(stdout).read_line(&mut ready)?;
+        }
+        let namespace = proc::mount_namespace(holder.id());
+        let sandbox = Self {
+            folder,
+            holder,
+            namespace: namespace.context("read mount namespace")?,
+            cgroup: format!("/ct-{}-{number}", std::process::id()),
+        };
+        ensure!(ready == "ready\n", "cannot make a mount namespace");
+        rootfs::build(&sandbox.rootfs())?;
+        Ok(sandbox)
+    }
+
+    /// The private folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A path in the private folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// The busybox root filesystem.
+    pub fn rootfs(&self) -> PathBuf {
+        self.path("rootfs")
+    }
+
+    /// Path of the cgroup for this test's containers, from the root of each
+    /// hierarchy.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
+    /// A path of the private `/run`, as the test process reaches it.
+    pub fn run(&self, path: &str) -> PathBuf {
+        Path::new("/proc").join(self.holder.id().to_string()).join("root/run").join(path)
+    }
+
+    /// A command line that starts `program` in the mount namespace.
+    pub fn command(&self, program: &Path) -> (&'static str, Vec<std::ffi::OsString>) {
+        let namespace = format!("--mount=/proc/{}/ns/mnt", self.holder.id());
+        ("nsenter", vec![namespace.into(), "--".into(), program.into()])
+    }
+
+    /// Mounts below `folder` as the programs of the test see them.
+    pub fn mounts_below(&self, folder: &Path) -> Vec<PathBuf> {
+        proc::mounts_below(self.holder.id(), folder)
+    }
+
+    /// Processes in the mount namespace or in the test's cgroup.
+    pub fn processes(&self) -> BTreeSet<u32> {
+        let mut found = self.in_cgroup();
+        found.extend(proc::pids().into_iter().filter(|pid| {
+            *pid != self.holder.id()
+                && proc::mount_namespace(*pid).is_ok_and(|namespace| namespace == self.namespace)
+        }));
+        found
+    }
+
+    /// The shim processes, whatever container they are for.
+    pub fn shims(&self) -> Vec<u32> {
+        self.processes().into_iter().filter(|pid| is_shim(&proc::arguments(*pid))).collect()
+    }
+
+    /// The shim that was started for the container `id`.
+    pub fn shim_of(&self, id: &str) -> Option<u32> {
+        self.shims()
+            .into_iter()
+            .find(|pid| proc::arguments(*pid).windows(2).any(|pair| pair == ["-id", id]))
+    }
+
+    /// The folders of the test's cgroup that exist, in any hierarchy.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let name = self.cgroup.trim_start_matches('/');
+        hierarchies().into_iter().map(|root| root.join(name)).filter(|path| path.exists()).collect()
+    }
+
+    fn in_cgroup(&self) -> BTreeSet<u32> {
+        let mut found = BTreeSet::new();
+        for folder in self.cgroups() {
+            for_each_folder(&folder, &mut |cgroup| {
+                let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+                found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            });
+        }
+        found
+    }
+
+    /// Kills everything that belongs to the test and waits until it is gone.
+    fn kill_all(&self) {
+        let end = Instant::now() + REAP_DEADLINE;
+        loop {
+            let alive: Vec<_> =
+                self.processes().into_iter().filter(|pid| proc::is_alive(*pid)).collect();
+            if alive.is_empty() || Instant::now() > end {
+                return;
+            }
+            self.thaw();
+            for pid in alive {
+                proc::signal(pid, Signal::SIGKILL);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A frozen process does not die of a signal (cgroup v1).
+    fn thaw(&self) {
+        for folder in self.cgroups() {
+            for_each_folder(&folder, &mut |cgroup| {
+                // Only cgroups of the freezer hierarchy have this file.
+                let _ = fs::write(cgroup.join("freezer.state"), "THAWED");
+            });
+        }
+    }
+
+    fn remove_cgroups(&self) {
+        for folder in self.cgroups() {
+            let mut all = Vec::new();
+            for_each_folder(&folder, &mut |cgroup| all.push(cgroup.to_owned()));
+            for cgroup in all.iter().rev() {
+                if let Err(error) = fs::remove_dir(cgroup) {
+                    eprintln!("cannot remove {}: {error}", cgroup.display());
+                }
+            }
+        }
+    }
+
+    fn unmount_all(&self) {
+        for mount in self.mounts_below(self.folder()).iter().rev() {
+            let (program, arguments) = self.command(Path::new("/bin/umount"));
+            let status = Command::new(program).args(arguments).arg("-l").arg(mount).status();
+            if !status.is_ok_and(|status| status.success()) {
+                eprintln!("cannot unmount {}", mount.display());
+            }
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.kill_all();
+        self.remove_cgroups();
+        // Before the folder is removed with all that is in it.
+        self.unmount_all();
+        drop(self.holder.stdin.take());
+        if let Err(error) = self.holder.wait() {
+            eprintln!("the holder of the mount namespace: {error}");
+        }
+    }
+}
+
+fn is_shim(arguments: &[String]) -> bool {
+    let name = arguments.first().and_then(|path| path.rsplit('/').next());
+    name.is_some_and(|name| name.starts_with("containerd-shim"))
+}
+
+/// The roots of all cgroup hierarchies: v1, v2, or both side by side.
+fn hierarchies() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let mut found: Vec<_> = proc::mounts_below(std::process::id(), root);
+    found.retain(|path| path.join("cgroup.procs").exists());
+    found
+}
+
+/// Calls `visit` for `folder` and each folder below it, parents first.
+fn for_each_folder(folder: &Path, visit: &mut impl FnMut(&Path)) {
+    visit(folder);
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            for_each_folder(&entry.path(), visit);
+        }
+    }
+}
