@@ -9,13 +9,19 @@
 //!
 //! Everything runs on one thread; work that may block gets a short-lived one.
 
+pub mod bootstrap;
+pub mod bundle;
 pub mod cgroup;
 pub mod cli;
 pub mod events;
 pub mod io;
+pub mod log;
 pub mod mount;
+pub mod options;
 pub mod reaper;
 pub mod runtime;
+pub mod service;
+pub mod socket;
 mod sys;
 pub mod task;
 #[cfg(test)]

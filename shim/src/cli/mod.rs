@@ -1,31 +1,50 @@
 //! The command line: one module per subcommand.
 
 pub mod args;
+pub mod delete;
+pub mod info;
+pub mod serve;
+pub mod start;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{env, ffi::OsString, process::ExitCode};
 
 use args::{Action, Args};
+use shim_protocol::{Context, Result};
+
+use crate::bundle::Bundle;
+
+/// The name in front of messages and in the answer to `-info`.
+pub const NAME: &str = "io.containerd.runc.v2";
 
 /// Runs the shim with the arguments of this process.
 pub fn main() -> ExitCode {
-    match run(std::env::args_os().skip(1)) {
+    match run(env::args_os().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: {}", env!("CARGO_PKG_NAME"), error.report());
+            eprintln!("{NAME}: {}", error.report());
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: impl Iterator<Item = OsString>) -> shim_protocol::Result<()> {
+fn run(args: impl Iterator<Item = OsString>) -> Result<()> {
     let args = Args::parse(args)?;
     match args.action {
         Action::Version => {
-            println!("{}:\n  Version:  {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+            println!("{NAME}:\n  Version:  {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        Action::Info | Action::Start | Action::Delete | Action::Serve => {
-            Err(shim_protocol::Error::unimplemented("this action"))
-        }
+        Action::Info => info::run(),
+        Action::Start => start::run(args),
+        Action::Delete => delete::run(args),
+        Action::Serve => serve::foreground(args),
+    }
+}
+
+/// The bundle named by the arguments, else the working directory.
+fn bundle(args: &Args) -> Result<Bundle> {
+    match &args.bundle {
+        Some(path) => Ok(Bundle::new(path)),
+        None => env::current_dir().map(Bundle::new).context("find", "the working directory"),
     }
 }

@@ -66,6 +66,8 @@ struct Process {
     start_announced: bool,
     /// Set when it was reaped; its announcement may have to wait.
     reaped: Option<Exit>,
+    /// Its exit must not be announced yet.
+    held: bool,
     /// Set when the exit was announced. Dropped with the process, so that
     /// nobody waits for one that is gone.
     ended: watch::Sender<Option<Exit>>,
@@ -74,7 +76,7 @@ struct Process {
 impl Process {
     fn new(state: State, pid: u32) -> Self {
         let (ended, _) = watch::channel(None);
-        Self { state, pid, start_announced: false, reaped: None, ended }
+        Self { state, pid, start_announced: false, reaped: None, held: false, ended }
     }
 
     /// Runs, or may do so any moment.
@@ -88,7 +90,10 @@ impl Process {
 
     /// Announces what can be: nothing while a start is under way.
     fn settle(&mut self, exec: Option<&Id>, out: &mut Vec<Announcement>) {
-        let Some(exit) = self.reaped.filter(|_| self.exit().is_none()) else { return };
+        if self.held || self.exit().is_some() {
+            return;
+        }
+        let Some(exit) = self.reaped else { return };
         let Ok(stopped) = self.state.exited() else { return };
         self.announce_start(exec, out);
         self.state = stopped;
@@ -194,12 +199,20 @@ impl Lifecycle {
         Ok(out)
     }
 
+    /// Init was reaped, but its exit is to be announced only with the call of
+    /// [`Lifecycle::reaped`] that follows: what it left behind is being ended.
+    pub fn init_ending(&mut self, exit: Exit) {
+        self.init.reaped.get_or_insert(exit);
+        self.init.held = true;
+    }
+
     /// A process was reaped. A second report of the same process is ignored,
     /// and so is one of a process that is gone.
     pub fn reaped(&mut self, exec: Option<&Id>, exit: Exit) -> Vec<Announcement> {
         let mut out = Vec::new();
         if let Ok(process) = self.process_mut(exec) {
             process.reaped.get_or_insert(exit);
+            process.held = false;
             self.settle(&mut out);
         }
         out
@@ -416,6 +429,16 @@ mod tests {
             life.started(Some(&exec), 2).unwrap(),
             [Started(Some(exec.clone()), 2), Exited(Some(exec), 2, EXIT), Exited(None, 1, EXIT)]
         );
+    }
+
+    #[test]
+    fn init_is_announced_once_what_it_left_is_ended() {
+        let (mut life, exec) = with_exec("e", 2);
+        life.init_ending(EXIT);
+        assert!(life.is_init_gone());
+        assert_eq!(life.add_exec(&id("late")).unwrap_err().kind(), ErrorKind::FailedPrecondition);
+        assert_eq!(life.reaped(Some(&exec), EXIT), [Exited(Some(exec), 2, EXIT)]);
+        assert_eq!(life.reaped(None, EXIT), [Exited(None, 1, EXIT)]);
     }
 
     #[test]

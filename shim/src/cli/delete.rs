@@ -1,0 +1,91 @@
+//! `delete`: cleans up after a shim that died, and tells how init ended.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use protobuf::{Message, well_known_types::timestamp::Timestamp};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result, exits, proto::task_v2::DeleteResponse};
+
+use super::{args::Args, serve};
+use crate::{
+    bundle::Bundle,
+    mount,
+    reaper::Reaper,
+    runtime::{Runtime, binary::BinaryRuntime},
+    socket,
+};
+
+/// Status of a container whose end nobody saw: killed, as it is by now.
+const KILLED: u32 = 128 + nix::libc::SIGKILL as u32;
+
+/// Runs `delete`: kills what remains of the container, unmounts its root
+/// filesystem, removes the socket, prints a `DeleteResponse`. Doing it twice
+/// is fine.
+///
+/// # Errors
+/// When something remains: the bundle must not be removed then.
+pub fn run(args: Args) -> Result<()> {
+    let namespace = Id::new("namespace", &args.namespace)?;
+    let id = Id::new("container id", &args.id)?;
+    let bundle = super::bundle(&args)?;
+    let recorded = recorded_exit(&bundle);
+    let removed = serve::block_on(remove(&bundle, &namespace, &id));
+    // Each of these is worth doing even if the one before has failed.
+    let unmounted = mount::unmount_all(&bundle.rootfs());
+    let unbound = remove_socket(&bundle);
+    removed.context("remove container", &id)?;
+    unmounted.context("unmount the root of", &id)?;
+    unbound?;
+
+    let response = recorded?.unwrap_or(DeleteResponse {
+        pid: bundle.init_pid()?.unwrap_or_default(),
+        exit_status: KILLED,
+        exited_at: Some(Timestamp::from(SystemTime::now())).into(),
+        ..Default::default()
+    });
+    let bytes = response
+        .write_to_bytes()
+        .map_err(|e| Error::caused(ErrorKind::Internal, "encode DeleteResponse", e))?;
+    io::stdout().write_all(&bytes).context("print", "DeleteResponse")
+}
+
+/// How init ended, if the shim lived to see it.
+fn recorded_exit(bundle: &Bundle) -> Result<Option<DeleteResponse>> {
+    let record = match exits::read(bundle.path(), None) {
+        // Not the end that was, but the container has to go all the same.
+        Err(e) if e.kind() == ErrorKind::DataLoss => {
+            eprintln!("{}", e.report());
+            None
+        }
+        other => other?,
+    };
+    Ok(record.map(|record| DeleteResponse {
+        pid: record.pid,
+        exit_status: record.status,
+        exited_at: Some(Timestamp::from(record.at)).into(),
+        ..Default::default()
+    }))
+}
+
+async fn remove(bundle: &Bundle, namespace: &Id, id: &Id) -> Result<()> {
+    let options = bundle.options()?;
+    let config = serve::binary_config(bundle.path(), &options, namespace);
+    let runtime = BinaryRuntime::new(config, Arc::clone(&Reaper::start()?));
+    match runtime.delete(id, true).await {
+        Err(e) if !e.is_not_found() => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the dead shim's socket. That of a group may serve other containers
+/// still, or again.
+fn remove_socket(bundle: &Bundle) -> Result<()> {
+    let address = bundle.address()?;
+    match address.as_deref().and_then(socket::path_of) {
+        Some(path) if !socket::is_served(path) => socket::remove(path),
+        _ => Ok(()),
+    }
+}

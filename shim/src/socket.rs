@@ -1,0 +1,192 @@
+//! The shim's socket: where it is, and who may bind it.
+//!
+//! Its address is `unix://<folder>/<sha256 of daemon address, namespace, id>`
+//! (containerd, `pkg/shim/util_unix.go`), so that each daemon finds its shims
+//! and no path gets too long. For a group of containers the id is the group's.
+
+use std::{
+    fs::{self, DirBuilder, File, Permissions},
+    io,
+    os::unix::{
+        fs::{DirBuilderExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
+use shim_protocol::{Context, Error, Id, Result};
+
+/// Folder of all shim sockets, whichever the daemon.
+pub const DEFAULT_FOLDER: &str = "/run/containerd/s";
+
+/// The longest path that fits into a socket address with its final zero
+/// (`sun_path`, unix(7)).
+const MAX_PATH: usize = 107;
+
+/// What came of an attempt to bind.
+#[derive(Debug)]
+pub enum Bound {
+    /// The socket is ours.
+    New(Socket),
+    /// Another shim serves there.
+    InUse,
+}
+
+/// A socket this process has bound. It is removed on drop, unless it was
+/// [handed over](Socket::into_listener).
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+    listener: Option<UnixListener>,
+}
+
+/// Path of the socket for a container or group.
+pub fn path(folder: Option<&str>, daemon: &str, namespace: &Id, id: &Id) -> PathBuf {
+    let hash =
+        Sha256::digest(Path::new(daemon).join(namespace).join(id).as_os_str().as_encoded_bytes());
+    let name: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    folder
+        .map(|folder| Path::new(folder).join(&name))
+        .filter(|path| path.as_os_str().len() <= MAX_PATH)
+        .unwrap_or_else(|| Path::new(DEFAULT_FOLDER).join(&name))
+}
+
+/// The address of a path, as daemons want it.
+pub fn address(path: &Path) -> String {
+    format!("unix://{}", path.display())
+}
+
+/// Binds `path` for root only, over a socket that nobody serves any more.
+///
+/// # Errors
+/// When the folder or socket cannot be made.
+pub fn bind(path: &Path) -> Result<Bound> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .context("make", folder.display())?;
+    // Of two who find the same stale socket, the slower one must not remove
+    // what the faster one has just bound.
+    let folder = File::open(folder).context("open", folder.display())?;
+    let _lock = Flock::lock(folder, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| io::Error::from(errno))
+        .context("lock", "the socket folder")?;
+    let listener = match UnixListener::bind(path) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            if is_served(path) {
+                return Ok(Bound::InUse);
+            }
+            fs::remove_file(path).context("remove stale socket", path.display())?;
+            UnixListener::bind(path)
+        }
+        other => other,
+    }
+    .context("bind", path.display())?;
+    let socket = Socket { path: path.to_owned(), listener: Some(listener) };
+    fs::set_permissions(path, Permissions::from_mode(0o600)).context("protect", path.display())?;
+    Ok(Bound::New(socket))
+}
+
+/// Does anybody accept connections there?
+pub fn is_served(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
+/// Removes a socket; one that is gone is success.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("remove", path.display()),
+        _ => Ok(()),
+    }
+}
+
+/// The path in an address; `None` for an abstract socket of an older shim.
+pub fn path_of(address: &str) -> Option<&Path> {
+    address.trim().strip_prefix("unix://").map(Path::new)
+}
+
+impl Socket {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the listener to whoever serves; the file stays.
+    ///
+    /// # Errors
+    /// `Internal` when it was given away before.
+    pub fn into_listener(mut self) -> Result<UnixListener> {
+        self.listener.take().ok_or_else(|| Error::internal("the listener was given away"))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.listener.is_some() {
+            // On the way out of a failed start, which reports its own error.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> Id {
+        Id::new("id", text).unwrap()
+    }
+
+    fn new(path: &Path) -> Socket {
+        match bind(path).unwrap() {
+            Bound::New(socket) => socket,
+            Bound::InUse => panic!("in use"),
+        }
+    }
+
+    #[test]
+    fn the_address_is_the_one_that_containerd_computes() {
+        let path = path(None, "/run/containerd/containerd.sock", &id("default"), &id("a"));
+        // printf %s /run/containerd/containerd.sock/default/a | sha256sum
+        let expected = "82795ca4b9b166c1139546afbf9dfd59d74776e0b49c8edfbb195f9d8b9e94a6";
+        assert_eq!(path, Path::new(DEFAULT_FOLDER).join(expected));
+    }
+
+    #[test]
+    fn a_folder_that_is_too_long_is_not_used() {
+        let (daemon, namespace, id) = ("/c.sock", id("ns"), id("a"));
+        let path_in = |folder: &str| path(Some(folder), daemon, &namespace, &id);
+        assert!(path_in("/tmp/s").starts_with("/tmp/s"));
+        assert!(path_in(&format!("/{}", "x".repeat(42))).starts_with(DEFAULT_FOLDER));
+    }
+
+    #[test]
+    fn a_socket_is_bound_once_while_it_is_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sub/s");
+        let socket = new(&path);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(bind(&path).unwrap(), Bound::InUse));
+        let listener = socket.into_listener().unwrap();
+        assert!(path.exists() && is_served(&path));
+        drop(listener);
+        assert!(path.exists() && !is_served(&path));
+        drop(new(&path));
+        assert!(!path.exists());
+        remove(&path).unwrap();
+    }
+
+    #[test]
+    fn addresses_and_paths() {
+        assert_eq!(address(Path::new("/run/s")), "unix:///run/s");
+        assert_eq!(path_of("unix:///run/s\n"), Some(Path::new("/run/s")));
+        assert_eq!(path_of("/containerd-shim/x.sock@"), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! Starting processes, and what happens when they end.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use shim_protocol::{
+    Id, Result,
+    exits::{self, ExitRecord},
+};
+use tracing::{error, warn};
+
+use super::{Container, Exit, lifecycle::Lifecycle};
+use crate::{
+    io::{ProcessIo, Stdio},
+    reaper::{ExitFuture, ProcessExit},
+    runtime::{ChildStdio, Exec, Restore, Started},
+    sys::process,
+};
+
+const SIGKILL: u32 = nix::libc::SIGKILL as u32;
+/// How long a process that was killed may take to be reaped.
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Container {
+    /// Starts init, or an exec that was added; returns its pid.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown exec, `FailedPrecondition` when it cannot be
+    /// started (any more); else those of the OCI runtime. After a failure it
+    /// may be tried again, unless the process has ended.
+    pub async fn start(self: &Arc<Self>, exec: Option<&Id>) -> Result<u32> {
+        self.life().begin_start(exec)?;
+        let started = match (exec, &self.restore) {
+            (Some(id), _) => self.start_exec(id).await.map(Some),
+            (None, Some(restore)) => self.start_restored(restore).await.map(Some),
+            (None, None) => self.runtime.start(&self.id).await.map(|()| None),
+        };
+        match started {
+            // Restored or added just now.
+            Ok(Some(Started { pid, exit })) => {
+                self.try_announce(|life| life.started(exec, pid))?;
+                self.supervise(exec, pid, exit);
+                Ok(pid)
+            }
+            // Created before, and supervised since.
+            Ok(None) => {
+                let pid = self.pid();
+                self.try_announce(|life| life.started(exec, pid))?;
+                Ok(pid)
+            }
+            Err(error) => {
+                self.try_announce(|life| life.start_failed(exec))?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_exec(&self, id: &Id) -> Result<Started> {
+        let spec = self.exec_spec(id)?;
+        let (io, stdio) = self.open(id, &spec.stdio).await?;
+        let request = Exec { process: &spec.process, stdio };
+        let started = self.runtime.exec(&self.id, request).await;
+        self.attach(Some(id), io, started).await
+    }
+
+    async fn start_restored(self: &Arc<Self>, restore: &Path) -> Result<Started> {
+        let (io, stdio) = self.open(&self.id, &self.stdio).await?;
+        let work_path = self.criu_work_path();
+        let request = Restore {
+            bundle: self.bundle.path(),
+            image_path: restore,
+            work_path: Some(&work_path),
+            stdio,
+            no_pivot_root: self.options.no_pivot_root,
+        };
+        let started = self.runtime.restore(&self.id, request).await;
+        let started = self.attach(None, io, started).await?;
+        self.found_init(started.pid);
+        Ok(started)
+    }
+
+    async fn open(&self, id: &Id, stdio: &Stdio) -> Result<(ProcessIo, ChildStdio)> {
+        Self::open_streams(&self.context, &self.bundle, &self.options, id, stdio).await
+    }
+
+    /// Takes the terminal of a process that was started, or ends both.
+    async fn attach(
+        &self,
+        exec: Option<&Id>,
+        io: ProcessIo,
+        started: Result<Started>,
+    ) -> Result<Started> {
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                io.close().await;
+                return Err(error);
+            }
+        };
+        if let Err(error) = io.attach_console().await {
+            self.end(started).await;
+            io.close().await;
+            return Err(error);
+        }
+        self.keep_streams(exec, io);
+        Ok(started)
+    }
+
+    /// Ends a process that nobody has heard of yet.
+    async fn end(&self, started: Started) {
+        if let Err(e) = process::kill(started.pid, SIGKILL) {
+            warn!("kill {} in {}: {e}", started.pid, self.id);
+        }
+        if tokio::time::timeout(KILL_TIMEOUT, started.exit).await.is_err() {
+            error!("process {} in {} does not end", started.pid, self.id);
+        }
+    }
+
+    /// Waits in the background for a process, and handles its end.
+    pub(super) fn supervise(self: &Arc<Self>, exec: Option<&Id>, pid: u32, exit: ExitFuture) {
+        let (container, exec) = (Arc::clone(self), exec.cloned());
+        self.context.background.spawn(async move {
+            let ProcessExit { status, at } = exit.await;
+            container.ended(exec, pid, Exit { status, at }).await;
+        });
+    }
+
+    /// A process was reaped: the record first, so that the status survives the
+    /// shim, then what init leaves behind, then the announcement.
+    async fn ended(&self, exec: Option<Id>, pid: u32, exit: Exit) {
+        let Exit { status, at } = exit;
+        let record = ExitRecord { exec_id: exec.clone(), pid, status, at };
+        // A small file on a tmpfs: a thread would cost more than it saves.
+        if let Err(e) = exits::write(self.bundle.path(), &record) {
+            error!("record the exit of {pid} in {}: {}", self.id, e.report());
+        }
+        if exec.is_none() {
+            let frozen = {
+                let mut life = self.life();
+                life.init_ending(exit);
+                is_frozen(&life)
+            };
+            self.end_leftovers(frozen).await;
+        }
+        self.announce(|life| life.reaped(exec.as_ref(), exit));
+    }
+
+    /// Without a pid namespace of its own, a container's processes survive
+    /// init; and frozen ones cannot even die.
+    async fn end_leftovers(&self, frozen: bool) {
+        if self.own_pid_namespace && !frozen {
+            return;
+        }
+        if frozen && let Err(e) = self.runtime.resume(&self.id).await {
+            warn!("thaw what is left of {}: {}", self.id, e.report());
+        }
+        match self.runtime.kill(&self.id, SIGKILL, true).await {
+            Ok(()) => {}
+            Err(e) if e.is_not_found() => {}
+            Err(e) => warn!("end what is left of {}: {}", self.id, e.report()),
+        }
+    }
+}
+
+fn is_frozen(life: &Lifecycle) -> bool {
+    use super::state::State;
+    let state = life.snapshot(None).map(|init| init.state);
+    matches!(state, Ok(State::Pausing | State::Paused | State::Resuming))
+}

@@ -1,0 +1,164 @@
+//! What can be done to a container or process that is there.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde_json::Value;
+use shim_protocol::{Context as _, Error, ErrorKind, Id, Result};
+
+use super::{Container, ExecSpec, state::State};
+use crate::{
+    runtime::Checkpoint,
+    sys::{process, wait},
+};
+
+impl Container {
+    /// Describes a process that may be started later.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for a taken id, `FailedPrecondition` when init does not
+    /// run, `InvalidArgument` when it is no OCI process.
+    pub fn add_exec(&self, id: &Id, mut spec: ExecSpec) -> Result<()> {
+        spec.process = with_terminal(&spec.process, spec.stdio.terminal).context_as(
+            ErrorKind::InvalidArgument,
+            "read the process of exec",
+            id,
+        )?;
+        // Described before it is announced, and not at all when it is refused.
+        let mut execs = self.execs();
+        self.try_announce(|life| life.add_exec(id))?;
+        execs.insert(id.clone(), Arc::new(spec));
+        Ok(())
+    }
+
+    /// Sends a signal to init, to all processes, or to one exec.
+    ///
+    /// # Errors
+    /// `NotFound` when the process has ended, `FailedPrecondition` when it was
+    /// not started yet.
+    pub async fn kill(&self, exec: Option<&Id>, signal: u32, all: bool) -> Result<()> {
+        let target = self.life().snapshot(exec)?;
+        target.state.may_kill()?;
+        match exec {
+            None => self.runtime.kill(&self.id, signal, all).await,
+            // A zombie keeps its pid: what is still our child is no stranger.
+            Some(_) if !wait::is_child(target.pid) => {
+                Err(Error::not_found("process already finished"))
+            }
+            Some(id) => match process::kill(target.pid, signal) {
+                Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => {
+                    Err(e).context_as(ErrorKind::NotFound, "kill exec", id)
+                }
+                Err(e) if e.raw_os_error() == Some(nix::libc::EINVAL) => {
+                    Err(e).context_as(ErrorKind::InvalidArgument, "send signal", signal)
+                }
+                other => other.context("kill exec", id),
+            },
+        }
+    }
+
+    /// Freezes the container.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless it runs.
+    pub async fn pause(&self) -> Result<()> {
+        self.life().step(State::begin_pause)?;
+        match self.runtime.pause(&self.id).await {
+            Ok(()) => self.try_announce(|life| life.paused()),
+            Err(error) => {
+                // Refused when init ended meanwhile; the first error says more.
+                let _ = self.life().step(State::pause_failed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets a frozen container run.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless it is frozen.
+    pub async fn resume(&self) -> Result<()> {
+        self.life().step(State::begin_resume)?;
+        match self.runtime.resume(&self.id).await {
+            Ok(()) => self.try_announce(|life| life.resumed()),
+            Err(error) => {
+                let _ = self.life().step(State::resume_failed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes limits; `resources` is an OCI `LinuxResources` as JSON.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless there is an init; else the OCI runtime's.
+    pub async fn update(&self, resources: &[u8]) -> Result<()> {
+        self.life().snapshot(None)?.state.may_update()?;
+        self.runtime.update(&self.id, resources).await
+    }
+
+    /// Writes the container's processes to disk.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless it runs; else the OCI runtime's.
+    pub async fn checkpoint(&self, mut request: Checkpoint) -> Result<()> {
+        self.life().snapshot(None)?.state.may_checkpoint()?;
+        if request.image_path.as_os_str().is_empty() {
+            request.image_path = PathBuf::from(&self.options.criu_image_path);
+        }
+        if request.image_path.as_os_str().is_empty() {
+            return Err(Error::invalid("a checkpoint needs a folder for its images"));
+        }
+        request.work_path.get_or_insert_with(|| self.criu_work_path());
+        self.runtime.checkpoint(&self.id, &request).await?;
+        self.publish_checkpoint(&request.image_path.to_string_lossy());
+        Ok(())
+    }
+
+    /// Where CRIU works and logs, where a request does not say.
+    pub(super) fn criu_work_path(&self) -> PathBuf {
+        match self.options.criu_work_path.as_str() {
+            "" => self.bundle.work(),
+            path => PathBuf::from(path),
+        }
+    }
+
+    /// Changes the size of a process's terminal; without one, nothing happens.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown exec, `FailedPrecondition` when it has ended.
+    pub fn resize(&self, exec: Option<&Id>, columns: u32, rows: u32) -> Result<()> {
+        let state = self.life().snapshot(exec)?.state;
+        if matches!(state, State::Stopped | State::Deleting(_)) {
+            return Err(Error::precondition("cannot resize the terminal of a stopped process"));
+        }
+        let size = |value: u32| {
+            u16::try_from(value).map_err(|_| Error::invalid(format!("terminal size {value}")))
+        };
+        let (columns, rows) = (size(columns)?, size(rows)?);
+        match self.streams(exec) {
+            Some(io) if self.stdio_of(exec)?.terminal => io.resize(columns, rows),
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes the input of a process; again is fine.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown exec.
+    pub fn close_stdin(&self, exec: Option<&Id>) -> Result<()> {
+        self.life().snapshot(exec)?;
+        if let Some(io) = self.streams(exec) {
+            io.close_stdin();
+        }
+        Ok(())
+    }
+}
+
+/// The process with the request's word on whether it has a terminal.
+fn with_terminal(process: &[u8], terminal: bool) -> Result<Vec<u8>> {
+    let invalid = |e| Error::caused(ErrorKind::InvalidArgument, "decode JSON", e);
+    let mut process: serde_json::Map<String, Value> =
+        serde_json::from_slice(process).map_err(invalid)?;
+    process.insert("terminal".into(), Value::Bool(terminal));
+    serde_json::to_vec(&process).map_err(invalid)
+}
