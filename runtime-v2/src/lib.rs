@@ -5,9 +5,23 @@
 //! or the database, and what it must announce goes to an [`EventSink`]. No
 //! type of ttrpc or protobuf is in its signatures.
 
+mod address;
+mod bundle;
+mod cleanup;
+mod client;
+mod convert;
+mod create;
+mod launch;
+mod log;
 mod manager;
+mod mounts;
+mod recover;
+mod registry;
+mod supervise;
+mod sys;
 mod task;
 mod types;
+mod undo;
 
 pub use manager::Manager;
 pub use task::Task;

@@ -1,0 +1,215 @@
+//! What is done when a shim is no longer needed, wanted or alive.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use shim_protocol::{
+    Error, ErrorKind, Id, Result, exits,
+    proto::task_v2::{DeleteRequest, DeleteResponse},
+};
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use crate::{
+    Any, Deleted, Exit, Timeouts,
+    address::{Address, Bootstrap},
+    bundle::Bundle,
+    client::Connection,
+    convert,
+    manager::{Shared, blocking},
+    task::Seen,
+};
+
+/// Exit status of a process that died with its shim: SIGKILL's.
+const KILLED: u32 = 128 + 9;
+
+/// How the processes of a task ended whose shim died.
+pub(crate) struct Obituary {
+    /// The end of init.
+    pub(crate) init: Deleted,
+    /// The ends of its execs.
+    pub(crate) execs: HashMap<Id, Deleted>,
+}
+
+/// The longest that [`discard`] may take.
+pub(crate) fn discard_limit(timeouts: &Timeouts) -> Duration {
+    // Delete and the binary's `delete`; Shutdown, the end, and the end by force.
+    timeouts.load + timeouts.cleanup * 2 + timeouts.shutdown * 3
+}
+
+/// Lets a shim end, and waits for it, unless it holds other tasks. One that
+/// does not end is killed.
+pub(crate) async fn retire(shared: &Shared, bundle: &Bundle, connection: &Connection) {
+    let limit = shared.config.timeouts.shutdown;
+    let id = bundle.id();
+    if let Err(error) = connection.shutdown(id, limit).await {
+        warn!(%id, error = %error.report(), "shim does not shut down");
+    }
+    if shared.registry.is_shared(connection.address(), bundle) {
+        return;
+    }
+    if timeout(limit, connection.ended()).await.is_err() {
+        warn!(%id, "shim does not end: killed");
+        end_by_force(shared, bundle, connection).await;
+    }
+    remove_socket(connection.address()).await;
+}
+
+async fn end_by_force(shared: &Shared, bundle: &Bundle, connection: &Connection) {
+    let id = bundle.id();
+    if let Err(error) = connection.kill() {
+        warn!(%id, error = %error.report(), "shim cannot be killed");
+    }
+    if timeout(shared.config.timeouts.shutdown, connection.ended()).await.is_err() {
+        warn!(%id, "shim does not end");
+    }
+}
+
+async fn remove_socket(address: &Address) {
+    if let Err(error) = address.remove_stale().await {
+        warn!(error = %error.report(), "socket of shim stays");
+    }
+}
+
+/// Gets rid of a container that was not, or not wholly, made, and of its shim.
+/// Works with whatever is there.
+///
+/// # Errors
+/// When the shim's binary cannot clean up.
+pub(crate) async fn discard(
+    shared: &Shared,
+    bundle: &Bundle,
+    binary: &Path,
+    connection: Option<&Arc<Connection>>,
+) -> Result<Deleted> {
+    let found = match connection {
+        Some(connection) => Some(connection.clone()),
+        None => find_shim(shared, bundle).await,
+    };
+    if let Some(connection) = found {
+        let limit = shared.config.timeouts.cleanup;
+        let request = DeleteRequest { id: bundle.id().to_string(), ..Default::default() };
+        let answer: Result<DeleteResponse> = connection.task("Delete", &request, Some(limit)).await;
+        match answer {
+            Err(e) if e.kind() == ErrorKind::DeadlineExceeded => {
+                if !shared.registry.is_shared(connection.address(), bundle) {
+                    end_by_force(shared, bundle, &connection).await;
+                    remove_socket(connection.address()).await;
+                }
+            }
+            // Most often it was never made.
+            Err(error) => {
+                debug!(id = %bundle.id(), error = %error.report(), "nothing to delete");
+                retire(shared, bundle, &connection).await;
+            }
+            Ok(_) => retire(shared, bundle, &connection).await,
+        }
+    }
+    shared.launcher.delete(binary, bundle).await
+}
+
+/// A shim that was started, but whose answer we did not get to note: it may
+/// have noted its address by itself, or listens where shims do by custom.
+async fn find_shim(shared: &Shared, bundle: &Bundle) -> Option<Arc<Connection>> {
+    let folder = bundle.clone();
+    let noted = blocking(move || folder.bootstrap()).await.ok().flatten();
+    let bootstrap = noted.unwrap_or_else(|| customary(shared, bundle));
+    let limit = shared.config.timeouts.load;
+    let connection =
+        Connection::open(&bootstrap, bundle.namespace(), bundle.id(), &shared.closing, limit);
+    connection.await.ok().map(Arc::new)
+}
+
+/// Where the shim of a bundle listens by custom.
+pub(crate) fn customary(shared: &Shared, bundle: &Bundle) -> Bootstrap {
+    let grpc_address = &shared.config.grpc_address;
+    let address = Address::customary(grpc_address, bundle.namespace(), bundle.id());
+    Bootstrap::bare(&address.to_string())
+}
+
+/// Cleans up behind a dead shim through its binary's `delete`, and announces
+/// the ends of what it held: execs first, then init, then the task's deletion.
+/// A status that is on record counts, else it is SIGKILL's.
+pub(crate) async fn bury(shared: &Shared, bundle: &Bundle, binary: &Path, seen: Seen) -> Obituary {
+    let id = bundle.id();
+    info!(namespace = %bundle.namespace(), %id, "cleaning up after a dead shim");
+    let folder = bundle.clone();
+    let records = blocking(move || exits::read_all(folder.path())).await.unwrap_or_else(|error| {
+        warn!(%id, error = %error.report(), "exit records are lost");
+        Vec::new()
+    });
+    let cleaned = match shared.launcher.delete(binary, bundle).await {
+        Ok(cleaned) => Some(cleaned),
+        Err(error) => {
+            warn!(%id, error = %error.report(), "dead shim cannot be cleaned up");
+            None
+        }
+    };
+    let killed = Exit { status: KILLED, at: SystemTime::now() };
+    let mut execs = HashMap::new();
+    for (exec, process) in seen.execs {
+        execs.insert(exec, Deleted { pid: process.pid, exit: process.exit.unwrap_or(killed) });
+    }
+    let mut init = Deleted {
+        pid: seen.init.pid,
+        exit: seen.init.exit.or(cleaned.map(|cleaned| cleaned.exit)).unwrap_or(killed),
+    };
+    if init.pid == 0 {
+        init.pid = cleaned.map_or(0, |cleaned| cleaned.pid);
+    }
+    for record in records {
+        let gone = Deleted { pid: record.pid, exit: Exit { status: record.status, at: record.at } };
+        match record.exec_id {
+            Some(exec) => {
+                execs.insert(exec, gone);
+            }
+            None => init = gone,
+        }
+    }
+    // Without a pid it never ran, and nobody was told of it.
+    execs.retain(|_, process| process.pid != 0);
+    if init.pid != 0 {
+        let mut sorted: Vec<_> = execs.iter().collect();
+        sorted.sort_by_key(|(_, gone)| gone.exit.at);
+        for (exec, gone) in sorted {
+            announce(shared, bundle, convert::exit_event(id, Some(exec), *gone)).await;
+        }
+        announce_end(shared, bundle, init).await;
+    }
+    Obituary { init, execs }
+}
+
+/// Announces the exit of init and the deletion of the task.
+pub(crate) async fn announce_end(shared: &Shared, bundle: &Bundle, init: Deleted) {
+    announce(shared, bundle, convert::exit_event(bundle.id(), None, init)).await;
+    announce(shared, bundle, convert::delete_event(bundle.id(), init)).await;
+}
+
+/// Hands an event to the daemon. There is nobody to whom a failure could be
+/// reported, so it is logged.
+pub(crate) async fn announce(
+    shared: &Shared,
+    bundle: &Bundle,
+    event: Result<(&'static str, Any), Error>,
+) {
+    let published = match event {
+        Ok((topic, event)) => shared.events.publish(bundle.namespace(), topic, event).await,
+        Err(e) => Err(e),
+    };
+    if let Err(error) = published {
+        tracing::error!(id = %bundle.id(), error = %error.report(), "event is lost");
+    }
+}
+
+/// Removes the bundle and forgets the task.
+pub(crate) async fn forget(shared: &Shared, bundle: &Bundle) {
+    let folder = bundle.clone();
+    if let Err(error) = blocking(move || folder.remove()).await {
+        tracing::error!(id = %bundle.id(), error = %error.report(), "bundle stays");
+    }
+    shared.registry.remove(bundle);
+}

@@ -1,0 +1,100 @@
+//! Watches over the connection to each shim.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::{
+    Task,
+    address::Bootstrap,
+    cleanup,
+    client::Connection,
+    manager::{Shared, blocking},
+    task::Life,
+};
+
+/// How long to wait between attempts to reach a shim again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Watches a task until it is deleted, its shim dies, or the daemon lets go.
+pub(crate) fn watch(shared: &Arc<Shared>, task: &Arc<Task>) {
+    let (owner, task) = (shared.clone(), task.clone());
+    shared.watches.spawn(async move {
+        let closing = owner.closing.clone();
+        closing.run_until_cancelled(supervise(&owner, &task)).await;
+    });
+}
+
+async fn supervise(shared: &Arc<Shared>, task: &Arc<Task>) {
+    let mut life = task.life();
+    loop {
+        let Life::Live(connection) = life.borrow_and_update().clone() else { return };
+        tokio::select! {
+            () = connection.closed() => {}
+            _ = life.changed() => continue,
+        }
+        // A deleted task's shim ends by itself.
+        if !matches!(&*life.borrow(), Life::Live(_)) {
+            return;
+        }
+        warn!(namespace = %task.namespace(), id = %task.id(), "connection to shim lost");
+        match reconnect(shared, task, &connection).await {
+            Some(connection) => {
+                info!(namespace = %task.namespace(), id = %task.id(), "shim is back");
+                task.revive(connection);
+            }
+            None => {
+                // The rest must not end halfway.
+                let (owner, task) = (shared.clone(), task.clone());
+                let _ = shared.work.spawn(async move { bury(&owner, &task).await }).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Tries to reach the shim again while its process lives. One that lives but
+/// cannot be reached within the limit is killed: nobody could steer it.
+async fn reconnect(
+    shared: &Arc<Shared>,
+    task: &Task,
+    lost: &Connection,
+) -> Option<Arc<Connection>> {
+    let limit = shared.config.timeouts.load;
+    let deadline = Instant::now() + limit;
+    let bundle = task.bundle_of().clone();
+    let bootstrap = blocking(move || bundle.bootstrap()).await.ok().flatten();
+    let bootstrap = bootstrap.unwrap_or_else(|| Bootstrap::bare(&lost.address().to_string()));
+    while Instant::now() < deadline {
+        let attempt =
+            Connection::open(&bootstrap, task.namespace(), task.id(), &shared.closing, limit);
+        if let Ok(connection) = attempt.await {
+            return Some(Arc::new(connection));
+        }
+        tokio::select! {
+            () = lost.ended() => return None,
+            () = sleep(RETRY_PAUSE) => {}
+        }
+    }
+    warn!(id = %task.id(), "shim lives but cannot be reached: killed");
+    if let Err(error) = lost.kill() {
+        warn!(id = %task.id(), error = %error.report(), "shim cannot be killed");
+    }
+    if timeout(shared.config.timeouts.shutdown, lost.ended()).await.is_err() {
+        warn!(id = %task.id(), "shim does not end");
+    }
+    None
+}
+
+/// Cleans up behind a dead shim, and says so to everybody who waits.
+async fn bury(shared: &Shared, task: &Task) {
+    let _ending = task.end_of_life().await;
+    // A delete may have been faster.
+    if !matches!(&*task.life().borrow(), Life::Live(_)) {
+        return;
+    }
+    let obituary = cleanup::bury(shared, task.bundle_of(), task.runtime(), task.seen()).await;
+    task.die(obituary);
+    cleanup::forget(shared, task.bundle_of()).await;
+}
