@@ -175,3 +175,72 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is inside is replaced in one step, so a panic leaves it whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use shim_protocol::ErrorKind;
+
+    use super::*;
+    use crate::testing::{World, container, id};
+
+    /// The order of events is that of commits, also of changes that race.
+    #[tokio::test]
+    async fn events_come_in_the_order_of_commits() {
+        let world = World::new();
+        let racers: Vec<_> = (0..8)
+            .map(|_| {
+                let containers = world.containers.clone();
+                tokio::spawn(async move {
+                    for _ in 0..10 {
+                        // Whichever of them is possible now.
+                        drop(containers.create(&id("ns"), container("c")).await);
+                        drop(containers.delete(&id("ns"), "c").await);
+                    }
+                })
+            })
+            .collect();
+        for racer in racers {
+            racer.await.unwrap();
+        }
+        let topics: Vec<_> = world.events.take().iter().map(|(_, e)| e.topic()).collect();
+        assert!(topics.len() >= 20 && topics.len().is_multiple_of(2));
+        for pair in topics.chunks(2) {
+            assert_eq!(pair, ["/containers/create", "/containers/delete"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_whose_caller_left_is_announced() {
+        let world = World::new();
+        world.disk.hold(true);
+        let create = tokio::spawn({
+            let containers = world.containers.clone();
+            async move { containers.create(&id("ns"), container("c")).await }
+        });
+        let disk = world.disk.clone();
+        tokio::task::spawn_blocking(move || disk.until_held()).await.unwrap();
+        create.abort();
+        assert!(create.await.unwrap_err().is_cancelled());
+        world.disk.hold(false);
+        world.announcer.shutdown().await;
+        assert_eq!(world.events.take().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_published_was_still_done() {
+        let world = World::new();
+        world.events.refuse();
+        world.containers.create(&id("ns"), container("c")).await.unwrap();
+        world.containers.get(&id("ns"), "c").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn after_a_shutdown_nothing_is_changed() {
+        let world = World::new();
+        world.announcer.shutdown().await;
+        world.announcer.shutdown().await;
+        let refused = world.containers.create(&id("ns"), container("c")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+        assert!(world.containers.get(&id("ns"), "c").await.unwrap_err().is_not_found());
+    }
+}

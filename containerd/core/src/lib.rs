@@ -18,5 +18,7 @@ pub mod leases;
 pub mod metadata;
 pub mod namespaces;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 
 pub use runtime_v2::Any;

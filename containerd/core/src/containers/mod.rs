@@ -3,6 +3,8 @@
 
 mod record;
 mod store;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};

@@ -17,6 +17,8 @@
 
 mod parser;
 mod quoted;
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -63,7 +65,7 @@ impl Filter {
     /// Parses the filters of one request.
     ///
     /// ```
-    /// # use containerd_core::filter::{Filter, labels_field};
+    /// # use containerd_core::filter::Filter;
     /// let error = Filter::parse(&["name=foo"]).unwrap_err();
     /// assert_eq!(error.to_string(), r#"filter "name=foo" at byte 4: no operator "=""#);
     /// ```

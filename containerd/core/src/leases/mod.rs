@@ -3,6 +3,8 @@
 mod record;
 mod resource;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
 

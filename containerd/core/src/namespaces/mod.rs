@@ -2,6 +2,8 @@
 
 mod record;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
