@@ -48,8 +48,14 @@ impl Daemon {
     /// Writes a configuration file; nothing is started yet.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written, or our programs are not built.
     pub fn configure(sandbox: &Sandbox, pairing: Pairing) -> Result<Self> {
+        for (origin, name) in
+            [(pairing.daemon, "containerd"), (pairing.shim, "containerd-shim-runc-v2")]
+        {
+            let path = program(origin, name);
+            ensure!(path.exists(), "no {}: run cargo build --release first", path.display());
+        }
         let daemon = Self {
             pairing,
             config: sandbox.path("config.toml"),

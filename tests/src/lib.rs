@@ -21,6 +21,7 @@ pub mod order;
 pub mod proc;
 mod programs;
 mod pty;
+mod random;
 mod rootfs;
 mod sandbox;
 mod spec;
@@ -35,38 +36,31 @@ pub use daemon::Daemon;
 pub use events::{Event, Events, Topic};
 pub use programs::{Origin, Pairing, bin_dir, program, skip};
 pub use pty::Terminal;
+pub use random::Random;
 pub use sandbox::Sandbox;
 pub use spec::Spec;
 pub use stdio::{Stdin, Stdio, Stream};
 pub use time::{DEADLINE, eventually, within};
 
-/// Makes one `#[test]` of each function for each [`Pairing`].
+/// Makes one `#[test]` of each function for each [`Pairing`]; of those after
+/// `our_daemon`, which test what the original daemon does not promise, only
+/// for the pairings with our daemon.
 ///
 /// A function takes `&mut Bed` and returns `anyhow::Result<()>`.
 ///
 /// ```ignore
-/// tests::every_pairing!(hello);
+/// tests::every_pairing!(hello; our_daemon: hello_again);
 ///
 /// /// A container says hello.
 /// async fn hello(bed: &mut Bed) -> Result<()> { … }
 /// ```
 #[macro_export]
 macro_rules! every_pairing {
-    ($($test:ident),+ $(,)?) => {
+    ($($test:ident),+ $(,)? $(; our_daemon: $($more:ident),+ $(,)?)?) => {
         $crate::pairing!(original, $crate::Pairing::ORIGINAL, $($test),+);
         $crate::pairing!(our_shim, $crate::Pairing::OUR_SHIM, $($test),+);
-        $crate::pairing!(our_daemon, $crate::Pairing::OUR_DAEMON, $($test),+);
-        $crate::pairing!(ours, $crate::Pairing::OURS, $($test),+);
-    };
-}
-
-/// Makes one `#[test]` of each function for both of our daemon's pairings:
-/// for what the original daemon does not promise.
-#[macro_export]
-macro_rules! our_daemon_pairings {
-    ($($test:ident),+ $(,)?) => {
-        $crate::pairing!(our_daemon, $crate::Pairing::OUR_DAEMON, $($test),+);
-        $crate::pairing!(ours, $crate::Pairing::OURS, $($test),+);
+        $crate::pairing!(our_daemon, $crate::Pairing::OUR_DAEMON, $($test),+ $(, $($more),+)?);
+        $crate::pairing!(ours, $crate::Pairing::OURS, $($test),+ $(, $($more),+)?);
     };
 }
 
