@@ -36,9 +36,29 @@ impl Adaptor for Envelope {
     }
 }
 
-/// Checks a topic: `/` and at least one component, each of which is an
-/// identifier (containerd, `core/events/exchange`).
-pub(super) fn check_topic(topic: &str) -> Result<()> {
+/// The biggest event, in bytes. What containerd publishes has some hundred; a
+/// container's labels can make it more.
+const MAX_EVENT: usize = 1 << 20;
+
+/// Checks what a publisher has sent.
+///
+/// # Errors
+/// `InvalidArgument` for a malformed topic, or an event that is too big.
+pub(super) fn check(envelope: &Envelope) -> Result<()> {
+    check_topic(&envelope.topic)?;
+    let size = envelope.topic.len() + envelope.event.type_url.len() + envelope.event.value.len();
+    if size > MAX_EVENT {
+        let topic = &envelope.topic;
+        return Err(Error::invalid(format!(
+            "event {topic} of {size} bytes, {MAX_EVENT} are allowed"
+        )));
+    }
+    Ok(())
+}
+
+/// `/` and at least one component, each of which is an identifier (containerd,
+/// `core/events/exchange`).
+fn check_topic(topic: &str) -> Result<()> {
     let Some(components) = topic.strip_prefix('/') else {
         return Err(Error::invalid(format!("topic {topic:?} must start with '/'")));
     };

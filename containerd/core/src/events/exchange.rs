@@ -9,20 +9,16 @@ use std::{
 
 use async_trait::async_trait;
 use runtime_v2::{Any, EventSink};
-use shim_protocol::{Id, Result};
+use shim_protocol::{Error, Id, Result};
 use tokio::sync::watch;
 
 use super::{
     Envelope, Subscribe, Subscription, Timestamp,
-    envelope::check_topic,
-    history::{History, Limits},
+    envelope::check,
+    memory::{Memory, Subject},
     subscription::Latest,
 };
 use crate::filter::Filter;
-
-/// What is kept in memory for subscribers that lag or come back. It has to
-/// cover a client's reconnect while tasks start and end by the hundred.
-const HISTORY: Limits = Limits { events: 4096, bytes: 2 << 20 };
 
 /// What an [`Exchange`] needs to know.
 #[derive(Clone, Debug)]
@@ -44,7 +40,7 @@ pub struct Exchange {
 }
 
 struct State {
-    history: History,
+    memory: Memory,
     /// Timestamp of the last event that was published before this boot.
     boot: Timestamp,
     /// Keys under which everything since boot was asked for.
@@ -57,42 +53,69 @@ impl Exchange {
     /// # Errors
     /// When the journal cannot be read or written.
     pub fn open(config: ExchangeConfig) -> Result<Arc<Self>> {
-        let history = History::new(HISTORY);
-        let boot = history.last();
+        let memory = Memory::open(&config.journal)?;
+        let boot = memory.history.last();
         Ok(Arc::new(Self {
             latest: watch::Sender::new(Latest { at: boot, open: true }),
-            state: Mutex::new(State { history, boot, replayed: HashSet::new() }),
+            state: Mutex::new(State { memory, boot, replayed: HashSet::new() }),
             booted: Instant::now(),
             boot_replay: config.boot_replay,
         }))
     }
 
-    /// Publishes an event that happened now.
+    /// Publishes an event that happened now. An exit or delete that was
+    /// announced before is dropped.
     ///
     /// # Errors
-    /// `InvalidArgument` for a malformed topic.
+    /// `InvalidArgument` for a malformed topic or an event that is too big.
     pub fn publish(&self, namespace: &Id, topic: &str, event: Any) -> Result<()> {
-        self.forward(Envelope {
-            timestamp: Timestamp::now(),
-            namespace: namespace.clone(),
-            topic: topic.to_owned(),
-            event,
-        })
+        let (namespace, topic) = (namespace.clone(), topic.to_owned());
+        self.announce(Envelope { timestamp: Timestamp::ZERO, namespace, topic, event }, None)
     }
 
     /// Publishes an event that a shim, or another publisher, has put into an
-    /// envelope. The exchange gives it a timestamp of its own; the sender's
-    /// serves to know the event again if it is sent twice.
+    /// envelope. When this returns, the event is in the journal. The exchange
+    /// gives it a timestamp of its own; the sender's serves to know the event
+    /// again if it is sent twice.
     ///
     /// # Errors
-    /// `InvalidArgument` for a malformed topic.
+    /// `InvalidArgument` for a malformed topic, an event that is too big, or
+    /// one without a time.
     pub fn forward(&self, envelope: Envelope) -> Result<()> {
-        check_topic(&envelope.topic)?;
+        if envelope.timestamp == Timestamp::ZERO {
+            return Err(Error::invalid(format!("event {} has no timestamp", envelope.topic)));
+        }
+        let sent = Some(envelope.timestamp);
+        self.announce(envelope, sent)
+    }
+
+    /// Announces the end, with whatever is missing before it, of each task for
+    /// which `exists` says no; answers how many there were. For the time after
+    /// boot, when it is known which shims are left.
+    pub fn close_tasks(&self, exists: impl Fn(&Id, &Id) -> bool) -> usize {
         let mut state = self.lock();
-        let timestamp = Timestamp::now().max(state.history.last().next());
-        state.history.push(Arc::new(Envelope { timestamp, ..envelope }));
-        self.latest.send_modify(|latest| latest.at = timestamp);
+        let closed = state.memory.close_tasks(exists);
+        self.wake(&state);
+        closed
+    }
+
+    /// The journal is written here and not on a thread for blocking work: it is
+    /// one write(2) of some hundred bytes to the page cache of the state
+    /// folder's file system, commonly a tmpfs, and takes less time than the
+    /// way to another thread and back.
+    fn announce(&self, envelope: Envelope, sent: Option<Timestamp>) -> Result<()> {
+        check(&envelope)?;
+        let subject = Subject::of(&envelope);
+        let mut state = self.lock();
+        state.memory.announce(envelope, subject, sent);
+        self.wake(&state);
         Ok(())
+    }
+
+    /// Under the lock, so that the latest timestamp never goes back.
+    fn wake(&self, state: &State) {
+        let at = state.memory.history.last();
+        self.latest.send_if_modified(|latest| std::mem::replace(&mut latest.at, at) != at);
     }
 
     /// Starts a subscription: everything after the position that the request
@@ -106,19 +129,19 @@ impl Exchange {
         let mut state = self.lock();
         let position = match request.after {
             // A position that is yet to come is of another daemon's life.
-            Some(after) => after.min(state.history.last()),
+            Some(after) => after.min(state.memory.history.last()),
             None => match request.key {
                 Some(key) if self.booted.elapsed() < self.boot_replay => {
                     if state.replayed.insert(key) {
-                        state.boot.max(state.history.floor())
+                        state.boot.max(state.memory.history.floor())
                     } else {
-                        state.history.last()
+                        state.memory.history.last()
                     }
                 }
-                _ => state.history.last(),
+                _ => state.memory.history.last(),
             },
         };
-        state.history.after(position, 0)?;
+        state.memory.history.after(position, 0)?;
         drop(state);
         Ok(Subscription::new(Arc::downgrade(self), filter, position, self.latest.subscribe()))
     }
@@ -130,7 +153,18 @@ impl Exchange {
 
     /// Up to `limit` events after `position`.
     pub(super) fn read(&self, position: Timestamp, limit: usize) -> Result<Vec<Arc<Envelope>>> {
-        self.lock().history.after(position, limit)
+        self.lock().memory.history.after(position, limit)
+    }
+
+    /// Timestamp of the latest event.
+    #[cfg(test)]
+    pub(super) fn last(&self) -> Timestamp {
+        self.lock().memory.history.last()
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_journal(&self) {
+        self.lock().memory.break_journal();
     }
 
     /// The state stays consistent if a holder panics: each change is complete

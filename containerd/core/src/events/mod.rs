@@ -22,9 +22,15 @@ mod content;
 mod envelope;
 mod exchange;
 mod history;
+mod journal;
+mod ledger;
+mod memory;
 mod objects;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod timestamp;
+mod translate;
 
 pub use envelope::Envelope;
 pub use exchange::{Exchange, ExchangeConfig};

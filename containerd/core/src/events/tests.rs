@@ -1,0 +1,233 @@
+//! The exchange as publishers, subscribers and a restart see it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use runtime_v2::Any;
+use shim_protocol::{ErrorKind, Id};
+
+use super::{
+    Envelope, Exchange, ExchangeConfig, Subscribe, Subscription, Timestamp,
+    ledger::{Ended, Step},
+    translate,
+};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn open(folder: &Path, boot_replay: Duration) -> Arc<Exchange> {
+    Exchange::open(ExchangeConfig { journal: folder.to_owned(), boot_replay }).unwrap()
+}
+
+fn namespace() -> Id {
+    Id::new("namespace", "default").unwrap()
+}
+
+/// What a shim sends.
+fn envelope(container: &str, step: &Step, sent: u64) -> Envelope {
+    let (topic, event) = translate::message(container, step).unwrap();
+    let timestamp = Timestamp::from_nanos(sent);
+    Envelope { timestamp, namespace: namespace(), topic: topic.into(), event }
+}
+
+fn exit(pid: u32) -> Step {
+    Step::Exit(Ended { pid, status: 3, at: Timestamp::from_nanos(77) })
+}
+
+fn delete(pid: u32) -> Step {
+    Step::Delete(Ended { pid, status: 3, at: Timestamp::from_nanos(77) })
+}
+
+/// The next `count` events' topics.
+async fn topics(subscription: &mut Subscription, count: usize) -> Vec<String> {
+    let mut topics = Vec::new();
+    for _ in 0..count {
+        topics.push(subscription.next().await.unwrap().unwrap().topic.clone());
+    }
+    topics
+}
+
+/// Everything there is now. A marker is published behind it, so that nothing is
+/// waited for in vain; markers are left out.
+async fn drain(exchange: &Arc<Exchange>, subscription: &mut Subscription) -> Vec<Arc<Envelope>> {
+    exchange.publish(&namespace(), "/marker", Any::default()).unwrap();
+    let last = exchange.last();
+    let mut events = Vec::new();
+    loop {
+        let event = subscription.next().await.unwrap().unwrap();
+        if event.timestamp == last {
+            return events;
+        }
+        if event.topic != "/marker" {
+            events.push(event);
+        }
+    }
+}
+
+#[tokio::test]
+async fn subscribers_hear_what_passes_their_filters() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), LONG);
+    let subscribe = |filters: &[&str]| {
+        let filters = filters.iter().map(|f| (*f).to_owned()).collect();
+        exchange.subscribe(Subscribe { filters, ..Default::default() })
+    };
+    let mut all = subscribe(&[]).unwrap();
+    let mut by_field = subscribe(&["event.container_id==b"]).unwrap();
+    let mut by_topic = subscribe(&["topic~=\"/exit$\"", "namespace==other"]).unwrap();
+    assert_eq!(subscribe(&["="]).err().unwrap().kind(), ErrorKind::InvalidArgument);
+    exchange.forward(envelope("a", &exit(1), 1)).unwrap();
+    exchange.forward(envelope("b", &exit(2), 2)).unwrap();
+    let life = ["/tasks/create", "/tasks/start", "/tasks/exit"];
+    assert_eq!(topics(&mut all, 6).await, [life, life].concat());
+    assert_eq!(topics(&mut by_field, 3).await, life);
+    assert_eq!(topics(&mut by_topic, 2).await, ["/tasks/exit", "/tasks/exit"]);
+    exchange.close();
+    assert_eq!(all.next().await.unwrap(), None);
+    assert_eq!(by_topic.next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_waits_is_woken() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), LONG);
+    let mut subscription = exchange.subscribe(Subscribe::default()).unwrap();
+    let waiting = tokio::spawn(async move { subscription.next().await.unwrap() });
+    tokio::task::yield_now().await;
+    exchange.publish(&namespace(), "/custom/topic", Any::default()).unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().topic, "/custom/topic");
+}
+
+#[tokio::test]
+async fn bad_envelopes_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), LONG);
+    let big = Any { type_url: String::new(), value: vec![0; 2 << 20] };
+    for refused in [
+        exchange.publish(&namespace(), "no-slash", Any::default()),
+        exchange.publish(&namespace(), "/big", big),
+        exchange.forward(envelope("a", &exit(1), 0)),
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+}
+
+/// A subscriber that names its position gets everything once, over any number
+/// of deaths of the daemon at any moment.
+#[tokio::test]
+async fn resuming_over_restarts_gives_each_event_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let script: Vec<Envelope> = (1..40u32)
+        .flat_map(|pid| {
+            let steps = [Step::Create { pid }, Step::Start { pid }, exit(pid), delete(pid)];
+            (1..).zip(steps).map(move |(n, step)| envelope("a", &step, u64::from(pid) * 10 + n))
+        })
+        .collect();
+    let (mut heard, mut position) = (Vec::new(), Timestamp::ZERO);
+    for (index, event) in script.iter().enumerate() {
+        // Each "daemon" ends without a word. The one before had taken this
+        // event too, but its answer did not reach the shim.
+        let exchange = open(folder.path(), LONG);
+        if index > 0 {
+            exchange.forward(script[index - 1].clone()).unwrap();
+        }
+        exchange.forward(event.clone()).unwrap();
+        if index % 3 == 0 {
+            let request = Subscribe { after: Some(position), ..Default::default() };
+            let mut subscription = exchange.subscribe(request).unwrap();
+            for event in drain(&exchange, &mut subscription).await {
+                assert!(event.timestamp > position);
+                position = event.timestamp;
+                heard.push((event.topic.clone(), event.event.clone()));
+            }
+        }
+    }
+    let sent: Vec<_> = script.into_iter().map(|e| (e.topic, e.event)).collect();
+    assert_eq!(heard, sent[..heard.len()]);
+    assert!(heard.len() >= sent.len() - 3);
+}
+
+#[tokio::test]
+async fn what_happened_since_boot_is_told_once_per_key() {
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path(), LONG).forward(envelope("a", &exit(1), 1)).unwrap();
+    let exchange = open(folder.path(), LONG);
+    exchange.forward(envelope("a", &delete(1), 2)).unwrap();
+    let subscribe = |key: Option<&str>| {
+        let key = key.map(str::to_owned);
+        exchange.subscribe(Subscribe { key, ..Default::default() }).unwrap()
+    };
+    let mut first = subscribe(Some("17 a"));
+    let mut again = subscribe(Some("17 a"));
+    let mut other = subscribe(Some("18 a"));
+    let mut anonymous = subscribe(None);
+    let heard = drain(&exchange, &mut first).await;
+    assert_eq!(heard.iter().map(|e| e.topic.as_str()).collect::<Vec<_>>(), ["/tasks/delete"]);
+    assert_eq!(topics(&mut again, 1).await, ["/marker"]);
+    assert_eq!(topics(&mut other, 2).await, ["/tasks/delete", "/marker"]);
+    assert_eq!(topics(&mut anonymous, 1).await, ["/marker"]);
+
+    let exchange = open(folder.path(), Duration::ZERO);
+    exchange.publish(&namespace(), "/early", Any::default()).unwrap();
+    let request = Subscribe { key: Some("17 a".into()), ..Default::default() };
+    let mut late = exchange.subscribe(request).unwrap();
+    assert_eq!(drain(&exchange, &mut late).await, [], "not after the time is over");
+}
+
+#[tokio::test]
+async fn a_subscriber_that_is_too_slow_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), LONG);
+    let mut slow = exchange.subscribe(Subscribe::default()).unwrap();
+    for _ in 0..5000 {
+        exchange.publish(&namespace(), "/many", Any::default()).unwrap();
+    }
+    assert_eq!(slow.next().await.unwrap_err().kind(), ErrorKind::ResourceExhausted);
+    let after = Some(Timestamp::from_nanos(1));
+    let resumed = exchange.subscribe(Subscribe { after, ..Default::default() });
+    assert_eq!(resumed.err().unwrap().kind(), ErrorKind::OutOfRange);
+    // What was let go is not there after a restart either.
+    let exchange = open(folder.path(), LONG);
+    let resumed = exchange.subscribe(Subscribe { after, ..Default::default() });
+    assert_eq!(resumed.err().unwrap().kind(), ErrorKind::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_position_in_the_future_is_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), LONG);
+    let after = Some(Timestamp::from_nanos(u64::MAX));
+    let mut subscription = exchange.subscribe(Subscribe { after, ..Default::default() }).unwrap();
+    assert_eq!(drain(&exchange, &mut subscription).await, []);
+}
+
+#[tokio::test]
+async fn tasks_that_are_gone_are_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), LONG);
+    exchange.forward(envelope("kept", &Step::Create { pid: 1 }, 1)).unwrap();
+    exchange.forward(envelope("gone", &Step::Create { pid: 2 }, 2)).unwrap();
+    let mut subscription = exchange.subscribe(Subscribe::default()).unwrap();
+    assert_eq!(exchange.close_tasks(|_, id| id.as_str() == "kept"), 1);
+    assert_eq!(exchange.close_tasks(|_, id| id.as_str() == "kept"), 0);
+    let heard = topics(&mut subscription, 3).await;
+    assert_eq!(heard, ["/tasks/start", "/tasks/exit", "/tasks/delete"]);
+    exchange.forward(envelope("gone", &exit(2), 3)).unwrap();
+    assert_eq!(drain(&exchange, &mut subscription).await, [], "late, and announced already");
+}
+
+#[tokio::test]
+async fn a_journal_that_fails_delays_nobody_and_is_caught_up_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), LONG);
+    let mut subscription = exchange.subscribe(Subscribe::default()).unwrap();
+    exchange.break_journal();
+    exchange.forward(envelope("a", &exit(1), 1)).unwrap();
+    assert_eq!(topics(&mut subscription, 3).await.len(), 3);
+    // The next try after a while writes all that is missing.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    exchange.publish(&namespace(), "/after", Any::default()).unwrap();
+    let exchange = open(folder.path(), LONG);
+    let request = Subscribe { after: Some(Timestamp::ZERO), ..Default::default() };
+    let mut subscription = exchange.subscribe(request).unwrap();
+    let life = ["/tasks/create", "/tasks/start", "/tasks/exit", "/after"];
+    assert_eq!(topics(&mut subscription, 4).await, life);
+}
