@@ -160,6 +160,14 @@ impl Drop for Expectation {
     }
 }
 
+impl ExitFuture {
+    /// True once the process was reaped, or nobody waits for it any more. Takes
+    /// the result away: to be asked by who does not await it.
+    pub(crate) fn is_over(&mut self) -> bool {
+        !matches!(self.0.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    }
+}
+
 impl Future for ExitFuture {
     type Output = ProcessExit;
 

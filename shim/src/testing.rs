@@ -103,7 +103,7 @@ fn spec(id: &Id, args: &[&str], terminal: bool) -> serde_json::Value {
              "options": ["newinstance", "ptmxmode=0666", "mode=0620"]},
         ],
         "linux": {
-            "cgroupsPath": format!("/t-shim-b/{id}"),
+            "cgroupsPath": format!("/containerd-shim-test-{id}"),
             "namespaces": [
                 {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
             ],

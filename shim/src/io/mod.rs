@@ -1,10 +1,47 @@
 //! The streams of one process: who holds which end, and until when.
+//!
+//! ```text
+//!  process ──pipe──▶ shim ──FIFO───────▶ client     the shim also holds the
+//!  process ◀─pipe─── shim ◀──FIFO─────── client     client's end of each FIFO
+//!  process ──pipe──▶ shim ──file
+//!  process ──pipe───────────────────────▶ logger    the shim is not in between
+//!  process ◀─tty───▶ shim ◀─▶ FIFO, file or logger
+//! ```
+//!
+//! The process's end of a pipe goes to the OCI runtime and is closed here as
+//! soon as that runs, so a pipe ends with the last process that holds it. The
+//! client's FIFO is closed when its pipe has ended and is copied: that is when
+//! the client sees the end.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{fd::OwnedFd, unix::fs::FileTypeExt},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use shim_protocol::{Error, Id, Result};
+use nix::unistd::{Gid, Uid, fchown};
+use shim_protocol::{Context, Error, Id, Result};
+use tokio::{io::Interest, sync::watch, task::JoinSet, time::timeout};
 
+use self::{
+    console::{ConsoleSocket, Terminal},
+    copy::{Pollable, Sink, copy, pollable},
+    fifo::{InputFifo, OutputFifo},
+    logger::Logger,
+    target::Target,
+};
 use crate::{reaper::Reaper, runtime::ChildStdio};
+
+mod console;
+mod copy;
+mod fifo;
+mod logger;
+mod target;
+#[cfg(test)]
+mod tests;
 
 /// Where the streams of a process go, in the client's words: the path of a
 /// FIFO or file, a `file://` or `binary://` URI, or nothing for `/dev/null`.
@@ -37,53 +74,314 @@ pub struct Owner<'a> {
 
 /// The shim's side of the streams of one process. Dropping it closes
 /// everything at once; [`ProcessIo::close`] is the gentle way.
-pub struct ProcessIo {}
+pub struct ProcessIo {
+    console: Mutex<Console>,
+    /// Our writing end of the client's input FIFO.
+    stdin_keeper: Mutex<Option<OwnedFd>>,
+    /// Copies; aborted when dropped.
+    tasks: Mutex<JoinSet<()>>,
+    /// Number of output streams that are not copied to their end.
+    open_outputs: watch::Sender<usize>,
+    logger: Option<Logger>,
+}
+
+enum Console {
+    None,
+    Expected { socket: ConsoleSocket, input: Option<Pollable>, output: Output },
+    Attached(Terminal),
+}
+
+/// Where an output stream goes, opened.
+enum Output {
+    Null,
+    Fifo(OutputFifo),
+    File(Arc<File>),
+    Pipe(Arc<Pollable>),
+}
 
 impl ProcessIo {
     /// Opens the client's side, makes the process's side, and starts to copy.
     ///
     /// # Errors
-    /// `InvalidArgument` for a URI that is not understood, `NotFound` for a
-    /// FIFO that is not there.
+    /// `InvalidArgument` for a URI that is not understood,
+    /// `FailedPrecondition` for a FIFO or logger that is not there.
     pub async fn open(
         stdio: &Stdio,
         owner: &Owner<'_>,
         reaper: &Reaper,
     ) -> Result<(Self, ChildStdio)> {
-        let _ = (stdio, owner, reaper);
-        Err(Error::unimplemented("streams"))
+        let stdout = Target::parse(&stdio.stdout)?;
+        let stderr = Target::parse(&stdio.stderr)?;
+        let mut io = Self {
+            console: Mutex::new(Console::None),
+            stdin_keeper: Mutex::new(None),
+            tasks: Mutex::new(JoinSet::new()),
+            open_outputs: watch::Sender::new(0),
+            logger: None,
+        };
+        let child = if stdio.terminal {
+            io.open_terminal(&stdio.stdin, &stdout, owner, reaper).await?
+        } else {
+            let (stdout, stderr) = io.open_outputs(&stdout, &stderr, owner, reaper).await?;
+            ChildStdio::Fds { stdin: io.open_stdin(&stdio.stdin, owner)?, stdout, stderr }
+        };
+        Ok((io, child))
     }
 
     /// Takes the terminal that the runtime has made. To be called once the
     /// runtime has created the process; does nothing without a terminal.
     ///
     /// # Errors
-    /// `Internal` when the runtime has sent no terminal.
+    /// `DeadlineExceeded` when the runtime has sent no terminal.
     pub async fn attach_console(&self) -> Result<()> {
+        let expected = std::mem::replace(&mut *lock(&self.console), Console::None);
+        let Console::Expected { socket, input, output } = expected else {
+            *lock(&self.console) = expected;
+            return Ok(());
+        };
+        let terminal = socket.receive().await?;
+        if let Some(input) = input {
+            self.copy_input(input, terminal.master());
+        }
+        self.copy_output(terminal.master(), output);
+        *lock(&self.console) = Console::Attached(terminal);
         Ok(())
     }
 
     /// The process sees the end of its input as soon as no client holds the
     /// FIFO open for writing. Doing it twice is fine.
-    pub fn close_stdin(&self) {}
+    pub fn close_stdin(&self) {
+        *lock(&self.stdin_keeper) = None;
+    }
 
-    /// Changes the size of the terminal.
+    /// Changes the size of the terminal, in characters.
     ///
     /// # Errors
     /// `FailedPrecondition` when there is no terminal.
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
-        let _ = (columns, rows);
-        Err(Error::precondition("the process has no terminal"))
+        match &*lock(&self.console) {
+            Console::Attached(terminal) => {
+                terminal.resize(columns, rows).context("resize", "terminal")
+            }
+            Console::None | Console::Expected { .. } => {
+                Err(Error::precondition("the process has no terminal"))
+            }
+        }
     }
 
     /// To be called when the process has ended: waits until all its output is
     /// with the client or logger. False when that took longer than `limit`,
     /// because another process still holds the pipe or the client does not read.
     pub async fn drained(&self, limit: Duration) -> bool {
-        let _ = limit;
-        true
+        if let Console::Attached(terminal) = &mut *lock(&self.console) {
+            terminal.expect_end();
+        }
+        let mut open = self.open_outputs.subscribe();
+        // An error would mean that the sender is gone, but it is in `self`.
+        timeout(limit, open.wait_for(|count| *count == 0)).await.is_ok()
     }
 
     /// Ends copying and loggers, and waits for them.
-    pub async fn close(self) {}
+    pub async fn close(mut self) {
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        tasks.shutdown().await;
+        // With the console goes our end of a logger's pipe.
+        *lock(&self.console) = Console::None;
+        if let Some(logger) = self.logger.take() {
+            logger.stop().await;
+        }
+    }
+
+    async fn open_terminal(
+        &mut self,
+        stdin: &str,
+        stdout: &Target,
+        owner: &Owner<'_>,
+        reaper: &Reaper,
+    ) -> Result<ChildStdio> {
+        let input = match stdin {
+            "" => None,
+            path => Some(self.open_input(Path::new(path))?),
+        };
+        let output = match stdout {
+            Target::Logger(spec) => {
+                let (ours, theirs) = pipe(owner)?;
+                // A terminal has one stream; the other is at its end already.
+                let (end, _) = pipe(owner)?;
+                let logger = Logger::start(spec, owner, [ours, end], reaper).await?;
+                self.logger = Some(logger);
+                Output::Pipe(Arc::new(register(theirs, Interest::WRITABLE)?))
+            }
+            target => Output::open(target)?,
+        };
+        let socket = ConsoleSocket::bind(owner.dir)?;
+        let address = socket.address();
+        *lock(&self.console) = Console::Expected { socket, input, output };
+        Ok(ChildStdio::Console(address))
+    }
+
+    /// The process's ends of its output streams.
+    async fn open_outputs(
+        &mut self,
+        stdout: &Target,
+        stderr: &Target,
+        owner: &Owner<'_>,
+        reaper: &Reaper,
+    ) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+        if let Target::Logger(spec) = stdout {
+            let (out, stdout) = pipe(owner)?;
+            let (err, stderr) = pipe(owner)?;
+            self.logger = Some(Logger::start(spec, owner, [out, err], reaper).await?);
+            return Ok((Some(stdout), Some(stderr)));
+        }
+        Ok((self.open_output(stdout, owner)?, self.open_output(stderr, owner)?))
+    }
+
+    fn open_output(&self, target: &Target, owner: &Owner<'_>) -> Result<Option<OwnedFd>> {
+        let output = match Output::open(target)? {
+            Output::Null => return Ok(None),
+            output => output,
+        };
+        let (ours, theirs) = pipe(owner)?;
+        self.copy_output(Arc::new(register(ours, Interest::READABLE)?), output);
+        Ok(Some(theirs))
+    }
+
+    /// The process's end of its input.
+    fn open_stdin(&self, stdin: &str, owner: &Owner<'_>) -> Result<Option<OwnedFd>> {
+        if stdin.is_empty() {
+            return Ok(None);
+        }
+        let path = Path::new(stdin);
+        if !is_fifo(path)? {
+            let file = File::open(path).context("open", path.display())?;
+            return Ok(Some(file.into()));
+        }
+        let input = self.open_input(path)?;
+        let (theirs, ours) = pipe(owner)?;
+        self.copy_input(input, Arc::new(register(ours, Interest::WRITABLE)?));
+        Ok(Some(theirs))
+    }
+
+    fn open_input(&self, path: &Path) -> Result<Pollable> {
+        if !is_fifo(path)? {
+            return Err(Error::invalid(format!("{} is not a FIFO", path.display())));
+        }
+        let InputFifo { reader, keeper } =
+            InputFifo::open(path).context("open FIFO", path.display())?;
+        *lock(&self.stdin_keeper) = Some(keeper);
+        Ok(reader)
+    }
+
+    fn copy_input(&self, source: Pollable, process: Arc<Pollable>) {
+        lock(&self.tasks).spawn(async move {
+            if let Err(error) = copy(&source, &Sink::Pollable(process)).await {
+                // It has closed its input, or has ended.
+                tracing::debug!(%error, "input not taken");
+            }
+        });
+    }
+
+    fn copy_output(&self, source: Arc<Pollable>, output: Output) {
+        self.open_outputs.send_modify(|count| *count += 1);
+        let open_outputs = self.open_outputs.clone();
+        lock(&self.tasks).spawn(async move {
+            let sink = output.sink();
+            let mut reported = false;
+            // A full disk must not stop the process: its output is read on.
+            while let Err(error) = copy(&source, &sink).await {
+                if !reported {
+                    tracing::warn!(%error, "output lost");
+                    reported = true;
+                }
+            }
+            drop(sink);
+            let unread = output.close();
+            open_outputs.send_modify(|count| *count -= 1);
+            let handed_over = match unread {
+                Ok(Some(unread)) => unread.handed_over().await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = handed_over {
+                tracing::warn!(%error, "keep unread output");
+            }
+        });
+    }
+}
+
+impl Output {
+    fn open(target: &Target) -> Result<Self> {
+        let path = match target {
+            Target::Null => return Ok(Self::Null),
+            Target::Logger(_) => {
+                return Err(Error::invalid("a logger must be named by the standard output"));
+            }
+            Target::Path(path) if is_fifo(path)? => {
+                let fifo = OutputFifo::open(path).context("open FIFO", path.display())?;
+                return Ok(Self::Fifo(fifo));
+            }
+            Target::Path(path) => path,
+            Target::File(path) => {
+                let parent = path.parent().unwrap_or(path);
+                fs::create_dir_all(parent).context("create", parent.display())?;
+                path
+            }
+        };
+        let file = OpenOptions::new()
+            .append(true)
+            .create(matches!(target, Target::File(_)))
+            .open(path)
+            .context("open", path.display())?;
+        Ok(Self::File(Arc::new(file)))
+    }
+
+    fn sink(&self) -> Sink {
+        match self {
+            Self::Null => Sink::Null,
+            Self::Fifo(fifo) => Sink::Pollable(fifo.writer()),
+            Self::File(file) => Sink::File(Arc::clone(file)),
+            Self::Pipe(pipe) => Sink::Pollable(Arc::clone(pipe)),
+        }
+    }
+
+    fn close(self) -> io::Result<Option<fifo::Unread>> {
+        match self {
+            Self::Fifo(fifo) => fifo.close(),
+            Self::Null | Self::File(_) | Self::Pipe(_) => Ok(None),
+        }
+    }
+}
+
+/// The reading and the writing end of a pipe that the container's user owns.
+fn pipe(owner: &Owner<'_>) -> Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = io::pipe().context("make", "pipe")?;
+    fchown(&writer, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
+        .map_err(io::Error::from)
+        .context("change owner of", "pipe")?;
+    Ok((reader.into(), writer.into()))
+}
+
+fn register(fd: OwnedFd, interest: Interest) -> Result<Pollable> {
+    pollable(fd, interest).context("poll", "stream")
+}
+
+/// # Errors
+/// `FailedPrecondition` when nothing is there.
+fn is_fifo(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.file_type().is_fifo()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::caused(
+            shim_protocol::ErrorKind::FailedPrecondition,
+            format!("open stream {}", path.display()),
+            error,
+        )),
+        Err(error) => Err(error).context("examine", path.display()),
+    }
+}
+
+/// What the locks guard is whole between statements, so a panic elsewhere does
+/// not spoil it. None is held across an await.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

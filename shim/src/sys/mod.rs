@@ -2,5 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod command;
+pub(crate) mod fd;
 pub(crate) mod process;
+pub(crate) mod tty;
 pub(crate) mod wait;
