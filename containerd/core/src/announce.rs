@@ -180,7 +180,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use shim_protocol::ErrorKind;
 
-    use super::*;
     use crate::testing::{World, container, id};
 
     /// The order of events is that of commits, also of changes that race.

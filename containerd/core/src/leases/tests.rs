@@ -30,7 +30,7 @@ async fn what_is_created_is_found_again_until_it_is_deleted() {
     assert_eq!(lease.id, "moby/sha256:12-_");
     assert_eq!(lease.labels, labels(&[(EXPIRE_LABEL, "2030-01-02T03:04:05Z")]));
     assert!(lease.created_at >= before);
-    assert_eq!(leases.list(&id("ns"), NONE).await.unwrap(), [lease.clone()]);
+    assert_eq!(leases.list(&id("ns"), NONE).await.unwrap(), std::slice::from_ref(&lease));
     assert_eq!(namespaces.list(NONE).await.unwrap().len(), 1);
 
     let again = leases.create(&id("ns"), &lease.id, BTreeMap::new()).await;

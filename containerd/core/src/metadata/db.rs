@@ -8,12 +8,13 @@ use std::{
     thread::JoinHandle,
 };
 
-use redb::{Builder, Database, DatabaseError, StorageBackend, backends::FileBackend};
+use redb::{Builder, Database, DatabaseError, StorageBackend};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     fault::Fault,
+    file::ReservedFile,
     migrate::migrate,
     store::{Open, Store},
     transaction::{Change, Snapshot},
@@ -164,7 +165,7 @@ pub(super) fn open_backend(root: &Path, backend: impl StorageBackend) -> Result<
 
 fn open_file(root: &Path, path: &Path) -> Result<Database> {
     let file = file_options().open(path).context("open", path.display())?;
-    let backend = FileBackend::new(file).map_err(|e| Fault::from(e).during("open"))?;
+    let backend = ReservedFile::new(file).map_err(|e| Fault::from(e).during("open"))?;
     open_backend(root, backend).context("open", path.display())
 }
 

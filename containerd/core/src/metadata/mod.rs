@@ -4,10 +4,12 @@
 //! - [`Db`] is the handle: reads see the last commit and wait for nobody,
 //!   writes share commits (`writer`).
 //! - `Read` and `Change` are what a read or a write works with.
-//! - `store` holds the open file, and opens it again after a failing disk.
+//! - `store` holds the open file, and opens it again after a failure of its
+//!   disk; `file` makes sure that a full disk is not such a failure.
 
 mod db;
 mod fault;
+mod file;
 mod key;
 mod migrate;
 pub(crate) mod schema;

@@ -38,6 +38,7 @@ struct State {
     syncs: u64,
     /// Operations after this many fail.
     power_off_after: Option<u64>,
+    /// Nothing can grow; the blocks that are there can be written.
     full: bool,
     /// While set, syncs wait.
     held: bool,
@@ -52,14 +53,21 @@ enum Operation {
 }
 
 impl Operation {
+    /// The length that a disk must have for it.
+    fn end(&self) -> usize {
+        match self {
+            Self::Write(offset, data) => offset + data.len(),
+            Self::Length(length) => *length,
+        }
+    }
+
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Write(offset, data) => {
-                let end = offset + data.len();
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
+                if bytes.len() < self.end() {
+                    bytes.resize(self.end(), 0);
                 }
-                bytes[*offset..end].copy_from_slice(data);
+                bytes[*offset..self.end()].copy_from_slice(data);
             }
             Self::Length(length) => bytes.resize(*length, 0),
         }
@@ -104,7 +112,7 @@ impl Disk {
         disk
     }
 
-    /// From now on nothing more fits, or things fit again.
+    /// From now on the file cannot grow, or it can again.
     pub(crate) fn set_full(&self, full: bool) {
         self.state().full = full;
     }
@@ -138,7 +146,7 @@ impl Disk {
     fn operate(&self, operation: Operation) -> io::Result<()> {
         let mut state = self.state();
         state.power()?;
-        if state.full {
+        if state.full && operation.end() > state.live.len() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         operation.apply(&mut state.live);

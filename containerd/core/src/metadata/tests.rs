@@ -126,17 +126,42 @@ async fn a_full_disk_is_an_error_and_not_the_end() {
     db.write(put("before")).await.unwrap();
 
     disk.set_full(true);
-    for _ in 0..3 {
-        let error = db.write(put("too much")).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error:?}");
-    }
-    disk.set_full(false);
+    let mut stored = 0;
+    let error = loop {
+        match db.write(put_much(stored)).await {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error:?}");
+    // What is there can be read, removed and replaced.
+    assert_eq!(count(&db).await, stored + 1);
+    db.write(|change| change.remove(NAMESPACES, &key("before"))).await.unwrap();
+    let again = db.write(put_much(stored)).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::ResourceExhausted, "{again:?}");
+    db.write(put("small")).await.unwrap();
 
-    assert!(has(&db, "before").await && !has(&db, "too much").await);
-    db.write(put("after")).await.unwrap();
+    disk.set_full(false);
+    db.write(put_much(stored)).await.unwrap();
     db.shutdown().await;
-    let db = disk.open().unwrap();
-    assert!(has(&db, "before").await && has(&db, "after").await);
+    assert_eq!(count(&disk.open().unwrap()).await, stored + 2);
+}
+
+/// A record that a small file has not much room for.
+fn put_much(i: usize) -> impl FnOnce(&mut Change<'_>) -> Result<()> + Send {
+    move |change| change.put_bytes(NAMESPACES, &key(&format!("much{i}")), &[b'x'; 100 << 10])
+}
+
+async fn count(db: &Db) -> usize {
+    let count = db.read(|db| {
+        let mut count = 0;
+        db.scan(NAMESPACES, &Key::new(&[])?, |_, _| {
+            count += 1;
+            Ok(std::ops::ControlFlow::Continue(()))
+        })?;
+        Ok(count)
+    });
+    count.await.unwrap()
 }
 
 #[tokio::test]
