@@ -109,12 +109,12 @@ impl Outbox {
     }
 
     /// The oldest event that the daemon has not taken.
-    pub(super) fn oldest(&self) -> Option<ForwardRequest> {
+    pub(crate) fn oldest(&self) -> Option<ForwardRequest> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).front().cloned()
     }
 
     /// The daemon has taken the oldest event.
-    pub(super) fn taken(&self) {
+    pub(crate) fn taken(&self) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.pop_front().is_some() {
             self.progress.send_modify(|progress| progress.taken += 1);

@@ -14,6 +14,8 @@ mod query;
 mod start;
 pub mod state;
 mod steer;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

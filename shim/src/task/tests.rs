@@ -1,0 +1,431 @@
+//! Containers over a stub of an OCI runtime: its processes are real, and each
+//! of its verbs can be told to fail.
+
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use shim_protocol::{Error, ErrorKind, Id, Result, any, exits, proto::task_events::TaskExit};
+use tokio_util::task::TaskTracker;
+
+use super::{Context, Create, ExecSpec, Tasks, state::State};
+use crate::{
+    events::Outbox,
+    io::Stdio,
+    options::RuntimeOptions,
+    reaper::Reaper,
+    runtime::{self, Checkpoint, ContainerState, Exec, Restore, Runtime, Started},
+    sys::process,
+    testing,
+};
+
+/// An OCI runtime whose init sleeps, and whose execs are `sh` scripts.
+struct Stub {
+    reaper: Arc<Reaper>,
+    init: Mutex<Option<u32>>,
+    calls: Mutex<Vec<&'static str>>,
+    /// The verb that fails from now on.
+    broken: Mutex<Option<&'static str>>,
+}
+
+impl Stub {
+    fn call(&self, verb: &'static str) -> Result<()> {
+        self.calls.lock().unwrap().push(verb);
+        match *self.broken.lock().unwrap() {
+            Some(broken) if broken == verb => Err(Error::new(ErrorKind::Unknown, "broken")),
+            _ => Ok(()),
+        }
+    }
+
+    fn break_verb(&self, verb: Option<&'static str>) {
+        *self.broken.lock().unwrap() = verb;
+    }
+
+    fn calls(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+
+    fn spawn(&self, script: &str) -> Result<Started> {
+        let child = self.reaper.spawn(&mut testing::sh(script))?;
+        Ok(Started { pid: child.pid, exit: child.exit })
+    }
+}
+
+#[async_trait]
+impl Runtime for Stub {
+    async fn create(&self, _: &Id, _: runtime::Create<'_>) -> Result<Started> {
+        self.call("create")?;
+        let started = self.spawn("exec sleep 1000")?;
+        *self.init.lock().unwrap() = Some(started.pid);
+        Ok(started)
+    }
+
+    async fn start(&self, _: &Id) -> Result<()> {
+        self.call("start")
+    }
+
+    async fn exec(&self, _: &Id, request: Exec<'_>) -> Result<Started> {
+        self.call("exec")?;
+        let process: serde_json::Value = serde_json::from_slice(request.process).unwrap();
+        self.spawn(process["args"][0].as_str().unwrap())
+    }
+
+    async fn kill(&self, _: &Id, signal: u32, _: bool) -> Result<()> {
+        self.call("kill")?;
+        let pid = self.init.lock().unwrap().unwrap();
+        process::kill(pid, signal).map_err(|_| Error::not_found("no process"))
+    }
+
+    async fn delete(&self, _: &Id, _: bool) -> Result<()> {
+        self.call("delete")
+    }
+
+    async fn pause(&self, _: &Id) -> Result<()> {
+        self.call("pause")
+    }
+
+    async fn resume(&self, _: &Id) -> Result<()> {
+        self.call("resume")
+    }
+
+    async fn update(&self, _: &Id, _: &[u8]) -> Result<()> {
+        self.call("update")
+    }
+
+    async fn checkpoint(&self, _: &Id, _: &Checkpoint) -> Result<()> {
+        self.call("checkpoint")
+    }
+
+    async fn restore(&self, _: &Id, _: Restore<'_>) -> Result<Started> {
+        self.call("restore")?;
+        self.spawn("exec sleep 1000")
+    }
+
+    async fn ps(&self, _: &Id) -> Result<Vec<u32>> {
+        self.call("ps")?;
+        Ok(self.init.lock().unwrap().into_iter().collect())
+    }
+
+    async fn state(&self, _: &Id) -> Result<ContainerState> {
+        Err(Error::unimplemented("state"))
+    }
+
+    async fn features(&self) -> Result<Vec<u8>> {
+        Err(Error::unimplemented("features"))
+    }
+}
+
+/// Everything one test needs.
+struct Bench {
+    tasks: Arc<Tasks>,
+    stub: Arc<Stub>,
+    outbox: Arc<Outbox>,
+    bundle: tempfile::TempDir,
+}
+
+fn id(text: &str) -> Id {
+    Id::new("id", text).unwrap()
+}
+
+impl Bench {
+    fn new(reaper: Arc<Reaper>) -> Self {
+        let outbox = Arc::new(Outbox::new(id("ns")));
+        let stub = Arc::new(Stub {
+            reaper: Arc::clone(&reaper),
+            init: Mutex::default(),
+            calls: Mutex::default(),
+            broken: Mutex::default(),
+        });
+        let runtime = Arc::clone(&stub);
+        let tasks = Arc::new(Tasks::new(Context {
+            namespace: id("ns"),
+            reaper,
+            outbox: Arc::clone(&outbox),
+            runtimes: Box::new(move |_, _| Arc::clone(&runtime) as Arc<dyn Runtime>),
+            background: TaskTracker::new(),
+        }));
+        let bundle = tempfile::tempdir().unwrap();
+        let config = r#"{"linux":{"namespaces":[{"type":"pid"}]}}"#;
+        fs::write(bundle.path().join("config.json"), config).unwrap();
+        Self { tasks, stub, outbox, bundle }
+    }
+
+    fn request(&self) -> Create {
+        Create {
+            id: id("c"),
+            bundle: self.bundle.path().to_owned(),
+            rootfs: Vec::new(),
+            stdio: Stdio::default(),
+            restore: None,
+            options: RuntimeOptions::default(),
+        }
+    }
+
+    async fn running(&self) -> Arc<super::Container> {
+        let container = self.tasks.create(self.request()).await.unwrap();
+        container.start(None).await.unwrap();
+        container
+    }
+
+    /// Topics published since the last call, with the id of an exit.
+    fn events(&self) -> Vec<String> {
+        let mut events = Vec::new();
+        while let Some(request) = self.outbox.oldest() {
+            self.outbox.taken();
+            let envelope = request.envelope.unwrap();
+            let topic = envelope.topic.trim_start_matches("/tasks/");
+            events.push(match any::unpack::<TaskExit>(&envelope.event) {
+                Ok(exit) => format!("{topic} {} {}", exit.id, exit.exit_status),
+                Err(_) => topic.to_owned(),
+            });
+        }
+        events
+    }
+}
+
+fn exec(script: &str) -> ExecSpec {
+    let process = serde_json::json!({ "args": [script] }).to_string().into_bytes();
+    ExecSpec { process, stdio: Stdio::default() }
+}
+
+const KILL: u32 = nix::libc::SIGKILL as u32;
+
+#[test]
+fn a_whole_life() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.running().await;
+        let pid = container.pid();
+        assert_eq!(container.snapshot(None).unwrap().state, State::Running);
+        assert_eq!(container.processes().await.unwrap(), [(pid, None)]);
+        container.kill(None, KILL, false).await.unwrap();
+        assert_eq!(container.wait(None).await.unwrap().status, 137);
+        // At once, and as often as one likes.
+        assert_eq!(container.wait(None).await.unwrap().status, 137);
+        let record = exits::read(bench.bundle.path(), None).unwrap().unwrap();
+        assert_eq!((record.pid, record.status), (pid, 137));
+        let (deleted, exit) = bench.tasks.delete("c", None).await.unwrap();
+        assert_eq!((deleted, exit.unwrap().status), (pid, 137));
+        assert_eq!(bench.events(), ["create", "start", "exit c 137", "delete"]);
+        assert!(bench.tasks.get("c").err().unwrap().is_not_found());
+    });
+}
+
+#[test]
+fn wrong_order_is_refused_by_kind() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.running().await;
+        let error = bench.tasks.create(bench.request()).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        let error = container.start(None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        let error = bench.tasks.delete("c", None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert!(!bench.tasks.shutdown());
+        container.kill(None, KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+        assert!(container.kill(None, KILL, false).await.unwrap_err().is_not_found());
+        let error = container.add_exec(&id("e"), exec("true")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        bench.tasks.delete("c", None).await.unwrap();
+        assert!(bench.tasks.shutdown());
+    });
+}
+
+#[test]
+fn a_failed_create_leaves_nothing() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        bench.stub.break_verb(Some("create"));
+        let error = bench.tasks.create(bench.request()).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unknown);
+        let config = bench.bundle.path().join("config.json");
+        let good = fs::read(&config).unwrap();
+        fs::write(&config, "{").unwrap();
+        let error = bench.tasks.create(bench.request()).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(bench.tasks.get("c").err().unwrap().is_not_found());
+        assert!(bench.events().is_empty());
+        fs::write(&config, good).unwrap();
+        bench.stub.break_verb(None);
+        let container = bench.running().await;
+        container.kill(None, KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+    });
+}
+
+#[test]
+fn a_created_container_is_killed_to_be_deleted() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.tasks.create(bench.request()).await.unwrap();
+        bench.stub.break_verb(Some("start"));
+        assert_eq!(container.start(None).await.unwrap_err().kind(), ErrorKind::Unknown);
+        assert_eq!(container.snapshot(None).unwrap().state, State::Created);
+        let (_, exit) = bench.tasks.delete("c", None).await.unwrap();
+        assert_eq!(exit.unwrap().status, 137);
+        assert_eq!(bench.events(), ["create", "start", "exit c 137", "delete"]);
+    });
+}
+
+#[test]
+fn a_failed_delete_may_be_tried_again() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.running().await;
+        container.kill(None, KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+        bench.stub.break_verb(Some("delete"));
+        assert_eq!(bench.tasks.delete("c", None).await.unwrap_err().kind(), ErrorKind::Unknown);
+        assert_eq!(container.snapshot(None).unwrap().state, State::Stopped);
+        bench.stub.break_verb(None);
+        bench.tasks.delete("c", None).await.unwrap();
+        assert_eq!(bench.events().iter().filter(|event| *event == "delete").count(), 1);
+    });
+}
+
+#[test]
+fn execs_from_start_to_deletion() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.running().await;
+        let e = id("e");
+        container.add_exec(&e, exec("exit 3")).unwrap();
+        let error = container.add_exec(&e, exec("exit 3")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        let error = container.kill(Some(&e), KILL, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        let pid = container.start(Some(&e)).await.unwrap();
+        assert_eq!(container.wait(Some(&e)).await.unwrap().status, 3);
+        assert!(container.kill(Some(&e), KILL, false).await.unwrap_err().is_not_found());
+        assert!(exits::read(bench.bundle.path(), Some(&e)).unwrap().is_some());
+        let (deleted, exit) = bench.tasks.delete("c", Some(&e)).await.unwrap();
+        assert_eq!((deleted, exit.unwrap().status), (pid, 3));
+        assert_eq!(exits::read(bench.bundle.path(), Some(&e)).unwrap(), None);
+        assert!(container.wait(Some(&e)).await.unwrap_err().is_not_found());
+        assert_eq!(bench.events(), ["create", "start", "exec-added", "exec-started", "exit e 3"]);
+        container.kill(None, KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+    });
+}
+
+#[test]
+fn an_exec_that_is_no_process_is_invalid() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.running().await;
+        for process in ["", "[]", "{"] {
+            let spec = ExecSpec { process: process.into(), stdio: Stdio::default() };
+            let error = container.add_exec(&id("e"), spec).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        }
+        container.kill(None, KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+    });
+}
+
+#[test]
+fn init_is_announced_after_its_execs() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.running().await;
+        let e = id("e");
+        container.add_exec(&e, exec("exec sleep 1000")).unwrap();
+        container.start(Some(&e)).await.unwrap();
+        container.kill(None, KILL, false).await.unwrap();
+        let mut init = container.life().subscribe(None).unwrap();
+        // The record tells that init was reaped, while its exit is kept back.
+        while exits::read(bench.bundle.path(), None).unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(init.borrow_and_update().is_none());
+        let error = container.add_exec(&id("late"), exec("true")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        container.kill(Some(&e), KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+        let events = bench.events();
+        assert_eq!(events[events.len() - 2..], ["exit e 137", "exit c 137"]);
+    });
+}
+
+#[test]
+fn processes_that_end_at_once_keep_the_order() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.running().await;
+        bench.events();
+        for number in 0..50 {
+            let e = id(&format!("e{number}"));
+            container.add_exec(&e, exec("exit 1")).unwrap();
+            container.start(Some(&e)).await.unwrap();
+            container.wait(Some(&e)).await.unwrap();
+            bench.tasks.delete("c", Some(&e)).await.unwrap();
+            assert_eq!(bench.events(), ["exec-added", "exec-started", &format!("exit {e} 1")]);
+        }
+        container.kill(None, KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+    });
+}
+
+#[test]
+fn freezing_and_thawing() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.running().await;
+        bench.stub.break_verb(Some("pause"));
+        container.pause().await.unwrap_err();
+        assert_eq!(container.snapshot(None).unwrap().state, State::Running);
+        bench.stub.break_verb(None);
+        container.pause().await.unwrap();
+        assert_eq!(container.pause().await.unwrap_err().kind(), ErrorKind::FailedPrecondition);
+        assert_eq!(container.snapshot(None).unwrap().state, State::Paused);
+        // The end of a frozen container thaws what is left of it.
+        bench.stub.calls();
+        container.kill(None, KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+        assert_eq!(bench.stub.calls(), ["kill", "resume", "kill"]);
+        assert_eq!(bench.events(), ["create", "start", "paused", "exit c 137"]);
+    });
+}
+
+#[test]
+fn a_container_to_be_restored_has_no_process_before_its_start() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let request = Create { restore: Some("/image".into()), ..bench.request() };
+        let container = bench.tasks.create(request.clone()).await.unwrap();
+        assert_eq!(container.pid(), 0);
+        let (pid, exit) = bench.tasks.delete("c", None).await.unwrap();
+        assert_eq!((pid, exit), (0, None));
+        let container = bench.tasks.create(request).await.unwrap();
+        let pid = container.start(None).await.unwrap();
+        assert_eq!(bench.stub.calls(), ["delete", "restore"]);
+        process::kill(pid, KILL).unwrap();
+        container.wait(None).await.unwrap();
+        bench.tasks.delete("c", None).await.unwrap();
+        let events = ["create", "delete", "create", "start", "exit c 137", "delete"];
+        assert_eq!(bench.events(), events);
+    });
+}
+
+#[test]
+fn owned_work_survives_its_caller() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let (tasks, request) = (Arc::clone(&bench.tasks), bench.request());
+        let work = async move { tasks.create(request).await.map(drop) };
+        let mut caller = Box::pin(bench.tasks.own(work));
+        assert!(futures::poll!(caller.as_mut()).is_pending());
+        drop(caller);
+        bench.tasks.context.background.close();
+        while bench.tasks.get("c").is_err() {
+            tokio::task::yield_now().await;
+        }
+        bench.tasks.delete("c", None).await.unwrap();
+        assert_eq!(bench.events().last().map(String::as_str), Some("delete"));
+    });
+}
