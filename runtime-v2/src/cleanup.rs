@@ -149,6 +149,12 @@ pub(crate) async fn bury(shared: &Shared, bundle: &Bundle, binary: &Path, seen: 
             None
         }
     };
+    let folder = bundle.clone();
+    if let Ok(Some(bootstrap)) = blocking(move || folder.bootstrap()).await
+        && let Ok(address) = bootstrap.address.parse()
+    {
+        remove_socket(&address).await;
+    }
     let killed = Exit { status: KILLED, at: SystemTime::now() };
     let mut execs = HashMap::new();
     for (exec, process) in seen.execs {

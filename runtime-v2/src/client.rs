@@ -2,7 +2,6 @@
 
 use std::{
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
     task::{Context as Poller, Poll},
     time::{Duration, Instant},
 };
@@ -41,7 +40,8 @@ pub(crate) struct Connection {
     client: Client,
     address: Address,
     namespace: Id,
-    version_3: AtomicBool,
+    /// Name of the task service.
+    service: &'static str,
     /// Cancelled when the socket is closed, by either side.
     closed: CancellationToken,
     /// Cancelled when the daemon lets go of all shims.
@@ -85,28 +85,36 @@ impl Connection {
             client: Client::new(Socket::new(stream)),
             address,
             namespace: namespace.clone(),
-            version_3: AtomicBool::new(bootstrap.version >= 3),
+            service: if bootstrap.version >= 3 { TASK_SERVICE_V3 } else { TASK_SERVICE_V2 },
             closed,
             closing: closing.clone(),
             process: None,
         })
     }
 
-    /// Learns the shim's process. A shim that does not say is no error: its
-    /// end then shows only in the connection.
+    /// Learns which version of the task API the shim really speaks, and which
+    /// process it is. A shim that does not say is no error: its end then shows
+    /// only in the connection.
     ///
     /// # Errors
     /// `Unavailable` when the connection is lost, `DeadlineExceeded` when
     /// there is no answer.
     pub(crate) async fn identify(&mut self, id: &Id, limit: Duration) -> Result<()> {
-        let request = ConnectRequest { id: id.to_string(), ..Default::default() };
-        let answer: Result<ConnectResponse> = self.task("Connect", &request, Some(limit)).await;
+        let mut answer = self.ask_who(self.service, id, limit).await;
+        // A group's shim may be older than the binary that gave us its address
+        // and said "version 3". Servers refuse a name they do not know in many
+        // ways.
+        if self.service == TASK_SERVICE_V3 && answer.as_ref().is_err_and(is_refusal) {
+            let older = self.ask_who(TASK_SERVICE_V2, id, limit).await;
+            if !older.as_ref().is_err_and(is_refusal) {
+                self.service = TASK_SERVICE_V2;
+                answer = older;
+            }
+        }
         let pid = match answer {
             Ok(answer) => answer.shim_pid,
-            Err(e) if matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::DeadlineExceeded) => {
-                return Err(e).context("connect to shim at", &self.address);
-            }
-            Err(_) => 0,
+            Err(e) if is_refusal(&e) => 0,
+            Err(e) => return Err(e).context("connect to shim at", &self.address),
         };
         // The shim has just answered, so the pid is still its own.
         if pid != 0 && !self.is_closed() {
@@ -114,6 +122,11 @@ impl Connection {
             self.process = Some(process);
         }
         Ok(())
+    }
+
+    async fn ask_who(&self, service: &str, id: &Id, limit: Duration) -> Result<ConnectResponse> {
+        let request = ConnectRequest { id: id.to_string(), ..Default::default() };
+        self.call(service, "Connect", &request, Some(limit)).await
     }
 
     /// Calls a method of the task service. Without a limit it takes as long as
@@ -128,18 +141,7 @@ impl Connection {
         request: &Q,
         limit: Option<Duration>,
     ) -> Result<R> {
-        let version_3 = self.version_3.load(Ordering::Relaxed);
-        let service = if version_3 { TASK_SERVICE_V3 } else { TASK_SERVICE_V2 };
-        match self.call(service, method, request, limit).await {
-            // A group's shim may be older than the binary that gave us its
-            // address and said "version 3".
-            Err(e) if version_3 && e.kind() == ErrorKind::Unimplemented => {
-                let answer = self.call(TASK_SERVICE_V2, method, request, limit).await?;
-                self.version_3.store(false, Ordering::Relaxed);
-                Ok(answer)
-            }
-            other => other,
-        }
+        self.call(self.service, method, request, limit).await
     }
 
     /// Waits until our own kind of shim has delivered the events it kept.
@@ -248,6 +250,11 @@ impl Connection {
             None => Ok(()),
         }
     }
+}
+
+/// Did the shim answer, but not what it was asked?
+fn is_refusal(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::DeadlineExceeded)
 }
 
 /// The socket, with notice of its end: ttrpc drops it as soon as it has read

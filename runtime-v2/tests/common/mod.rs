@@ -271,6 +271,29 @@ impl World {
         processes(|cmdline, _| cmdline.split('\0').any(|arg| arg == self.namespace.as_str()))
     }
 
+    /// Pid of the shim of one container.
+    pub(crate) fn shim_of(&self, container: &str) -> i32 {
+        let pids = processes(|cmdline, _| {
+            let mut args = cmdline.split('\0');
+            args.clone().any(|arg| arg == self.namespace.as_str())
+                && args.any(|arg| arg == container)
+        });
+        assert_eq!(pids.len(), 1, "shims of {container}");
+        pids[0]
+    }
+
+    /// Waits until a container's task and bundle are gone.
+    pub(crate) async fn gone(&self, container: &str) {
+        let gone = async {
+            while self.manager.get(&self.namespace, &id(container)).is_ok()
+                || self.bundle(container).exists()
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("it stays");
+    }
+
     /// Nothing is left: no process, mount, bundle, socket or cgroup.
     pub(crate) async fn ends_empty(self) {
         let root = self.folder.path().to_owned();
