@@ -209,13 +209,36 @@ impl Process {
         terminal: bool,
         stdio: Stdio,
     ) -> Result<Self, tonic::Status> {
+        self.exec_process(id, &["/bin/sh", "-c", script], terminal, stdio).await
+    }
+
+    /// [`exec`](Self::exec) of any program.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub async fn exec_args(
+        &self,
+        id: &str,
+        arguments: &[&str],
+        stdio: Stdio,
+    ) -> Result<Self, tonic::Status> {
+        self.exec_process(id, arguments, false, stdio).await
+    }
+
+    async fn exec_process(
+        &self,
+        id: &str,
+        arguments: &[&str],
+        terminal: bool,
+        stdio: Stdio,
+    ) -> Result<Self, tonic::Status> {
         let request = ExecProcessRequest {
             container_id: self.container.clone(),
             stdin: stdio.stdin.clone(),
             stdout: stdio.stdout.clone(),
             stderr: stdio.stderr.clone(),
             terminal,
-            spec: Some(spec::exec(script, terminal)),
+            spec: Some(spec::exec(arguments, terminal)),
             exec_id: id.into(),
         };
         self.api.tasks().exec(request).await?;

@@ -100,6 +100,22 @@ impl Sandbox {
         ("nsenter", vec![namespace.into(), "--".into(), program.into()])
     }
 
+    /// Mounts a tmpfs of so many bytes at `target`, for the programs of the
+    /// test.
+    ///
+    /// # Errors
+    /// `mount` failed.
+    pub fn mount_tmpfs(&self, target: &Path, bytes: usize) -> Result<()> {
+        let (program, arguments) = self.command(Path::new("/bin/mount"));
+        let status = Command::new(program)
+            .args(arguments)
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
+            .arg(target)
+            .status()?;
+        ensure!(status.success(), "cannot mount at {}", target.display());
+        Ok(())
+    }
+
     /// Mounts below `folder` as the programs of the test see them.
     pub fn mounts_below(&self, folder: &Path) -> Vec<PathBuf> {
         proc::mounts_below(self.holder.id(), folder)

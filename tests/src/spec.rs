@@ -110,9 +110,9 @@ impl Spec {
     }
 }
 
-/// The process of an exec that runs `script`, in the form in which it travels.
-pub(crate) fn exec(script: &str, terminal: bool) -> Any {
-    let mut process = process(&["/bin/sh", "-c", script]);
+/// The process of an exec, in the form in which it travels.
+pub(crate) fn exec(arguments: &[&str], terminal: bool) -> Any {
+    let mut process = process(arguments);
     process["terminal"] = json!(terminal);
     any(PROCESS_URL, &process)
 }
