@@ -17,6 +17,7 @@ pub mod events;
 pub mod io;
 pub mod log;
 pub mod mount;
+mod mountinfo;
 pub mod options;
 pub mod reaper;
 pub mod runtime;

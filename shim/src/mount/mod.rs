@@ -23,8 +23,8 @@ use nix::{
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
 use self::options::Options;
+use crate::mountinfo;
 
-mod mountinfo;
 mod options;
 mod overlay;
 #[cfg(test)]
@@ -71,13 +71,14 @@ pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<()> {
 pub fn unmount_all(rootfs: &Path) -> Result<()> {
     // Mounts are listed by their real path.
     let Some(rootfs) = real_path(rootfs)? else { return Ok(()) };
-    let mounted = mountinfo::below(&rootfs).context("list mounts below", rootfs.display())?;
-    for target in &mounted {
-        isolate(target)?;
+    let mounted = mountinfo::select(|entry| entry.point.starts_with(&rootfs))
+        .context("list mounts below", rootfs.display())?;
+    for entry in &mounted {
+        isolate(&entry.point)?;
     }
     // What was mounted later may lie on what was mounted before.
-    for target in mounted.iter().rev() {
-        unmount(target)?;
+    for entry in mounted.iter().rev() {
+        unmount(&entry.point)?;
     }
     Ok(())
 }
