@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use tests::{Bed, Status, Stdio, code, eventually, order, proc};
+use tests::{Bed, Pairing, Status, Stdio, code, eventually, order, proc};
 use tonic::Code;
 
 tests::every_pairing!(
