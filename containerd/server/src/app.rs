@@ -1,0 +1,134 @@
+//! The phases of the daemon's life, each a type: a [`Config`] is checked and
+//! touches nothing; an [`App`] holds root, state and sockets, but answers
+//! nobody; [`Running`] answers until it is drained.
+
+use std::{io, time::Duration};
+
+use futures::{Stream, stream};
+use shim_protocol::{Context, Error, ErrorKind, Result};
+use tokio::{net::UnixListener, task::JoinHandle, time};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{self, Server};
+
+use crate::{
+    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, services, socket,
+    ttrpc::Endpoint,
+};
+
+/// How long requests may take to end once the daemon drains.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long to wait when a connection could not be accepted, most likely for
+/// want of descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Everything is open and bound, and nothing is served.
+pub(crate) struct App {
+    config: Config,
+    core: Core,
+    identity: Identity,
+    grpc: UnixListener,
+    ttrpc: UnixListener,
+}
+
+impl App {
+    /// Makes the folders, opens what is on disk, and binds the sockets.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when another daemon has the root or a socket;
+    /// those of the system, with the folder, file or socket in question.
+    pub(crate) async fn bind(config: Config) -> Result<Self> {
+        host::prepare(&config)?;
+        // Locks the root, so it comes before the sockets of a daemon that runs.
+        let core = Core::open(&config).await?;
+        let identity = Identity::load(&config.root)?;
+        let grpc = socket::bind(&config.grpc.socket)?;
+        let ttrpc = socket::bind(&config.ttrpc)?;
+        Ok(Self { config, core, identity, grpc, ttrpc })
+    }
+
+    /// Takes over what an earlier daemon left running, then serves.
+    ///
+    /// # Errors
+    /// When the folder of bundles cannot be read.
+    pub(crate) async fn start(self) -> Result<Running> {
+        let Self { config, core, identity, grpc, ttrpc } = self;
+        // Shims deliver what they kept while their states are asked for.
+        let endpoint = Endpoint::start(ttrpc, core.events.clone()).await?;
+        let recovered = core.manager.recover().await.context("recover", "tasks")?;
+        if recovered.live + recovered.stopped + recovered.cleaned + recovered.left > 0 {
+            tracing::info!(
+                live = recovered.live,
+                stopped = recovered.stopped,
+                cleaned = recovered.cleaned,
+                left = recovered.left,
+                "recovered tasks"
+            );
+        }
+        let stop = CancellationToken::new();
+        let routes = services::routes(&core, identity, &config, &stop);
+        let server = Server::builder()
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming(grpc), stop.clone().cancelled_owned());
+        tracing::info!(address = %config.grpc.socket.address.display(), "serving gRPC");
+        tracing::info!(address = %config.ttrpc.address.display(), "serving ttrpc");
+        Ok(Running { config, core, endpoint, stop, server: tokio::spawn(server) })
+    }
+}
+
+/// Connections, for ever: one that could not be accepted is no reason to end.
+fn incoming(
+    listener: UnixListener,
+) -> impl Stream<Item = io::Result<Lenient<tokio::net::UnixStream>>> {
+    stream::unfold(listener, async |listener| {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => return Some((Ok(Lenient::new(connection)), listener)),
+                Err(e) => {
+                    tracing::warn!(error = %e, "a connection was not accepted");
+                    time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    })
+}
+
+/// Clients are served.
+pub(crate) struct Running {
+    config: Config,
+    core: Core,
+    endpoint: Endpoint,
+    stop: CancellationToken,
+    server: JoinHandle<std::result::Result<(), transport::Error>>,
+}
+
+impl Running {
+    /// Waits until the server ends by itself, which it should not.
+    pub(crate) async fn failed(&mut self) -> Error {
+        match (&mut self.server).await {
+            Ok(Ok(())) => Error::internal("the gRPC server ended"),
+            Ok(Err(e)) => Error::caused(ErrorKind::Internal, "the gRPC server ended", e),
+            Err(e) => Error::caused(ErrorKind::Internal, "the gRPC server ended", e),
+        }
+    }
+
+    /// The daemon's tasks and their states, for whoever looks for trouble.
+    pub(crate) async fn dump(&self) {
+        host::dump(&self.core, &self.config.state).await;
+    }
+
+    /// Takes no more requests, ends streams, and waits for the rest, but not
+    /// longer than a deadline. Containers are left alone. Says whether all
+    /// requests have ended.
+    pub(crate) async fn drain(mut self) -> bool {
+        self.stop.cancel();
+        self.core.events.close();
+        let clean = time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_ok();
+        if !clean {
+            self.server.abort();
+        }
+        self.endpoint.shutdown().await;
+        self.core.shutdown().await;
+        clean
+    }
+}

@@ -1,0 +1,98 @@
+//! The core, put together: what is needed to answer requests, without a
+//! socket in sight.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use containerd_core::{
+    announce::Announcer,
+    containers::Containers,
+    events::{Exchange, ExchangeConfig},
+    leases::Leases,
+    metadata::Db,
+    namespaces::Namespaces,
+    tasks::{Tasks, TasksConfig},
+};
+use runtime_v2::{Manager, ManagerConfig};
+use shim_protocol::{Context, Result};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::Config;
+
+/// Runtime of containers that name none.
+const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
+
+/// Folder of the runtime's data below the root, and of the bundles below the
+/// state: containerd's, so that each can take over from the other.
+const RUNTIME_FOLDER: &str = "io.containerd.runtime.v2.task";
+
+/// Folder of the events' journal below the state.
+const JOURNAL_FOLDER: &str = "io.containerd.events.v1.journal";
+
+/// How long after boot a subscriber without a position still hears all that
+/// was published since.
+const BOOT_REPLAY: Duration = Duration::from_secs(30);
+
+/// The parts of the core, connected.
+pub(crate) struct Core {
+    db: Db,
+    announcer: Announcer,
+    pub(crate) events: Arc<Exchange>,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) containers: Containers,
+    pub(crate) leases: Leases,
+    pub(crate) manager: Arc<Manager>,
+    pub(crate) tasks: Arc<Tasks>,
+}
+
+impl Core {
+    /// Opens what is on disk. From then on no other daemon can use the root.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when another daemon uses the root; `DataLoss`
+    /// when a file is damaged; those of the disk.
+    pub(crate) async fn open(config: &Config) -> Result<Self> {
+        let db = Db::open(&config.root).await?;
+        let events = open_events(config.state.join(JOURNAL_FOLDER)).await?;
+        let announcer = Announcer::start(events.clone());
+        let namespaces = Namespaces::new(db.clone(), announcer.clone());
+        let containers = Containers::new(db.clone(), announcer.clone());
+        let leases = Leases::new(db.clone());
+        let manager = Manager::new(manager_config(config), events.clone());
+        let tasks = Tasks::new(
+            TasksConfig {
+                default_runtime: DEFAULT_RUNTIME.to_owned(),
+                state_timeout: config.shim_timeouts().state,
+            },
+            containers.clone(),
+            namespaces.clone(),
+            manager.clone(),
+            events.clone(),
+        );
+        Ok(Self { db, announcer, events, namespaces, containers, leases, manager, tasks })
+    }
+
+    /// Ends what runs by itself, the youngest first. Containers are left alone.
+    pub(crate) async fn shutdown(self) {
+        self.manager.shutdown().await;
+        self.db.shutdown().await;
+        self.announcer.shutdown().await;
+    }
+}
+
+async fn open_events(journal: PathBuf) -> Result<Arc<Exchange>> {
+    let config = ExchangeConfig { journal, boot_replay: BOOT_REPLAY };
+    let opened = tokio::task::spawn_blocking(|| Exchange::open(config)).await;
+    opened.map_err(std::io::Error::other).context("open", "the journal of events")?
+}
+
+fn manager_config(config: &Config) -> ManagerConfig {
+    ManagerConfig {
+        root: config.root.join(RUNTIME_FOLDER),
+        state: config.state.join(RUNTIME_FOLDER),
+        grpc_address: config.grpc.socket.address.to_string_lossy().into_owned(),
+        ttrpc_address: config.ttrpc.address.to_string_lossy().into_owned(),
+        env: config.shim_env.clone(),
+        debug: config.log.level >= LevelFilter::DEBUG,
+        timeouts: config.shim_timeouts(),
+    }
+}

@@ -1,0 +1,142 @@
+//! The command line, with containerd's words and flags.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{self, DEFAULT_ADDRESS, DEFAULT_PATH, Overrides};
+
+/// Version of the daemon.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Source revision the daemon was built from; whoever builds it says which.
+pub(crate) const REVISION: &str = match option_env!("CONTAINERD_REVISION") {
+    Some(revision) => revision,
+    None => "",
+};
+
+/// A container daemon.
+///
+/// Without a command, the daemon runs in the foreground.
+#[derive(Debug, Parser)]
+#[command(name = "containerd", disable_version_flag = true)]
+pub(crate) struct Cli {
+    /// Path to the configuration file.
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// How much to log: trace, debug, info, warn, error, fatal or panic.
+    #[arg(short, long, global = true, value_name = "LEVEL", value_parser = level)]
+    log_level: Option<LevelFilter>,
+
+    /// Path of the socket for clients.
+    #[arg(short, long, global = true, value_name = "PATH")]
+    address: Option<PathBuf>,
+
+    /// Folder of what outlives a reboot.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    root: Option<PathBuf>,
+
+    /// Folder of what does not.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+
+    /// Print the version.
+    #[arg(short, long, action = ArgAction::SetTrue)]
+    pub(crate) version: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print configurations.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Publish an event whose content, an Any, is read from standard input.
+    ///
+    /// Older shims deliver their events this way.
+    Publish {
+        /// Topic of the event, such as /tasks/exit.
+        #[arg(long)]
+        topic: String,
+        /// Namespace that the event belongs to.
+        #[arg(long)]
+        namespace: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the configuration that holds without a file.
+    Default,
+    /// Print the configuration that holds with the file and its imports.
+    Dump,
+}
+
+impl Cli {
+    /// The file to read. One that was named must exist; the usual one need not.
+    pub(crate) fn config_file(&self) -> Option<PathBuf> {
+        self.config
+            .clone()
+            .or_else(|| Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.exists()))
+    }
+
+    /// What is set by flags.
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            root: self.root.clone(),
+            state: self.state.clone(),
+            address: self.address.clone(),
+            log_level: self.log_level,
+        }
+    }
+
+    /// Where a running daemon is found.
+    pub(crate) fn daemon_address(&self) -> PathBuf {
+        self.address.clone().unwrap_or_else(|| DEFAULT_ADDRESS.into())
+    }
+}
+
+fn level(name: &str) -> Result<LevelFilter, String> {
+    config::parse_level(name).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn shims_publish_with_the_address_before_the_command() {
+        let cli = Cli::try_parse_from([
+            "containerd",
+            "--address",
+            "/a",
+            "publish",
+            "--topic",
+            "/t",
+            "--namespace",
+            "n",
+        ])
+        .unwrap();
+        assert_eq!(cli.daemon_address(), PathBuf::from("/a"));
+        assert!(matches!(cli.command, Some(Command::Publish { topic, .. }) if topic == "/t"));
+    }
+
+    #[test]
+    fn short_flags() {
+        let cli = Cli::try_parse_from(["containerd", "-c", "/c", "-l", "debug", "-a", "/a"]);
+        let cli = cli.unwrap();
+        assert_eq!(cli.config_file(), Some("/c".into()));
+        assert_eq!(cli.overrides().log_level, Some(LevelFilter::DEBUG));
+    }
+}

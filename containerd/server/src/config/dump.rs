@@ -1,0 +1,101 @@
+//! Writes the configuration as a file of the newest common version.
+
+use toml::{Table, Value};
+
+use super::{Config, LogFormat, Socket, duration, section};
+
+/// Version of the file that is written: the newest that most daemons read.
+const VERSION: i64 = 3;
+
+impl Config {
+    /// The whole configuration as TOML.
+    pub(crate) fn to_toml(&self) -> String {
+        let mut top = Table::new();
+        top.insert("version".into(), VERSION.into());
+        top.insert("root".into(), text(&self.root));
+        top.insert("state".into(), text(&self.state));
+        top.insert("temp".into(), self.temp.as_ref().map_or(Value::String(String::new()), text));
+        top.insert("oom_score".into(), self.oom_score.into());
+        for (key, names) in [
+            ("disabled_plugins", &self.disabled_plugins),
+            ("required_plugins", &self.required_plugins),
+        ] {
+            top.insert(
+                key.into(),
+                names.iter().map(|n| n.as_str().to_owned()).collect::<Vec<_>>().into(),
+            );
+        }
+        top.insert("imports".into(), self.imports.clone().into());
+
+        let mut grpc = socket(&self.grpc.socket);
+        for (key, size) in [
+            ("max_recv_message_size", self.grpc.max_recv_message_size),
+            ("max_send_message_size", self.grpc.max_send_message_size),
+        ] {
+            grpc.insert(key.into(), Value::Integer(i64::try_from(size).unwrap_or(i64::MAX)));
+        }
+        top.insert("grpc".into(), grpc.into());
+        top.insert("ttrpc".into(), socket(&self.ttrpc).into());
+        top.insert("debug".into(), self.debug().into());
+        let path = self.cgroup_path.clone().unwrap_or_default();
+        top.insert("cgroup".into(), table([("path", path.into())]).into());
+        let timeouts: Table = self
+            .timeouts
+            .iter()
+            .map(|(name, limit)| (name.clone(), duration::format(*limit).into()))
+            .collect();
+        top.insert("timeouts".into(), timeouts.into());
+        top.insert("proxy_plugins".into(), self.proxies().into());
+        top.insert("plugins".into(), self.plugins().into());
+        top.to_string()
+    }
+
+    fn debug(&self) -> Table {
+        let format = match self.log.format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        table([("level", self.log.level.to_string().into()), ("format", format.into())])
+    }
+
+    fn proxies(&self) -> Table {
+        let proxy = |proxy: &super::ProxyPlugin| {
+            let exports: Table =
+                proxy.exports.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+            table([
+                ("type", proxy.kind.clone().into()),
+                ("address", proxy.address.clone().into()),
+                ("platform", proxy.platform.clone().into()),
+                ("exports", exports.into()),
+                ("capabilities", proxy.capabilities.clone().into()),
+            ])
+        };
+        self.proxy_plugins.iter().map(|(name, p)| (name.clone(), proxy(p).into())).collect()
+    }
+
+    fn plugins(&self) -> Table {
+        let interval = duration::format(self.restart_interval);
+        let env: Vec<String> =
+            self.shim_env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        table([
+            (section::RESTART, table([("interval", interval.into())]).into()),
+            (section::SHIMS, table([("env", env.into())]).into()),
+        ])
+    }
+}
+
+fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn socket(socket: &Socket) -> Table {
+    table([
+        ("address", text(&socket.address)),
+        ("uid", socket.uid.into()),
+        ("gid", socket.gid.into()),
+    ])
+}
+
+fn text(path: impl AsRef<std::path::Path>) -> Value {
+    path.as_ref().to_string_lossy().into_owned().into()
+}

@@ -1,0 +1,289 @@
+//! The daemon's configuration: what files and flags say, checked and complete.
+//!
+//! The format is containerd's, versions 1 to 4. Keys and plugins that we do
+//! not have are accepted with a warning; a wrong type is an error that names
+//! the key and the file.
+
+mod dump;
+mod duration;
+mod file;
+mod glob;
+mod read;
+mod reader;
+mod v1;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use shim_protocol::{Context, Error, Result};
+use tracing::level_filters::LevelFilter;
+
+use self::reader::Reader;
+use crate::plugins::{self, PluginName};
+
+/// Where the file is looked for when no flag names one.
+pub(crate) const DEFAULT_PATH: &str = "/etc/containerd/config.toml";
+
+/// Where clients find the daemon by default.
+pub(crate) const DEFAULT_ADDRESS: &str = "/run/containerd/containerd.sock";
+
+/// Names of the sections that [`Config`] is read from.
+mod section {
+    pub(super) const RESTART: &str = "io.containerd.internal.v1.restart";
+    pub(super) const RUNTIME: &str = "io.containerd.runtime.v2.task";
+    pub(super) const SHIMS: &str = "io.containerd.shim.v1.manager";
+    /// Server settings in version 4 of the file.
+    pub(super) const GRPC: &str = "io.containerd.server.v1.grpc";
+    pub(super) const TTRPC: &str = "io.containerd.server.v1.ttrpc";
+    /// Settings of these are for parts that we do not have yet.
+    pub(super) const LATER: [&str; 1] = ["io.containerd.gc.v1.scheduler"];
+}
+
+/// Everything the daemon can be told.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    /// Folder of what outlives a reboot.
+    pub(crate) root: PathBuf,
+    /// Folder of what does not: bundles, journal, sockets.
+    pub(crate) state: PathBuf,
+    /// Folder for temporary files; the system's if there is none.
+    pub(crate) temp: Option<PathBuf>,
+    /// The daemon's own `oom_score_adj`; 0 leaves it as it is.
+    pub(crate) oom_score: i32,
+    pub(crate) disabled_plugins: Vec<PluginName>,
+    pub(crate) required_plugins: Vec<PluginName>,
+    pub(crate) imports: Vec<String>,
+    pub(crate) grpc: Grpc,
+    /// The address is the one of gRPC with `.ttrpc` behind it if none is given.
+    pub(crate) ttrpc: Socket,
+    pub(crate) log: Log,
+    /// Cgroup that the daemon joins, from the root of the hierarchy.
+    pub(crate) cgroup_path: Option<String>,
+    pub(crate) timeouts: BTreeMap<String, Duration>,
+    pub(crate) proxy_plugins: BTreeMap<String, ProxyPlugin>,
+    /// How often the restart monitor compares what is with what shall be.
+    pub(crate) restart_interval: Duration,
+    /// Further environment of shims.
+    pub(crate) shim_env: Vec<(String, String)>,
+}
+
+/// A socket and who may use it besides root.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Socket {
+    pub(crate) address: PathBuf,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// The socket of clients.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Grpc {
+    pub(crate) socket: Socket,
+    /// Largest message that is accepted, in bytes.
+    pub(crate) max_recv_message_size: usize,
+    /// Largest message that is sent, in bytes.
+    pub(crate) max_send_message_size: usize,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Log {
+    pub(crate) level: LevelFilter,
+    pub(crate) format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A part of the daemon that another process provides.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ProxyPlugin {
+    /// `snapshot`, `content`, `sandbox` or `diff`.
+    pub(crate) kind: String,
+    /// Path of the gRPC socket.
+    pub(crate) address: String,
+    pub(crate) platform: String,
+    pub(crate) exports: BTreeMap<String, String>,
+    pub(crate) capabilities: Vec<String>,
+}
+
+/// What flags say; they go before files.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides {
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
+    pub(crate) address: Option<PathBuf>,
+    pub(crate) log_level: Option<LevelFilter>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/containerd".into(),
+            state: "/run/containerd".into(),
+            temp: None,
+            oom_score: 0,
+            disabled_plugins: Vec::new(),
+            required_plugins: Vec::new(),
+            imports: Vec::new(),
+            grpc: Grpc {
+                socket: Socket { address: DEFAULT_ADDRESS.into(), uid: 0, gid: 0 },
+                max_recv_message_size: 16 << 20,
+                max_send_message_size: 16 << 20,
+            },
+            ttrpc: Socket::default(),
+            log: Log { level: LevelFilter::INFO, format: LogFormat::Text },
+            cgroup_path: None,
+            timeouts: default_timeouts(),
+            proxy_plugins: BTreeMap::new(),
+            restart_interval: Duration::from_secs(10),
+            shim_env: Vec::new(),
+        }
+    }
+}
+
+/// Names and defaults of the timeouts that we use.
+fn default_timeouts() -> BTreeMap<String, Duration> {
+    let default = runtime_v2::Timeouts::default();
+    [
+        ("io.containerd.timeout.shim.cleanup", default.cleanup),
+        ("io.containerd.timeout.shim.load", default.load),
+        ("io.containerd.timeout.shim.shutdown", default.shutdown),
+        ("io.containerd.timeout.task.state", default.state),
+    ]
+    .map(|(name, duration)| (name.to_owned(), duration))
+    .into()
+}
+
+impl Config {
+    /// Reads `file` and what it imports, and puts the flags on top. Without a
+    /// file the defaults hold. Also returns what the operator should be told.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming file and key when something cannot be meant.
+    pub(crate) fn load(file: Option<&Path>, flags: Overrides) -> Result<(Self, Vec<String>)> {
+        let mut warnings = Vec::new();
+        let mut config = match file {
+            None => Self::default(),
+            Some(path) => {
+                let loaded = file::load(path)?;
+                warnings.extend(loaded.warnings);
+                for (path, table) in loaded.files {
+                    // Each file by itself first, so that a complaint can name it.
+                    let mut unknown = Vec::new();
+                    let mut ineffective = Vec::new();
+                    Self::read(Reader::new(table, &mut unknown), &mut ineffective)
+                        .context("configuration", path.display())?;
+                    let path = path.display();
+                    warnings.extend(ineffective.iter().map(|text| format!("{path}: {text}")));
+                    warnings.extend(
+                        unknown.iter().map(|key| format!("{path}: ignoring unknown key {key}")),
+                    );
+                }
+                Self::read(Reader::new(loaded.table, &mut Vec::new()), &mut Vec::new())?
+            }
+        };
+        config.apply(flags)?;
+        config.check()?;
+        Ok((config, warnings))
+    }
+
+    fn apply(&mut self, flags: Overrides) -> Result<()> {
+        let absolute =
+            |path: PathBuf| std::path::absolute(&path).context("make absolute", path.display());
+        if let Some(root) = flags.root {
+            self.root = absolute(root)?;
+        }
+        if let Some(state) = flags.state {
+            self.state = absolute(state)?;
+        }
+        if let Some(address) = flags.address {
+            self.grpc.socket.address = absolute(address)?;
+        }
+        if let Some(level) = flags.log_level {
+            self.log.level = level;
+        }
+        if self.ttrpc.address.as_os_str().is_empty() {
+            let mut address = self.grpc.socket.address.clone().into_os_string();
+            address.push(".ttrpc");
+            self.ttrpc.address = address.into();
+            // Who may use the one may use the other, unless the file says otherwise.
+            if self.ttrpc.uid == 0 {
+                self.ttrpc.uid = self.grpc.socket.uid;
+            }
+            if self.ttrpc.gid == 0 {
+                self.ttrpc.gid = self.grpc.socket.gid;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        for (key, path) in [("root", &self.root), ("state", &self.state)] {
+            if !path.is_absolute() {
+                return Err(Error::invalid(format!(
+                    "key {key}: expected an absolute path, found {path:?}"
+                )));
+            }
+        }
+        if self.root == self.state {
+            return Err(Error::invalid("root and state must be different folders"));
+        }
+        if !(-1000..=1000).contains(&self.oom_score) {
+            return Err(Error::invalid(format!(
+                "key oom_score: expected an integer from -1000 to 1000, found {}",
+                self.oom_score
+            )));
+        }
+        plugins::check(&self.required_plugins, &self.disabled_plugins)
+    }
+
+    /// Is that part of the daemon switched off?
+    pub(crate) fn is_disabled(&self, plugin: &str) -> bool {
+        self.disabled_plugins.iter().any(|name| name.as_str() == plugin)
+    }
+
+    /// Timeouts of shims, with what the file says in place of the defaults.
+    pub(crate) fn shim_timeouts(&self) -> runtime_v2::Timeouts {
+        let mut timeouts = runtime_v2::Timeouts::default();
+        for (name, timeout) in [
+            ("io.containerd.timeout.shim.cleanup", &mut timeouts.cleanup),
+            ("io.containerd.timeout.shim.load", &mut timeouts.load),
+            ("io.containerd.timeout.shim.shutdown", &mut timeouts.shutdown),
+            ("io.containerd.timeout.task.state", &mut timeouts.state),
+        ] {
+            // Zero would give a shim no chance at all.
+            if let Some(duration) = self.timeouts.get(name).filter(|d| !d.is_zero()) {
+                *timeout = *duration;
+            }
+        }
+        timeouts
+    }
+}
+
+/// A level by the name that containerd gives it.
+///
+/// # Errors
+/// `InvalidArgument` when there is no such level.
+pub(crate) fn parse_level(name: &str) -> Result<LevelFilter> {
+    match name {
+        "trace" => Ok(LevelFilter::TRACE),
+        "debug" => Ok(LevelFilter::DEBUG),
+        "info" => Ok(LevelFilter::INFO),
+        "warn" | "warning" => Ok(LevelFilter::WARN),
+        // Worse than an error ends the process, and is one.
+        "error" | "fatal" | "panic" => Ok(LevelFilter::ERROR),
+        other => Err(Error::invalid(format!(
+            "expected trace, debug, info, warn, error, fatal or panic, found {other:?}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

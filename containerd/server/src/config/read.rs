@@ -1,0 +1,185 @@
+//! Which key of the file means what.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use shim_protocol::{Context, Error, Result};
+
+use super::{Config, Grpc, LogFormat, ProxyPlugin, Socket, parse_level, reader::Reader, section};
+use crate::plugins::PluginName;
+
+impl Config {
+    /// Reads one table. Adds to `ineffective` what is set and cannot be done.
+    pub(super) fn read(mut top: Reader<'_>, ineffective: &mut Vec<String>) -> Result<Self> {
+        let mut config = Self::default();
+        for key in ["version", "plugin_dir", "stream_processors"] {
+            top.ignore(key);
+        }
+        set(&mut config.root, top.text("root")?);
+        set(&mut config.state, top.text("state")?);
+        config.temp = top.text("temp")?.filter(|path| !path.is_empty()).map(PathBuf::from);
+        let range = "an integer from -1000 to 1000";
+        if let Some(score) = top.integer::<i32>("oom_score", range)? {
+            config.oom_score = score;
+        }
+        config.disabled_plugins = plugin_names("disabled_plugins", &mut top)?;
+        config.required_plugins = plugin_names("required_plugins", &mut top)?;
+        config.imports = top.texts("imports")?;
+
+        let mut grpc = top.section("grpc")?;
+        config.grpc.read(&mut grpc)?;
+        for key in
+            ["tcp_address", "tcp_tls_ca", "tcp_tls_cert", "tcp_tls_key", "tcp_tls_common_name"]
+        {
+            if grpc.text(key)?.is_some_and(|value| !value.is_empty()) {
+                ineffective.push(format!("grpc.{key} has no effect: there is no TCP listener"));
+            }
+        }
+        grpc.finish();
+        let mut ttrpc = top.section("ttrpc")?;
+        config.ttrpc.read(&mut ttrpc)?;
+        ttrpc.finish();
+        config.read_debug(top.section("debug")?, ineffective)?;
+        read_metrics(top.section("metrics")?, ineffective)?;
+
+        let mut cgroup = top.section("cgroup")?;
+        config.cgroup_path = cgroup.text("path")?.filter(|path| !path.is_empty());
+        cgroup.finish();
+        let mut timeouts = top.section("timeouts")?;
+        for name in timeouts.keys() {
+            config.timeouts.extend(timeouts.duration(&name)?.map(|duration| (name, duration)));
+        }
+        let mut proxies = top.section("proxy_plugins")?;
+        for name in proxies.keys() {
+            let proxy = ProxyPlugin::read(proxies.section(&name)?)?;
+            config.proxy_plugins.insert(name, proxy);
+        }
+        config.read_plugins(top.section("plugins")?)?;
+        top.finish();
+        Ok(config)
+    }
+
+    fn read_debug(&mut self, mut debug: Reader<'_>, ineffective: &mut Vec<String>) -> Result<()> {
+        if debug.text("address")?.is_some_and(|address| !address.is_empty()) {
+            ineffective.push("debug.address has no effect: there is no debug socket".into());
+        }
+        debug.integer::<u32>("uid", "a user's number")?;
+        debug.integer::<u32>("gid", "a group's number")?;
+        debug.boolean("log_trace_id")?;
+        if let Some(level) = debug.text("level")?.filter(|level| !level.is_empty()) {
+            self.log.level = parse_level(&level).context("key", "debug.level")?;
+        }
+        match debug.text("format")?.as_deref() {
+            None | Some("") => {}
+            Some("text") => self.log.format = LogFormat::Text,
+            Some("json") => self.log.format = LogFormat::Json,
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "key debug.format: expected \"text\" or \"json\", found {other:?}"
+                )));
+            }
+        }
+        debug.finish();
+        Ok(())
+    }
+
+    fn read_plugins(&mut self, mut plugins: Reader<'_>) -> Result<()> {
+        let mut restart = plugins.section(section::RESTART)?;
+        if let Some(interval) = restart.duration("interval")? {
+            self.restart_interval = interval;
+        }
+        restart.finish();
+        for name in [section::RUNTIME, section::SHIMS] {
+            let mut shims = plugins.section(name)?;
+            for variable in shims.texts("env")? {
+                let Some((name, value)) = variable.split_once('=') else {
+                    return Err(Error::invalid(format!(
+                        "key env of {name}: expected NAME=VALUE, found {variable:?}"
+                    )));
+                };
+                self.shim_env.push((name.to_owned(), value.to_owned()));
+            }
+            // There is one platform, and scheduling by core is the shim's default.
+            shims.texts("platforms")?;
+            shims.boolean("sched_core")?;
+            shims.finish();
+        }
+        let mut grpc = plugins.section(section::GRPC)?;
+        self.grpc.read(&mut grpc)?;
+        grpc.finish();
+        let mut ttrpc = plugins.section(section::TTRPC)?;
+        self.ttrpc.read(&mut ttrpc)?;
+        ttrpc.finish();
+        section::LATER.iter().for_each(|name| plugins.ignore(name));
+        plugins.finish();
+        Ok(())
+    }
+}
+
+impl Socket {
+    fn read(&mut self, section: &mut Reader<'_>) -> Result<()> {
+        set(&mut self.address, section.text("address")?);
+        if let Some(uid) = section.integer("uid", "a user's number")? {
+            self.uid = uid;
+        }
+        if let Some(gid) = section.integer("gid", "a group's number")? {
+            self.gid = gid;
+        }
+        Ok(())
+    }
+}
+
+impl Grpc {
+    fn read(&mut self, section: &mut Reader<'_>) -> Result<()> {
+        self.socket.read(section)?;
+        for (key, limit) in [
+            ("max_recv_message_size", &mut self.max_recv_message_size),
+            ("max_send_message_size", &mut self.max_send_message_size),
+        ] {
+            // Zero is containerd's way to say "the default".
+            if let Some(size) = section.integer(key, "a size in bytes")?.filter(|size| *size > 0) {
+                *limit = size;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ProxyPlugin {
+    fn read(mut section: Reader<'_>) -> Result<Self> {
+        let mut exports = BTreeMap::new();
+        let mut table = section.section("exports")?;
+        for name in table.keys() {
+            exports.extend(table.text(&name)?.map(|value| (name, value)));
+        }
+        let proxy = Self {
+            kind: section.text("type")?.unwrap_or_default(),
+            address: section.text("address")?.unwrap_or_default(),
+            platform: section.text("platform")?.unwrap_or_default(),
+            exports,
+            capabilities: section.texts("capabilities")?,
+        };
+        section.finish();
+        Ok(proxy)
+    }
+}
+
+fn read_metrics(mut metrics: Reader<'_>, ineffective: &mut Vec<String>) -> Result<()> {
+    if metrics.text("address")?.is_some_and(|address| !address.is_empty()) {
+        ineffective.push("metrics.address has no effect: metrics are not served".into());
+    }
+    metrics.boolean("grpc_histogram")?;
+    metrics.finish();
+    Ok(())
+}
+
+fn plugin_names(key: &str, top: &mut Reader<'_>) -> Result<Vec<PluginName>> {
+    let names = top.texts(key)?;
+    names.into_iter().map(|name| PluginName::new(name).context("key", key)).collect()
+}
+
+/// Replaces `path` if `text` has something to say.
+fn set(path: &mut PathBuf, text: Option<String>) {
+    if let Some(text) = text.filter(|text| !text.is_empty()) {
+        *path = text.into();
+    }
+}

@@ -1,0 +1,79 @@
+//! The gRPC API: each service decodes, calls the core, and encodes.
+
+mod containers;
+mod convert;
+mod events;
+mod headers;
+mod health;
+mod introspection;
+mod leases;
+mod namespaces;
+mod tasks;
+mod version;
+
+use containerd_api::{
+    grpc::health::v1::health_server::HealthServer,
+    services::{
+        containers::v1::containers_server::ContainersServer,
+        events::v1::events_server::EventsServer,
+        introspection::v1::introspection_server::IntrospectionServer,
+        leases::v1::leases_server::LeasesServer,
+        namespaces::v1::namespaces_server::NamespacesServer, tasks::v1::tasks_server::TasksServer,
+        version::v1::version_server::VersionServer,
+    },
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{server::NamedService, service::Routes};
+
+use crate::{assembly::Core, config::Config, identity::Identity};
+
+/// All services that the configuration does not switch off. `stop` ends
+/// requests that would go on for ever.
+pub(crate) fn routes(
+    core: &Core,
+    identity: Identity,
+    config: &Config,
+    stop: &CancellationToken,
+) -> Routes {
+    let is_disabled = |plugin: &str| config.is_disabled(plugin);
+    let mut names = Vec::new();
+    let mut routes = Routes::builder();
+    // Each server is a type of its own, so this cannot be a loop.
+    macro_rules! serve {
+        ($plugin:literal, $server:ident, $service:expr) => {
+            if !is_disabled(concat!("io.containerd.grpc.v1.", $plugin)) {
+                let server = $server::new($service)
+                    .max_decoding_message_size(config.grpc.max_recv_message_size)
+                    .max_encoding_message_size(config.grpc.max_send_message_size);
+                names.push(name(&server));
+                routes.add_service(server);
+            }
+        };
+    }
+    serve!("containers", ContainersServer, containers::Service(core.containers.clone()));
+    serve!("events", EventsServer, events::Service(core.events.clone()));
+    serve!(
+        "introspection",
+        IntrospectionServer,
+        introspection::Service {
+            identity,
+            plugins: introspection::plugins(is_disabled),
+            manager: core.manager.clone(),
+        }
+    );
+    serve!("leases", LeasesServer, leases::Service(core.leases.clone()));
+    serve!("namespaces", NamespacesServer, namespaces::Service(core.namespaces.clone()));
+    serve!("tasks", TasksServer, tasks::Service { tasks: core.tasks.clone(), stop: stop.clone() });
+    serve!("version", VersionServer, version::Service);
+    serve!(
+        "healthcheck",
+        HealthServer,
+        health::Service { names: names.clone(), stop: stop.clone() }
+    );
+    routes.routes()
+}
+
+/// The full name of a service.
+fn name<S: NamedService>(_: &S) -> &'static str {
+    S::NAME
+}

@@ -1,0 +1,72 @@
+//! The only place where an error kind becomes a gRPC code.
+
+use shim_protocol::{Error, ErrorKind};
+use tonic::{Code, Status};
+
+/// What a client gets to see: the code, and the whole chain as text. The last
+/// step of a handler.
+pub(crate) fn of(error: Error) -> Status {
+    Status::new(code(error.kind()), error.report().to_string())
+}
+
+/// The gRPC code of a kind.
+pub(crate) fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+        ErrorKind::OutOfRange => Code::OutOfRange,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::Aborted => Code::Aborted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::Cancelled => Code::Cancelled,
+        ErrorKind::Unimplemented => Code::Unimplemented,
+        ErrorKind::DataLoss => Code::DataLoss,
+        ErrorKind::Internal => Code::Internal,
+        ErrorKind::Unknown => Code::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers as in gRPC's `doc/statuscodes.md`.
+    #[test]
+    fn each_kind_has_its_code() {
+        for (kind, number) in [
+            (ErrorKind::Cancelled, 1),
+            (ErrorKind::Unknown, 2),
+            (ErrorKind::InvalidArgument, 3),
+            (ErrorKind::DeadlineExceeded, 4),
+            (ErrorKind::NotFound, 5),
+            (ErrorKind::AlreadyExists, 6),
+            (ErrorKind::PermissionDenied, 7),
+            (ErrorKind::ResourceExhausted, 8),
+            (ErrorKind::FailedPrecondition, 9),
+            (ErrorKind::Aborted, 10),
+            (ErrorKind::OutOfRange, 11),
+            (ErrorKind::Unimplemented, 12),
+            (ErrorKind::Internal, 13),
+            (ErrorKind::Unavailable, 14),
+            (ErrorKind::DataLoss, 15),
+        ] {
+            assert_eq!(code(kind) as i32, number, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_client_reads_the_whole_chain() {
+        let error = Error::caused(
+            ErrorKind::NotFound,
+            "kill task \"a\"",
+            Error::not_found("there is no such task"),
+        );
+        let status = of(error);
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(status.message(), "kill task \"a\": there is no such task");
+    }
+}
