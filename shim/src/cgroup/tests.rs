@@ -226,7 +226,11 @@ fn v1_numbers_with_a_controller_in_v2() {
     let unified =
         fixture(&[("hugetlb.2MB.current", "2097152\n"), ("hugetlb.2MB.events", "max 9\n")]);
     let cgroup = Cgroup {
-        v1: vec![("cpu,cpuacct".into(), cpu.path().into()), ("blkio".into(), blkio.path().into())],
+        v1: vec![
+            ("pids".into(), pids.path().into()),
+            ("cpu,cpuacct".into(), cpu.path().into()),
+            ("blkio".into(), blkio.path().into()),
+        ],
         v2: Some(unified.path().into()),
     };
     let metrics: cgroups_v1::Metrics = any::unpack(&cgroup.stats().unwrap()).unwrap();
