@@ -1,6 +1,8 @@
 //! Makes Rust of the gRPC API's `.proto` files, without `protoc`.
 
-use std::error::Error;
+use std::{env, error::Error};
+
+use tonic_prost_build::Builder;
 
 /// Folders with `.proto` files: ours, and the one shared with the shims.
 const FOLDERS: [&str; 2] = ["proto", "../../shim-protocol/proto"];
@@ -30,6 +32,23 @@ const FILES: [&str; 18] = [
     "runtime_options.proto",
 ];
 
+/// What can be made into JSON: packages and messages.
+const SERIALIZED: [&str; 6] = [
+    ".containerd.events",
+    ".containerd.services.images.v1.ImageCreate",
+    ".containerd.services.images.v1.ImageUpdate",
+    ".containerd.services.images.v1.ImageDelete",
+    ".containerd.types.Mount",
+    ".io.containerd.cgroups",
+];
+
+/// Fields of those whose types are not ours, and the function that writes them.
+const SERIALIZED_WITH: [(&str, &str); 3] = [
+    (".containerd.events.TaskExit.exited_at", "timestamp"),
+    (".containerd.events.TaskDelete.exited_at", "timestamp"),
+    (".containerd.events.ContainerCreate.Runtime.options", "any"),
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     for folder in FOLDERS {
@@ -39,9 +58,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut names = tonic_prost_build::Config::new();
     names.enable_type_names();
 
-    tonic_prost_build::configure()
+    let mut builder = tonic_prost_build::configure();
+    if env::var_os("CARGO_FEATURE_SERDE").is_some() {
+        builder = with_serde(builder);
+    }
+    builder
         .btree_map(".")
         .include_file("mod.rs")
         .compile_fds_with_config(protox::compile(FILES, FOLDERS)?, names)?;
     Ok(())
+}
+
+fn with_serde(mut builder: Builder) -> Builder {
+    for path in SERIALIZED {
+        builder = builder.message_attribute(path, "#[derive(serde::Serialize)]");
+    }
+    for (path, function) in SERIALIZED_WITH {
+        let attribute = format!("#[serde(serialize_with = \"crate::json::{function}\")]");
+        builder = builder.field_attribute(path, attribute);
+    }
+    builder
 }

@@ -5,11 +5,16 @@
 //! files. Packages, names and field numbers are containerd's, so that its
 //! clients can talk to our daemon and ours to theirs.
 //!
+//! With the feature `serde`, events and metrics can be made into JSON, under the
+//! names that they have in the `.proto` files.
+//!
 //! Messages that shims use as well are described once, in
 //! `shim-protocol/proto`. That crate makes types of its own from them: ttrpc
 //! has another protobuf library than tonic.
 
 mod any;
+#[cfg(feature = "serde")]
+pub mod json;
 
 pub use any::{AnyError, from_any, to_any};
 

@@ -114,6 +114,12 @@ impl Namespaces {
         NamespacesClient::new(self.client.channel())
     }
 
+    /// A request about the namespace `name`. Go's daemon wants the header too:
+    /// it publishes the event of the change where the header says.
+    fn request<T>(&self, name: &str, message: T) -> Result<Request<T>> {
+        self.client.namespace(name).request(message)
+    }
+
     /// Creates a namespace.
     ///
     /// # Errors
@@ -124,7 +130,8 @@ impl Namespaces {
         labels: BTreeMap<String, String>,
     ) -> Result<NamespaceRecord> {
         let namespace = Some(Wire { name: name.into(), labels });
-        let response = self.stub().create(CreateNamespaceRequest { namespace }).await;
+        let request = self.request(name, CreateNamespaceRequest { namespace })?;
+        let response = self.stub().create(request).await;
         unwrap("create namespace", name, response.map(|r| r.into_inner().namespace))
     }
 
@@ -163,11 +170,11 @@ impl Namespaces {
         labels: BTreeMap<String, String>,
     ) -> Result<NamespaceRecord> {
         let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
-        let request = UpdateNamespaceRequest {
+        let message = UpdateNamespaceRequest {
             namespace: Some(Wire { name: name.into(), labels }),
             update_mask: Some(FieldMask { paths }),
         };
-        let response = self.stub().update(request).await;
+        let response = self.stub().update(self.request(name, message)?).await;
         unwrap("label namespace", name, response.map(|r| r.into_inner().namespace))
     }
 
@@ -176,7 +183,7 @@ impl Namespaces {
     /// # Errors
     /// `NotFound`, or `FailedPrecondition` when there is something in it.
     pub async fn delete(&self, name: &str) -> Result<()> {
-        let request = DeleteNamespaceRequest { name: name.into() };
+        let request = self.request(name, DeleteNamespaceRequest { name: name.into() })?;
         self.stub().delete(request).await.context("delete namespace", name)?;
         Ok(())
     }

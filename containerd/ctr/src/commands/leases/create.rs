@@ -1,0 +1,45 @@
+//! `ctr leases create`
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Result;
+use clap::Args;
+use containerd_client::Lease;
+
+use crate::{cli::Global, labels, session, time};
+
+/// Make a lease and print its id.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// Its id, in place of a random one
+    #[arg(long)]
+    id: Option<String>,
+    /// When it ends by itself; 0 is never
+    #[arg(short = 'x', long, value_parser = time::parse_duration, default_value = "24h", value_name = "DURATION")]
+    expires: Duration,
+    /// Labels
+    #[arg(value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+}
+
+impl Create {
+    pub(crate) async fn run(self, global: &Global) -> Result<()> {
+        let leases = session::namespace(global).await?.leases();
+        let mut labels = labels::parse(&self.labels);
+        if !self.expires.is_zero() {
+            let end = time::rfc3339(SystemTime::now().checked_add(self.expires));
+            labels.insert(Lease::EXPIRE_LABEL.into(), end);
+        }
+        let id = self.id.unwrap_or_else(random_id);
+        println!("{}", leases.create(&id, labels).await?.id);
+        Ok(())
+    }
+}
+
+/// The standard library seeds its hashers at random.
+fn random_id() -> String {
+    format!("{:016x}", RandomState::new().hash_one(SystemTime::now()))
+}

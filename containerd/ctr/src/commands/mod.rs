@@ -1,0 +1,14 @@
+//! The commands, one in a file.
+
+pub(crate) mod completion;
+pub(crate) mod containers;
+pub(crate) mod events;
+pub(crate) mod info;
+pub(crate) mod leases;
+pub(crate) mod namespaces;
+pub(crate) mod oci;
+pub(crate) mod plugins;
+pub(crate) mod run;
+pub(crate) mod shim;
+pub(crate) mod tasks;
+pub(crate) mod version;

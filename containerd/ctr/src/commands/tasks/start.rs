@@ -1,0 +1,151 @@
+//! `ctr tasks start`, and the second half of `ctr run`
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use containerd_client::{Container, NewTask, Task};
+
+use crate::{
+    attach::{Attachment, StdioArgs, exit_code},
+    cli::Global,
+    console::RawTerminal,
+    session,
+    signal::SIGKILL,
+    spec,
+};
+
+/// Start a container that was made before. The exit code is that of its
+/// process.
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    stdio: StdioArgs,
+    /// Make the root filesystem the root without pivot_root
+    #[arg(long)]
+    no_pivot: bool,
+    /// Write the pid of the process to a file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Return as soon as the process runs
+    #[arg(short, long)]
+    detach: bool,
+    /// Id of the container
+    container: String,
+}
+
+impl Start {
+    pub(crate) async fn run(self, global: &Global) -> Result<ExitCode> {
+        let container = session::namespace(global).await?.container(&self.container).await?;
+        let options = StartOptions {
+            stdio: &self.stdio,
+            detach: self.detach,
+            no_pivot: self.no_pivot,
+            pid_file: self.pid_file.as_deref(),
+        };
+        start(&container, options).await
+    }
+}
+
+/// How to start a container.
+pub(crate) struct StartOptions<'a> {
+    pub(crate) stdio: &'a StdioArgs,
+    pub(crate) detach: bool,
+    pub(crate) no_pivot: bool,
+    pub(crate) pid_file: Option<&'a Path>,
+}
+
+/// Makes the container's task and starts it. Unless it is detached, stays until
+/// it has ended, and deletes it.
+pub(crate) async fn start(container: &Container, options: StartOptions<'_>) -> Result<ExitCode> {
+    let spec = container.spec()?;
+    let tty = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+    let terminal = (tty && !options.detach).then(RawTerminal::enter).transpose()?;
+
+    let io = options.stdio.io(container.id(), tty)?;
+    // Also for a process that is left alone: Go's shim waits for a reader of its
+    // output before it makes the process.
+    let streams = io.open()?;
+    let mut task = NewTask::new(io.stdio());
+    if let Some(any) = spec::task_options(container, options.no_pivot)? {
+        task = task.options(any);
+    }
+    let task = container.create_task(task).await?;
+
+    let result = async {
+        if let Some(file) = options.pid_file {
+            write_pid(file, task.pid())?;
+        }
+        if options.detach {
+            task.start().await?;
+            drop(streams);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut attachment = Attachment::new(task.init(), streams, terminal)?;
+        task.start().await?;
+        let exit = attachment.wait().await?;
+        task.delete().await?;
+        attachment.drain().await?;
+        Ok(exit_code(exit))
+    }
+    .await;
+
+    if result.is_err() {
+        discard(&task).await;
+    } else if options.detach {
+        io.keep();
+    }
+    result
+}
+
+/// Ends and deletes a task that was not started, or that was lost hold of.
+async fn discard(task: &Task) {
+    let end = async {
+        task.kill(SIGKILL).await?;
+        task.wait().await?;
+        task.delete().await
+    };
+    if let Err(error) = end.await
+        && !error.is_not_found()
+    {
+        tracing::error!("cannot clean up: {}", error.report());
+    }
+}
+
+/// Writes the file whole or not at all: whoever waits for it finds a pid in it.
+fn write_pid(file: &Path, pid: u32) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let file = std::path::absolute(file)?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let draft = file.with_file_name(format!(".{name}.{}", std::process::id()));
+        let mut open = fs::OpenOptions::new().write(true).create_new(true).open(&draft)?;
+        let written =
+            open.write_all(pid.to_string().as_bytes()).and_then(|()| fs::rename(&draft, &file));
+        if written.is_err() {
+            fs::remove_file(&draft)?;
+        }
+        written
+    };
+    write().with_context(|| format!("write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_has_just_the_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        write_pid(&file, 42).unwrap();
+        write_pid(&file, 43).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "43");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(write_pid(Path::new("/nowhere/pid"), 1).is_err());
+    }
+}
