@@ -48,9 +48,12 @@ pub(crate) fn rfc3339(time: Option<SystemTime>) -> String {
     time.map_or_else(|| "0001-01-01T00:00:00Z".into(), |time| Timestamp::from(time).to_string())
 }
 
-/// A time as Go prints one: `2026-01-02 03:04:05.678 +0000 UTC`.
+/// A time as Go prints one: `2026-01-02 03:04:05.678 +0000 UTC`, without trailing zeros.
 pub(crate) fn go(time: Option<SystemTime>) -> String {
-    rfc3339(time).replacen('T', " ", 1).replacen('Z', " +0000 UTC", 1)
+    let time = rfc3339(time).replacen('T', " ", 1);
+    let time = time.trim_end_matches('Z');
+    let time = if time.contains('.') { time.trim_end_matches('0') } else { time };
+    format!("{time} +0000 UTC")
 }
 
 #[cfg(test)]
@@ -73,7 +76,7 @@ mod tests {
     fn times() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
         assert_eq!(rfc3339(Some(time)), "1970-01-01T00:00:01.500Z");
-        assert_eq!(go(Some(time)), "1970-01-01 00:00:01.500 +0000 UTC");
+        assert_eq!(go(Some(time)), "1970-01-01 00:00:01.5 +0000 UTC");
         assert_eq!(go(None), "0001-01-01 00:00:00 +0000 UTC");
     }
 }
