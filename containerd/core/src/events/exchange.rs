@@ -89,12 +89,13 @@ impl Exchange {
         self.announce(envelope, sent)
     }
 
-    /// Announces the end, with whatever is missing before it, of each task for
-    /// which `exists` says no; answers how many there were. For the time after
-    /// boot, when it is known which shims are left.
-    pub fn close_tasks(&self, exists: impl Fn(&Id, &Id) -> bool) -> usize {
+    /// Announces the end, with whatever is missing before it, of each task that
+    /// the daemon before has left and for which `exists` says no; answers how
+    /// many there were. For the time after boot when it is known which shims
+    /// are left and they had time to deliver.
+    pub fn close_inherited(&self, exists: impl Fn(&Id, &Id) -> bool) -> usize {
         let mut state = self.lock();
-        let closed = state.memory.close_tasks(exists);
+        let closed = state.memory.close_inherited(exists);
         self.wake(&state);
         closed
     }

@@ -32,6 +32,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Memory {
     pub history: History,
     ledger: Ledger,
+    /// Tasks that were not deleted when the daemon before ended.
+    inherited: Vec<(Key, u32)>,
     journal: Journal,
     compact_at: u64,
     /// Since when the journal misses events that are in memory.
@@ -78,7 +80,8 @@ impl Memory {
             Record::Page(page) => ledger.restore(page),
             Record::Floor(floor) => history.set_floor(floor),
         })?;
-        let mut memory = Self { history, ledger, journal, compact_at: 0, behind: None };
+        let inherited = ledger.live().map(|(key, pid)| (key.to_owned(), pid)).collect();
+        let mut memory = Self { history, ledger, inherited, journal, compact_at: 0, behind: None };
         memory.compact()?;
         Ok(memory)
     }
@@ -109,15 +112,14 @@ impl Memory {
         self.commit(all);
     }
 
-    /// Announces the end of each task for which `exists` says no; answers how
-    /// many there were.
-    pub(super) fn close_tasks(&mut self, exists: impl Fn(&Id, &Id) -> bool) -> usize {
-        let open: Vec<(Id, Id)> = self.ledger.live().filter_map(ledger::split).collect();
+    /// Announces the end of each task that the daemon before has left and for
+    /// which `exists` says no; answers how many there were.
+    pub(super) fn close_inherited(&mut self, exists: impl Fn(&Id, &Id) -> bool) -> usize {
         let mut closed = 0;
-        for (namespace, container) in open {
-            if !exists(&namespace, &container) {
-                let steps =
-                    self.ledger.close(&ledger::key(&namespace, &container), Timestamp::now());
+        for (key, pid) in std::mem::take(&mut self.inherited) {
+            let Some((namespace, container)) = ledger::split(&key) else { continue };
+            if self.ledger.lives(&key, pid) && !exists(&namespace, &container) {
+                let steps = self.ledger.close(&key, Timestamp::now());
                 self.commit(made_up(&namespace, &container, steps));
                 closed += 1;
             }

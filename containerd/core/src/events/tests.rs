@@ -200,17 +200,22 @@ async fn a_position_in_the_future_is_now() {
 }
 
 #[tokio::test]
-async fn tasks_that_are_gone_are_closed() {
+async fn tasks_that_an_earlier_daemon_left_and_are_gone_are_closed() {
     let folder = tempfile::tempdir().unwrap();
     let exchange = open(folder.path(), LONG);
-    exchange.forward(envelope("kept", &Step::Create { pid: 1 }, 1)).unwrap();
-    exchange.forward(envelope("gone", &Step::Create { pid: 2 }, 2)).unwrap();
+    for (pid, container) in [(1, "kept"), (2, "gone"), (3, "replaced")] {
+        exchange.forward(envelope(container, &Step::Create { pid }, pid.into())).unwrap();
+    }
+    let exchange = open(folder.path(), LONG);
+    exchange.forward(envelope("replaced", &delete(3), 4)).unwrap();
+    exchange.forward(envelope("replaced", &Step::Create { pid: 4 }, 5)).unwrap();
+    exchange.forward(envelope("new", &Step::Create { pid: 5 }, 6)).unwrap();
     let mut subscription = exchange.subscribe(Subscribe::default()).unwrap();
-    assert_eq!(exchange.close_tasks(|_, id| id.as_str() == "kept"), 1);
-    assert_eq!(exchange.close_tasks(|_, id| id.as_str() == "kept"), 0);
+    assert_eq!(exchange.close_inherited(|_, id| id.as_str() == "kept"), 1);
+    assert_eq!(exchange.close_inherited(|_, id| id.as_str() == "kept"), 0);
     let heard = topics(&mut subscription, 3).await;
     assert_eq!(heard, ["/tasks/start", "/tasks/exit", "/tasks/delete"]);
-    exchange.forward(envelope("gone", &exit(2), 3)).unwrap();
+    exchange.forward(envelope("gone", &exit(2), 7)).unwrap();
     assert_eq!(drain(&exchange, &mut subscription).await, [], "late, and announced already");
 }
 

@@ -50,6 +50,14 @@ impl Tasks {
         Arc::new(Self { config, containers, namespaces, manager, events })
     }
 
+    /// Announces the end of tasks that an earlier daemon has left and that are
+    /// no more, such as one whose bundle somebody removed; answers how many
+    /// there were. To be called once, when the manager has recovered and shims
+    /// had the time to deliver what they kept (Go's try for 15 seconds).
+    pub fn close_lost(&self) -> usize {
+        self.events.close_inherited(|namespace, id| self.manager.get(namespace, id).is_ok())
+    }
+
     /// The task of a container. Its record is not looked at, so that the task
     /// of a container whose record was removed can still be ended.
     fn task(&self, namespace: &Id, container: &Id) -> Result<Arc<Task>> {

@@ -179,6 +179,11 @@ impl Entry {
 }
 
 impl Life {
+    /// Pid of init; 0 if not known.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     fn apply(&mut self, step: &Step, sent: Option<Timestamp>) {
         match step {
             Step::Create { pid } => {

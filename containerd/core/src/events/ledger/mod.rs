@@ -123,9 +123,16 @@ impl Ledger {
         self.trim();
     }
 
-    /// The tasks that are not deleted.
-    pub(super) fn live(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().filter(|(_, entry)| entry.life.is_some()).map(|(key, _)| key.as_str())
+    /// The tasks that are not deleted, with the pids of their init processes.
+    pub(super) fn live(&self) -> impl Iterator<Item = (&str, u32)> {
+        let pid = |entry: &Entry| entry.life.as_ref().map(Life::pid);
+        self.entries.iter().filter_map(move |(key, entry)| Some((key.as_str(), pid(entry)?)))
+    }
+
+    /// Is this one still not deleted?
+    pub(super) fn lives(&self, key: &str, pid: u32) -> bool {
+        let life = self.entries.get(key).and_then(|entry| entry.life.as_ref());
+        life.is_some_and(|life| life.pid() == pid)
     }
 
     /// All that is missing until the task `key` is deleted, and the delete.
