@@ -17,6 +17,7 @@ mod labels;
 pub mod leases;
 pub mod metadata;
 pub mod namespaces;
+pub mod restart;
 pub mod tasks;
 #[cfg(test)]
 mod testing;

@@ -32,7 +32,18 @@ mod tests;
 mod timestamp;
 mod translate;
 
+use shim_protocol::Id;
+
 pub use envelope::Envelope;
 pub use exchange::{Exchange, ExchangeConfig};
 pub use subscription::{Subscribe, Subscription};
 pub use timestamp::Timestamp;
+
+/// The container whose init has ended, and with which status, if `envelope` is
+/// about that.
+pub(crate) fn init_exit(envelope: &Envelope) -> Option<(Id, u32)> {
+    match translate::step(&envelope.topic, &envelope.event)? {
+        (container, ledger::Step::Exit(ended)) => Some((container, ended.status)),
+        _ => None,
+    }
+}
