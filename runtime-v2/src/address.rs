@@ -1,9 +1,9 @@
 //! Where a shim listens, and in which words it says so.
 //!
-//! `shim start` prints either a bare address, or JSON with the version of the
-//! task API and the protocol (containerd, `pkg/shim`). The same JSON is kept
-//! in the bundle as `bootstrap.json`; older daemons keep the bare address in
-//! `address`.
+//! `shim start` prints a bare address (up to 1.6), or the address with the
+//! version of the task API and the protocol, as JSON (from 1.7) or protobuf
+//! (from 2.3; containerd, `pkg/shim`). The JSON is kept in the bundle as
+//! `bootstrap.json`; older daemons keep the bare address in `address`.
 
 use std::{
     fmt, fs, io,
@@ -12,9 +12,10 @@ use std::{
     str::FromStr,
 };
 
+use protobuf::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result, proto::bootstrap::BootstrapResult};
 use tokio::net::UnixStream;
 
 /// The longest path that `sockaddr_un` takes, without the final zero (unix(7)).
@@ -45,10 +46,13 @@ impl Bootstrap {
     /// `FailedPrecondition` when it is neither JSON nor an address;
     /// `Unimplemented` for a version or protocol that we do not speak.
     pub(crate) fn parse(printed: &[u8]) -> Result<Self> {
-        let text = std::str::from_utf8(printed).map_err(|_| nonsense(printed))?.trim();
-        let this = match serde_json::from_str::<Self>(text) {
-            Ok(this) => this,
-            Err(_) => Self::bare(text),
+        let text = std::str::from_utf8(printed).unwrap_or_default().trim();
+        let this = if let Ok(json) = serde_json::from_str::<Self>(text) {
+            json
+        } else if let Some(message) = Self::from_wire(printed) {
+            message
+        } else {
+            Self::bare(text)
         };
         if !(2..=3).contains(&this.version) {
             return Err(Error::unimplemented(format!("task API version {}", this.version)));
@@ -61,6 +65,13 @@ impl Bootstrap {
             Err(e) if e.kind() == ErrorKind::Unimplemented => Err(e),
             Err(_) => Err(nonsense(printed)),
         }
+    }
+
+    /// An address alone, or other text, never is a message with a version.
+    fn from_wire(printed: &[u8]) -> Option<Self> {
+        let result = BootstrapResult::parse_from_bytes(printed).ok()?;
+        let version = u32::try_from(result.version).ok().filter(|version| *version != 0)?;
+        Some(Self { version, address: result.address, protocol: result.protocol })
     }
 }
 
@@ -169,12 +180,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_a_start_are_understood() {
+    fn all_forms_of_a_start_are_understood() {
         let bare = Bootstrap::parse(b"unix:///run/containerd/s/abc\n").unwrap();
         assert_eq!(bare, Bootstrap::bare("unix:///run/containerd/s/abc"));
         let json = br#"{"version":3,"address":"unix:///s","protocol":"ttrpc","x":1}"#;
         let json = Bootstrap::parse(json).unwrap();
         assert_eq!((json.version, json.address.as_str()), (3, "unix:///s"));
+        let message = BootstrapResult {
+            version: 3,
+            address: "unix:///s".into(),
+            protocol: "ttrpc".into(),
+            ..Default::default()
+        };
+        assert_eq!(Bootstrap::parse(&message.write_to_bytes().unwrap()).unwrap(), json);
         let old = Bootstrap::parse(b"/containerd-shim/ns/id/shim.sock").unwrap();
         assert_eq!(
             old.address.parse::<Address>().unwrap(),

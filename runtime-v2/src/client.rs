@@ -202,7 +202,7 @@ impl Connection {
             (Err(status @ ttrpc::Error::RpcStatus(_)), _) => return Err(status.into()),
             // ttrpc's own timeout has no class, but the clock tells it apart.
             (Err(_), Some(limit)) if started.elapsed() >= limit => {
-                let text = format!("no answer of shim in {limit:?}");
+                let text = format!("no answer of shim to {method} in {limit:?}");
                 return Err(Error::new(ErrorKind::DeadlineExceeded, text));
             }
             (Err(lost), _) => {

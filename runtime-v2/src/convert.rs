@@ -13,7 +13,7 @@ use shim_protocol::{
     Context, Error, ErrorKind, Id, Result, any,
     event::TaskEvent,
     proto::{
-        runc_options::ProcessDetails,
+        bootstrap::Extension,
         task_events::{TaskDelete, TaskExit},
         task_types, task_v2,
         types::{Mount as WireMount, RuntimeInfo as WireInfo},
@@ -39,6 +39,11 @@ pub(crate) fn options_to_stdin(options: Option<&Any>) -> Result<Vec<u8>> {
     any_to_wire(options.clone()).write_to_bytes().map_err(|e| {
         Error::caused(ErrorKind::Internal, format!("encode options {:?}", options.type_url), e)
     })
+}
+
+/// One of the values that travel with the bootstrap parameters.
+pub(crate) fn extension(any: Any) -> Extension {
+    Extension { value: MessageField::some(any_to_wire(any)), ..Default::default() }
 }
 
 pub(crate) fn create_to_wire(
@@ -145,12 +150,6 @@ pub(crate) fn pids_from_wire(answer: task_v2::PidsResponse) -> Vec<ProcessInfo> 
         info: p.info.into_option().map(any_from_wire),
     };
     answer.processes.into_iter().map(info).collect()
-}
-
-/// The exec that a kernel process was started as, if the shim says so.
-pub(crate) fn exec_of(info: &ProcessInfo) -> Option<Id> {
-    let details: ProcessDetails = any::unpack(&any_to_wire(info.info.clone()?)).ok()?;
-    Id::new("exec id", &details.exec_id).ok()
 }
 
 /// What `shim -info` prints.

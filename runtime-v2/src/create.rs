@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use shim_protocol::{
-    Context, Result,
+    Result,
     proto::task_v2::{CreateTaskRequest, CreateTaskResponse},
 };
 
@@ -90,10 +90,8 @@ async fn steps(
     let connection = connected.get_or_init(|| Arc::new(connection)).clone();
 
     let wire: CreateTaskRequest = convert::create_to_wire(request, bundle.path())?;
-    let answer: CreateTaskResponse = connection
-        .task("Create", &wire, Some(shared.config.timeouts.request))
-        .await
-        .context("create task", bundle.id())?;
+    let limit = shared.config.timeouts.request;
+    let answer: CreateTaskResponse = connection.task("Create", &wire, Some(limit)).await?;
 
     let seen = Seen::init(answer.pid);
     let task = Task::new(shared, bundle.clone(), binary, connection, Some(log), seen);

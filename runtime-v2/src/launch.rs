@@ -14,7 +14,11 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use shim_protocol::{Context, Error, ErrorKind, Result};
+use protobuf::Message;
+use shim_protocol::{
+    Context, Error, ErrorKind, Result,
+    proto::bootstrap::{BootstrapParams, LogLevel},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
@@ -84,6 +88,11 @@ impl Launcher {
 
     /// Starts the shim of a bundle.
     ///
+    /// What a shim reads depends on its age: the runtime options alone, or from
+    /// containerd 2.3 on the bootstrap parameters, and nothing else. Either
+    /// refuses the other's input before it has done anything, and the older
+    /// form is the one that most shims know.
+    ///
     /// # Errors
     /// `DeadlineExceeded` when it does not answer in time, `FailedPrecondition`
     /// when its answer makes no sense, `Unknown` when it fails.
@@ -93,15 +102,43 @@ impl Launcher {
         bundle: &Bundle,
         options: Option<&Any>,
     ) -> Result<Bootstrap> {
+        let options_only = convert::options_to_stdin(options)?;
+        let output = match self.run_start(binary, bundle, &options_only).await {
+            Err(refusal) if refusal.kind() == ErrorKind::Unknown => {
+                let parameters = self.bootstrap_parameters(bundle, options)?;
+                self.run_start(binary, bundle, &parameters).await.map_err(|_| refusal)
+            }
+            output => output,
+        };
+        let output = output.context("start shim", binary.display())?;
+        Bootstrap::parse(&output).context("start shim", binary.display())
+    }
+
+    async fn run_start(&self, binary: &Path, bundle: &Bundle, input: &[u8]) -> Result<Vec<u8>> {
         let mut command = self.command(binary, bundle);
         if self.config.debug {
             command.arg("-debug");
         }
         command.arg("start");
-        let input = convert::options_to_stdin(options)?;
-        let output = run(command, &input, self.config.timeouts.start).await;
-        let output = output.context("start shim", binary.display())?;
-        Bootstrap::parse(&output).context("start shim", binary.display())
+        run(command, input, self.config.timeouts.start).await
+    }
+
+    fn bootstrap_parameters(&self, bundle: &Bundle, options: Option<&Any>) -> Result<Vec<u8>> {
+        let level = if self.config.debug { LogLevel::LOG_LEVEL_DEBUG } else { LogLevel::default() };
+        let parameters = BootstrapParams {
+            instance_id: bundle.id().to_string(),
+            namespace: bundle.namespace().to_string(),
+            log_level: level.into(),
+            containerd_version: env!("CARGO_PKG_VERSION").into(),
+            containerd_ttrpc_address: self.config.ttrpc_address.clone(),
+            containerd_grpc_address: self.config.grpc_address.clone(),
+            containerd_binary: convert::utf8(&self.ourselves)?,
+            extensions: options.cloned().map(convert::extension).into_iter().collect(),
+            ..Default::default()
+        };
+        parameters
+            .write_to_bytes()
+            .map_err(|e| Error::caused(ErrorKind::Internal, "encode bootstrap parameters", e))
     }
 
     /// Lets the shim's binary clean up what a dead shim left: the container
@@ -146,6 +183,8 @@ impl Launcher {
             .env("MAX_SHIM_VERSION", "2")
             // Fewer threads in shims that are written in Go.
             .env("GOMAXPROCS", "2")
+            // Readiness is ours to tell.
+            .env_remove("NOTIFY_SOCKET")
             .envs(self.config.env.iter().map(|(key, value)| (key, value)));
         command
     }

@@ -33,7 +33,11 @@ pub(crate) fn unmount_below(folder: &Path) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.context("find", folder.display())?,
     };
-    for target in mounts_below(&folder)?.iter().rev() {
+    let targets = mounts_below(&folder)?;
+    if targets.is_empty() {
+        return Ok(());
+    }
+    for target in targets.iter().rev() {
         unmount(target)?;
     }
     match mounts_below(&folder)?.first() {

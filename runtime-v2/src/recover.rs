@@ -2,14 +2,14 @@
 //! that do not, and announces what happened meanwhile.
 
 use std::{
-    collections::{HashMap, HashSet},
-    path::PathBuf,
+    collections::HashMap,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use shim_protocol::{
     Context, Error, Id, Result, exits,
-    proto::task_v2::{PidsRequest, PidsResponse, StateRequest, StateResponse},
+    proto::task_v2::{StateRequest, StateResponse},
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 use tracing::{debug, error, info, warn};
@@ -217,24 +217,15 @@ async fn ask(
     Ok(convert::process_from_wire(bundle.id(), exec, bundle.path(), answer))
 }
 
-/// Learns which execs there are from the notes in the bundle and the processes
-/// that live, and asks for each.
+/// Asks for each exec that the bundle has a note of. The process list would
+/// name those that live, too, but getting it costs a run of the OCI runtime.
 async fn ask_for_execs(
     shared: &Shared,
     connection: &Connection,
     bundle: &Bundle,
 ) -> HashMap<Id, SeenProcess> {
-    let mut names: HashSet<Id> = noted_execs(bundle).await.into_keys().collect();
-    let request = PidsRequest { id: bundle.id().to_string(), ..Default::default() };
-    let limit = shared.config.timeouts.load;
-    match connection.task::<_, PidsResponse>("Pids", &request, Some(limit)).await {
-        Ok(answer) => {
-            names.extend(convert::pids_from_wire(answer).iter().filter_map(convert::exec_of));
-        }
-        Err(error) => debug!(id = %bundle.id(), error = %error.report(), "no process list"),
-    }
     let mut execs = HashMap::new();
-    for exec in names {
+    for exec in noted_execs(bundle).await.into_keys() {
         match ask(shared, connection, bundle, Some(&exec)).await {
             Ok(process) => {
                 execs.insert(exec, SeenProcess { pid: process.pid, exit: process.exit });
@@ -278,7 +269,7 @@ async fn announce_exits(shared: &Shared, bundle: &Bundle, seen: &Seen) {
 }
 
 /// Cleans up behind a shim that died while the daemon was away.
-async fn bury(shared: &Shared, bundle: Bundle, binary: &std::path::Path) -> Outcome {
+async fn bury(shared: &Shared, bundle: Bundle, binary: &Path) -> Outcome {
     let noted = noted_execs(&bundle).await.into_iter();
     let seen = Seen {
         init: SeenProcess { pid: bundle.init_pid().unwrap_or_default(), exit: None },
@@ -290,12 +281,7 @@ async fn bury(shared: &Shared, bundle: Bundle, binary: &std::path::Path) -> Outc
 
 /// Ends what was begun when the daemon died: in the middle of a create there
 /// is nothing to tell, in the middle of a delete the rest of it.
-async fn dismiss(
-    shared: &Shared,
-    bundle: &Bundle,
-    binary: &std::path::Path,
-    connection: &Arc<Connection>,
-) {
+async fn dismiss(shared: &Shared, bundle: &Bundle, binary: &Path, connection: &Arc<Connection>) {
     info!(id = %bundle.id(), "shim does not know its container");
     let folder = bundle.clone();
     let record = blocking(move || exits::read(folder.path(), None)).await.unwrap_or_default();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use protobuf::{Message, MessageField, well_known_types::empty::Empty};
-use shim_protocol::{Context, Error, ErrorKind, Id, Result, proto::task_v2 as wire};
+use shim_protocol::{Error, ErrorKind, Id, Result, proto::task_v2 as wire};
 use tokio::{
     sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, watch},
     task::AbortHandle,
@@ -193,16 +193,14 @@ impl Task {
                 return match self.verdict(&connection).await {
                     Some(Life::Died(obituary)) => Ok(obituary.init),
                     Some(Life::Deleted) => Err(self.gone()),
-                    Some(Life::Live(_)) | None => Err(Error::unavailable(format!(
-                        "delete task {:?}: connection to shim lost",
-                        self.id()
-                    ))),
+                    Some(Life::Live(_)) | None => {
+                        Err(Error::unavailable("connection to shim was lost meanwhile"))
+                    }
                 };
             }
             other => {
                 let answer = other.map(|answer| convert::deleted_from_wire(&answer));
-                let answer = self.explain(answer, None, &[Status::Created, Status::Stopped]).await;
-                return answer.context("delete task", self.id());
+                return self.explain(answer, None, &[Status::Created, Status::Stopped]).await;
             }
         };
         if let Ok(gone) = &answer {
@@ -216,7 +214,7 @@ impl Task {
         }
         self.end_log();
         cleanup::forget(&self.shared, &self.bundle).await;
-        answer.context("delete task", self.id())
+        answer
     }
 
     /// Deletes an exec that has ended or was not started.
@@ -384,14 +382,14 @@ impl Task {
                     self.seen_mut().process(exec).exit = Some(exit);
                     return Ok(exit);
                 }
-                Err(e) if !connection.is_closed() => return Err(e).context("wait for", self.id()),
+                Err(e) if !connection.is_closed() => return Err(e),
                 Err(e) => e,
             };
             match self.verdict(&connection).await {
                 Some(Life::Live(_)) => {}
                 Some(Life::Died(obituary)) => return self.last_words(&obituary, exec),
                 Some(Life::Deleted) => return self.seen_exit(exec).ok_or_else(|| self.gone()),
-                None => return Err(lost).context("wait for", self.id()),
+                None => return Err(lost),
             }
         }
     }
@@ -427,8 +425,7 @@ impl Task {
         limit: Duration,
     ) -> Result<R> {
         let connection = self.connection()?;
-        let answer = connection.task(method, request, Some(limit)).await;
-        let answer = match answer {
+        match connection.task(method, request, Some(limit)).await {
             // Was it the end of the shim? Then there is no such task any more.
             Err(lost) if connection.is_closed() => {
                 let timeouts = &self.shared.config.timeouts;
@@ -439,8 +436,7 @@ impl Task {
                 }
             }
             answer => answer,
-        };
-        answer.context(method, format_args!("of task {:?}", self.id()))
+        }
     }
 
     /// Gives an error that has no class the one that a wrong state deserves.

@@ -279,6 +279,18 @@ mod scripts {
         assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error:?}");
     }
 
+    /// Shims of containerd 2.3 read bootstrap parameters, and nothing else.
+    #[tokio::test]
+    async fn a_shim_of_the_next_generation_gets_what_it_reads() {
+        // Field 1 is the id, field 2 the namespace; an Any has them too, but
+        // not with these values.
+        let script = r#"case "$*" in *start) ;; *) exit 0 ;; esac
+            grep -q "^$(printf '\012\001')a.$(printf '%s' "$2")" || exit 1
+            printf '\010\003\022\023unix:///nowhere/new\032\005ttrpc'"#;
+        let error = start_of(script, Timeouts::default()).await;
+        assert!(error.report().to_string().contains("unix:///nowhere/new"), "{error:?}");
+    }
+
     #[tokio::test]
     async fn a_file_that_is_no_program_is_an_error() {
         with_shim(Path::new("/bin/sh"), async |world: World| {
