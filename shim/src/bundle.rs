@@ -165,6 +165,27 @@ impl Bundle {
         Ok(text.and_then(|bytes| String::from_utf8_lossy(&bytes).trim().parse().ok()))
     }
 
+    /// Where the OCI runtime writes the pid of an exec.
+    pub fn exec_pid_file(&self, exec: &Id) -> PathBuf {
+        let name = format!("{exec}.pid");
+        // An exec of that name must not hide init from whoever cleans up.
+        let name = if name == INIT_PID { format!("exec.{name}") } else { name };
+        self.0.join(name)
+    }
+
+    /// Forgets the pid of an exec; if there is none, that is fine.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove_exec_pid(&self, exec: &Id) -> Result<()> {
+        let path = self.exec_pid_file(exec);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+        .context("remove", path.display())
+    }
+
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.0.join(name);
         fs::write(&path, content).context("write", path.display())
@@ -240,5 +261,19 @@ mod tests {
         assert_eq!(bundle.init_pid().unwrap(), None);
         fs::write(folder.path().join(INIT_PID), "12\n").unwrap();
         assert_eq!(bundle.init_pid().unwrap(), Some(12));
+    }
+
+    #[test]
+    fn an_exec_does_not_hide_init() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = Bundle::new(folder.path());
+        for (exec, name) in [("e1", "e1.pid"), ("init", "exec.init.pid")] {
+            let exec = Id::new("exec id", exec).unwrap();
+            assert_eq!(bundle.exec_pid_file(&exec), folder.path().join(name));
+            fs::write(bundle.exec_pid_file(&exec), "1").unwrap();
+            bundle.remove_exec_pid(&exec).unwrap();
+            bundle.remove_exec_pid(&exec).unwrap();
+            assert!(!bundle.exec_pid_file(&exec).exists());
+        }
     }
 }

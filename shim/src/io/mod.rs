@@ -169,13 +169,18 @@ impl ProcessIo {
         }
     }
 
-    /// To be called when the process has ended: waits until all its output is
-    /// with the client or logger. False when that took longer than `limit`,
-    /// because another process still holds the pipe or the client does not read.
-    pub async fn drained(&self, limit: Duration) -> bool {
+    /// To be called when the process has ended: from now on a terminal that no
+    /// process holds open is at its end, and the client sees that.
+    pub fn process_ended(&self) {
         if let Console::Attached(terminal) = &mut *lock(&self.console) {
             terminal.expect_end();
         }
+    }
+
+    /// Waits until all output of a process that has ended is with the client or
+    /// logger. False when that took longer than `limit`, because another
+    /// process still holds the pipe or the client does not read.
+    pub async fn drained(&self, limit: Duration) -> bool {
         let mut open = self.open_outputs.subscribe();
         // An error would mean that the sender is gone, but it is in `self`.
         timeout(limit, open.wait_for(|count| *count == 0)).await.is_ok()

@@ -358,6 +358,7 @@ fn a_terminal_carries_both_directions() {
         drop(slave);
         client.write("stdin").write_all(b"word\n").unwrap();
         assert_eq!(within(child.exit).await.status, 0);
+        io.process_ended();
 
         assert!(io.drained(LIMIT).await);
         assert_eq!(within(stdout).await.unwrap(), "45 123\r\nword\r\ngot word\r\n");
@@ -377,6 +378,7 @@ fn a_terminals_output_is_read_even_if_nobody_wants_it() {
         let stdio = ChildStdio::Fds { stdin: None, stdout: Some(slave), stderr: None };
         let child = start("yes | head -n 100000", stdio, &reaper);
         assert_eq!(within(child.exit).await.status, 0);
+        io.process_ended();
         assert!(io.drained(LIMIT).await);
         within(io.close()).await;
         let left = fs::read_dir(client.dir.path()).unwrap().count();

@@ -157,14 +157,13 @@ impl Runtime for BinaryRuntime {
 
     async fn exec(&self, id: &Id, request: Exec<'_>) -> Result<Started> {
         let process = TempFile::with(&self.config.work, "process", request.process)?;
-        let pid_file = TempFile::new(&self.config.work, "pid")?;
         let mut call = self.call("exec")?;
         call.option("--process", process.path())
             .arg("--detach")
-            .option("--pid-file", pid_file.path())
+            .option("--pid-file", request.pid_file)
             .stdio(request.stdio)
             .arg(&**id);
-        match self.start_process(call, pid_file.path()).await {
+        match self.start_process(call, request.pid_file).await {
             Ok(started) => Ok(started),
             Err(error) => Err(self.explain(id, "exec", error).await),
         }

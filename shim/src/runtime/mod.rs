@@ -69,6 +69,8 @@ pub struct Create<'a> {
 /// How to add a process to a running container.
 #[derive(Debug)]
 pub struct Exec<'a> {
+    /// Where its pid is to be written, for who cleans up after a dead shim.
+    pub pid_file: &'a Path,
     /// OCI `Process` as JSON.
     pub process: &'a [u8],
     /// Its streams.

@@ -120,7 +120,10 @@ async fn exec(
 ) -> shim_protocol::Result<(super::Started, File)> {
     let (output, stdio) = output();
     let process = serde_json::to_vec(&process(args, false)).unwrap();
-    let started = runtime.exec(id, Exec { process: &process, stdio }).await?;
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("pid");
+    let started = runtime.exec(id, Exec { pid_file: &pid_file, process: &process, stdio }).await?;
+    assert_eq!(std::fs::read_to_string(pid_file).unwrap(), started.pid.to_string());
     Ok((started, output))
 }
 

@@ -24,6 +24,9 @@ impl Container {
         if let Err(e) = exits::remove(self.bundle.path(), Some(id)) {
             warn!("{}", e.report());
         }
+        if let Err(e) = self.bundle.remove_exec_pid(id) {
+            warn!("{}", e.report());
+        }
         self.execs().remove(id);
         self.life().forget_exec(id);
         Ok((process.pid, process.exit))

@@ -57,7 +57,8 @@ impl Container {
     async fn start_exec(&self, id: &Id) -> Result<Started> {
         let spec = self.exec_spec(id)?;
         let (io, stdio) = self.open(id, &spec.stdio).await?;
-        let request = Exec { process: &spec.process, stdio };
+        let pid_file = self.bundle.exec_pid_file(id);
+        let request = Exec { pid_file: &pid_file, process: &spec.process, stdio };
         let started = self.runtime.exec(&self.id, request).await;
         self.attach(Some(id), io, started).await
     }
@@ -132,6 +133,9 @@ impl Container {
         // A small file on a tmpfs: a thread would cost more than it saves.
         if let Err(e) = exits::write(self.bundle.path(), &record) {
             error!("record the exit of {pid} in {}: {}", self.id, e.report());
+        }
+        if let Some(io) = self.streams(exec.as_ref()) {
+            io.process_ended();
         }
         if exec.is_none() {
             let frozen = {
