@@ -9,9 +9,12 @@ use nix::{
 use redb::{BackendError, DatabaseError, StorageBackend, backends::FileBackend};
 
 /// A file whose blocks are allocated when it grows. On a full disk, growing
-/// fails then, and what is in the file stays readable and writable: a file
-/// with holes would fail in the midst of a write, and again when it is
-/// repaired.
+/// fails then, and what is in the file stays readable: a file with holes would
+/// fail in the midst of a write, and again when it is repaired.
+///
+/// Changes go on as long as the file has free pages. Without any, removing
+/// fails too, since a copy of each changed page is written first: room has to
+/// come from elsewhere on the disk.
 #[derive(Debug)]
 pub(super) struct ReservedFile {
     backend: FileBackend,
