@@ -114,6 +114,15 @@ async fn a_shim_that_hangs_does_not_hang_the_list() {
     }
     let shim = shim_of(tasks.get(&world.target("a")).await.unwrap().pid);
     kill(shim, Signal::SIGSTOP).unwrap();
+    // Its threads stop one after the other, and one may still answer.
+    let threads = || std::fs::read_dir(format!("/proc/{shim}/task")).unwrap().flatten();
+    let stopped = |thread: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap();
+        status.contains("State:\tT")
+    };
+    while !threads().all(stopped) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let listing = tokio::time::timeout(Duration::from_secs(60), tasks.list(&world.namespace));
     let states: Vec<_> = listing.await.unwrap().into_iter().map(|p| p.status).collect();
     assert_eq!(states, [Status::Unknown, Status::Running]);

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     Envelope, Subscribe, Subscription, Timestamp,
+    delivered::Delivered,
     envelope::check,
     memory::{Memory, Subject},
     subscription::Latest,
@@ -27,7 +28,8 @@ pub struct ExchangeConfig {
     /// folder: what is remembered there ends with the host, as containers do.
     pub journal: PathBuf,
     /// How long after boot a subscriber that names no position still hears
-    /// all that was published since boot.
+    /// all that was published since boot, and what the daemon before had no
+    /// time to deliver.
     pub boot_replay: Duration,
 }
 
@@ -41,7 +43,9 @@ pub struct Exchange {
 
 struct State {
     memory: Memory,
-    /// Timestamp of the last event that was published before this boot.
+    delivered: Delivered,
+    /// Timestamp of the last event before this boot that a subscriber took, or
+    /// that there was no subscriber for.
     boot: Timestamp,
     /// Keys under which everything since boot was asked for.
     replayed: HashSet<String>,
@@ -54,10 +58,14 @@ impl Exchange {
     /// When the journal cannot be read or written.
     pub fn open(config: ExchangeConfig) -> Result<Arc<Self>> {
         let memory = Memory::open(&config.journal)?;
-        let boot = memory.history.last();
+        let mut delivered = Delivered::open(&config.journal)?;
+        let last = memory.history.last();
+        // Without a note nobody has ever subscribed to this journal.
+        let boot = if delivered.at() == Timestamp::ZERO { last } else { delivered.at().min(last) };
+        delivered.advance(boot);
         Ok(Arc::new(Self {
-            latest: watch::Sender::new(Latest { at: boot, open: true }),
-            state: Mutex::new(State { memory, boot, replayed: HashSet::new() }),
+            latest: watch::Sender::new(Latest { at: last, open: true }),
+            state: Mutex::new(State { memory, delivered, boot, replayed: HashSet::new() }),
             booted: Instant::now(),
             boot_replay: config.boot_replay,
         }))
@@ -96,7 +104,7 @@ impl Exchange {
     pub fn close_inherited(&self, exists: impl Fn(&Id, &Id) -> bool) -> usize {
         let mut state = self.lock();
         let closed = state.memory.close_inherited(exists);
-        self.wake(&state);
+        self.wake(&mut state);
         closed
     }
 
@@ -109,13 +117,16 @@ impl Exchange {
         let subject = Subject::of(&envelope);
         let mut state = self.lock();
         state.memory.announce(envelope, subject, sent);
-        self.wake(&state);
+        self.wake(&mut state);
         Ok(())
     }
 
     /// Under the lock, so that the latest timestamp never goes back.
-    fn wake(&self, state: &State) {
+    fn wake(&self, state: &mut State) {
         let at = state.memory.history.last();
+        if self.latest.receiver_count() == 0 {
+            state.delivered.advance(at);
+        }
         self.latest.send_if_modified(|latest| std::mem::replace(&mut latest.at, at) != at);
     }
 
@@ -155,6 +166,11 @@ impl Exchange {
     /// Up to `limit` events after `position`.
     pub(super) fn read(&self, position: Timestamp, limit: usize) -> Result<Vec<Arc<Envelope>>> {
         self.lock().memory.history.after(position, limit)
+    }
+
+    /// A subscriber has taken all events up to `position`.
+    pub(super) fn taken(&self, position: Timestamp) {
+        self.lock().delivered.advance(position);
     }
 
     /// Timestamp of the latest event.

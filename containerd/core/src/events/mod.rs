@@ -19,6 +19,7 @@
 //!   thing, and a subscriber that falls too far behind is told so.
 
 mod content;
+mod delivered;
 mod envelope;
 mod exchange;
 mod history;

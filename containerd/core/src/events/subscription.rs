@@ -64,6 +64,10 @@ impl Subscription {
     /// `ResourceExhausted` when the subscriber is so slow that events it has
     /// not seen had to be let go. It may subscribe again, but has missed some.
     pub async fn next(&mut self) -> Result<Option<Arc<Envelope>>> {
+        // Who asks for the next one has taken the one before.
+        if let Some(exchange) = self.exchange.upgrade() {
+            exchange.taken(self.position);
+        }
         loop {
             while let Some(envelope) = self.batch.pop_front() {
                 self.position = envelope.timestamp;
@@ -75,6 +79,7 @@ impl Subscription {
             // after the look wakes the wait below.
             let latest = *self.latest.borrow_and_update();
             let Some(exchange) = self.exchange.upgrade() else { return Ok(None) };
+            exchange.taken(self.position);
             if self.position < latest.at {
                 self.batch = exchange.read(self.position, BATCH).map_err(too_slow)?.into();
                 continue;

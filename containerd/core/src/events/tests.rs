@@ -172,6 +172,28 @@ async fn what_happened_since_boot_is_told_once_per_key() {
     assert_eq!(drain(&exchange, &mut late).await, [], "not after the time is over");
 }
 
+/// What was journaled when the daemon died and had reached no subscriber is
+/// told to those that come back and cannot say what they have seen.
+#[tokio::test]
+async fn what_an_earlier_daemon_had_no_time_to_deliver_is_told_after_boot() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), LONG);
+    exchange.publish(&namespace(), "/nobody/listens", Any::default()).unwrap();
+    let mut subscription = exchange.subscribe(Subscribe::default()).unwrap();
+    for topic in ["/a", "/b", "/c"] {
+        exchange.publish(&namespace(), topic, Any::default()).unwrap();
+    }
+    assert_eq!(topics(&mut subscription, 2).await, ["/a", "/b"]);
+    drop((subscription, exchange));
+
+    let exchange = open(folder.path(), LONG);
+    exchange.publish(&namespace(), "/d", Any::default()).unwrap();
+    let request = Subscribe { key: Some("17".into()), ..Default::default() };
+    let mut subscription = exchange.subscribe(request).unwrap();
+    // It may have been killed before the last one reached the client.
+    assert_eq!(topics(&mut subscription, 3).await, ["/b", "/c", "/d"]);
+}
+
 #[tokio::test]
 async fn a_subscriber_that_is_too_slow_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
