@@ -89,7 +89,7 @@ impl SubscribeOptions {
     }
 
     /// Only events that one of the filters matches, such as
-    /// `topic~=^/tasks/,namespace==default`.
+    /// `topic=="/tasks/exit",namespace==default`.
     #[must_use]
     pub fn filters<S: Into<String>>(mut self, filters: impl IntoIterator<Item = S>) -> Self {
         self.filters.extend(filters.into_iter().map(Into::into));

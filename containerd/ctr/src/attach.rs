@@ -124,9 +124,17 @@ impl Attachment {
         })
     }
 
-    /// Stays until the process has ended, also while the daemon is away.
-    pub(crate) async fn wait(&self) -> Result<Exit> {
-        Ok(self.process.wait_through_restarts().await?)
+    /// Stays until the process has ended, also while the daemon is away; or
+    /// until there is nobody to give its output to.
+    pub(crate) async fn wait(&mut self) -> Result<Exit> {
+        let ended = self.process.wait_through_restarts();
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                exit = &mut ended => return Ok(exit?),
+                Some(copied) = self.outputs.join_next() => copied??,
+            }
+        }
     }
 
     /// Copies what is left of the output. It ends when the shim lets go of the

@@ -7,6 +7,8 @@ use prost::Name;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::output;
+
 /// Prints a document with four spaces of indentation, as Go's `ctr` does.
 pub(crate) fn print(document: &impl Serialize) -> Result<()> {
     print_indented(document, "    ")
@@ -17,8 +19,7 @@ pub(crate) fn print_indented(document: &impl Serialize, indent: &str) -> Result<
     let mut bytes = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
     document.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))?;
-    println!("{}", String::from_utf8_lossy(&bytes));
-    Ok(())
+    Ok(output::line(String::from_utf8_lossy(&bytes))?)
 }
 
 /// Leaves out what is empty: zeros, `false`, `null`, and empty text, lists and

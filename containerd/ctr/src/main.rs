@@ -11,6 +11,7 @@ mod commands;
 mod console;
 mod json;
 mod labels;
+mod output;
 mod session;
 mod signal;
 mod spec;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
 
     match run(cli) {
         Ok(code) => code,
+        Err(error) if output::is_reader_gone(&error) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("ctr: {error:#}");
             ExitCode::FAILURE

@@ -1,6 +1,10 @@
 //! Tables, aligned exactly as Go's `text/tabwriter` does: scripts cut columns
 //! out of them.
 
+use std::io;
+
+use crate::output;
+
 /// A table in the making. A cell is ended by a tab; what comes after the last
 /// tab of a line belongs to no column.
 #[derive(Debug)]
@@ -29,8 +33,8 @@ impl Table {
     }
 
     /// Prints it.
-    pub(crate) fn print(&self) {
-        print!("{}", self.render());
+    pub(crate) fn print(&self) -> io::Result<()> {
+        output::text(self.render())
     }
 
     /// Formats some lines, of which the columns in `widths` are known. A column

@@ -4,13 +4,13 @@ use anyhow::Result;
 use clap::Args;
 use containerd_client::{Envelope, SubscribeOptions};
 
-use crate::{cli::Global, json, session, time};
+use crate::{cli::Global, json, output, session, time};
 
 /// Print events as they come. When the daemon goes away, this waits for it, and
 /// goes on after the last event that came.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Only those that a filter matches, such as topic~=^/tasks/
+    /// Only those that a filter matches, such as topic~=|^/tasks/|
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
 }
@@ -21,7 +21,7 @@ impl Events {
         let options = SubscribeOptions::new().filters(self.filters).reconnect();
         let mut events = client.subscribe(options).await?;
         while let Some(envelope) = events.next().await? {
-            println!("{}", line(&envelope));
+            output::line(line(&envelope))?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{cli::Global, labels, session};
+use crate::{cli::Global, labels, output, session};
 
 /// Set labels of a container and print all of them. An empty value clears one.
 #[derive(Debug, Args)]
@@ -21,7 +21,6 @@ impl Label {
         if !self.labels.is_empty() {
             container.set_labels(labels::parse(&self.labels)).await?;
         }
-        println!("{}", labels::join(&container.record().labels));
-        Ok(())
+        Ok(output::line(labels::join(&container.record().labels))?)
     }
 }

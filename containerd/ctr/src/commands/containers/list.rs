@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{cli::Global, session, table::Table};
+use crate::{cli::Global, output, session, table::Table};
 
 /// List containers.
 #[derive(Debug, Args)]
@@ -20,7 +20,9 @@ impl List {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         let containers = session::namespace(global).await?.containers(&self.filters).await?;
         if self.quiet {
-            containers.iter().for_each(|container| println!("{}", container.id()));
+            for container in &containers {
+                output::line(container.id())?;
+            }
             return Ok(());
         }
         let mut table = Table::new(4, 4);
@@ -30,7 +32,6 @@ impl List {
             let image = if record.image.is_empty() { "-" } else { &record.image };
             table.line(format!("{}\t{image}\t{}\t", record.id, record.runtime.name));
         }
-        table.print();
-        Ok(())
+        Ok(table.print()?)
     }
 }

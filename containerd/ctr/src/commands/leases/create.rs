@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 use containerd_client::Lease;
 
-use crate::{cli::Global, labels, session, time};
+use crate::{cli::Global, labels, output, session, time};
 
 /// Make a lease and print its id.
 #[derive(Debug, Args)]
@@ -34,8 +34,7 @@ impl Create {
             labels.insert(Lease::EXPIRE_LABEL.into(), end);
         }
         let id = self.id.unwrap_or_else(random_id);
-        println!("{}", leases.create(&id, labels).await?.id);
-        Ok(())
+        Ok(output::line(leases.create(&id, labels).await?.id)?)
     }
 }
 

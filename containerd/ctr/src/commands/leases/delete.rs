@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{cli::Global, session};
+use crate::{cli::Global, output, session};
 
 /// Delete leases and print their ids.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ impl Delete {
             // One collection after the last is enough for all.
             let sync = self.sync && i + 1 == self.leases.len();
             leases.delete(id, sync).await?;
-            println!("{id}");
+            output::line(id)?;
         }
         Ok(())
     }

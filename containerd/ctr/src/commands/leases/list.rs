@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{cli::Global, labels, session, table::Table, time};
+use crate::{cli::Global, labels, output, session, table::Table, time};
 
 /// List leases.
 #[derive(Debug, Args)]
@@ -20,7 +20,9 @@ impl List {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         let leases = session::namespace(global).await?.leases().list(&self.filters).await?;
         if self.quiet {
-            leases.iter().for_each(|lease| println!("{}", lease.id));
+            for lease in &leases {
+                output::line(&lease.id)?;
+            }
             return Ok(());
         }
         let mut table = Table::new(1, 1);
@@ -30,7 +32,6 @@ impl List {
             let labels = if labels.is_empty() { "-" } else { &labels };
             table.line(format!("{}\t{}\t{labels}\t", lease.id, time::rfc3339(lease.created_at)));
         }
-        table.print();
-        Ok(())
+        Ok(table.print()?)
     }
 }

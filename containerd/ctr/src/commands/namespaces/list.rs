@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{cli::Global, labels, session, table::Table};
+use crate::{cli::Global, labels, output, session, table::Table};
 
 /// List namespaces.
 #[derive(Debug, Args)]
@@ -17,7 +17,9 @@ impl List {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         let namespaces = session::connect(global).await?.namespaces().list().await?;
         if self.quiet {
-            namespaces.iter().for_each(|namespace| println!("{}", namespace.name));
+            for namespace in &namespaces {
+                output::line(&namespace.name)?;
+            }
             return Ok(());
         }
         let mut table = Table::new(1, 1);
@@ -25,7 +27,6 @@ impl List {
         for namespace in namespaces {
             table.line(format!("{}\t{}\t", namespace.name, labels::join(&namespace.labels)));
         }
-        table.print();
-        Ok(())
+        Ok(table.print()?)
     }
 }

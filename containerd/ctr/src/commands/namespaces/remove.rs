@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{cli::Global, session};
+use crate::{cli::Global, output, session};
 
 /// Where cgroups are, of both versions.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -34,7 +34,7 @@ impl Remove {
                 if self.cgroup { remove_cgroups(Path::new(CGROUPS), name) } else { Ok(()) }
             };
             match removed.await {
-                Ok(()) => println!("{name}"),
+                Ok(()) => output::line(name)?,
                 Err(error) => {
                     eprintln!("ctr: {error:#}");
                     failures += 1;

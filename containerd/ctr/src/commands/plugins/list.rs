@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use containerd_client::{Platform, Plugin};
 
-use crate::{cli::Global, session, table::Table};
+use crate::{cli::Global, output, session, table::Table};
 
 /// What Go's daemon says of a plugin that is off on purpose
 /// (`github.com/containerd/plugin`); there is no code for it.
@@ -30,7 +30,9 @@ impl List {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         let plugins = session::connect(global).await?.plugins(&self.filters).await?;
         if self.quiet {
-            plugins.iter().for_each(|plugin| println!("{}", plugin.id));
+            for plugin in &plugins {
+                output::line(&plugin.id)?;
+            }
             return Ok(());
         }
         let mut table = Table::new(4, 4);
@@ -49,8 +51,7 @@ impl List {
                 table.line(format!("{kind}\t{id}\t{platforms}\t{}\t", status(plugin)));
             }
         }
-        table.print();
-        Ok(())
+        Ok(table.print()?)
     }
 }
 

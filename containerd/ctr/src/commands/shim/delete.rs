@@ -4,6 +4,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use shim_protocol::proto::task_v2::DeleteRequest;
 
+use crate::output;
+
 use super::ShimClient;
 
 /// Delete a process that has ended, and print how it ended.
@@ -22,7 +24,6 @@ impl Delete {
         let exec_id = self.exec_id.unwrap_or_default();
         let request = DeleteRequest { id, exec_id, ..Default::default() };
         let status = client.delete(&request).await?.exit_status;
-        println!("container deleted and returned exit status {status}");
-        Ok(())
+        Ok(output::line(format_args!("container deleted and returned exit status {status}"))?)
     }
 }

@@ -12,7 +12,7 @@ use shim_protocol::{
     proto::task_v2::{ExecProcessRequest, ResizePtyRequest, StartRequest},
 };
 
-use crate::{attach::copy, console::RawTerminal};
+use crate::{attach::copy, console::RawTerminal, output};
 
 use super::ShimClient;
 
@@ -87,7 +87,7 @@ impl Exec {
         let exec_id = self.exec_id.clone();
         let request = StartRequest { id: id.clone(), exec_id, ..Default::default() };
         let started = client.start(&request).await?;
-        println!("exec running with pid {}", started.pid);
+        output::line(format_args!("exec running with pid {}", started.pid))?;
 
         if terminal.is_some()
             && let Some((width, height)) = terminal_size::terminal_size()

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use containerd_client::Status;
 
-use crate::{cli::Global, session, table::Table};
+use crate::{cli::Global, output, session, table::Table};
 
 /// List tasks.
 #[derive(Debug, Args)]
@@ -18,7 +18,9 @@ impl List {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         let tasks = session::namespace(global).await?.tasks().await?;
         if self.quiet {
-            tasks.iter().for_each(|task| println!("{}", task.id));
+            for task in &tasks {
+                output::line(&task.id)?;
+            }
             return Ok(());
         }
         let mut table = Table::new(4, 4);
@@ -26,8 +28,7 @@ impl List {
         for task in tasks {
             table.line(format!("{}\t{}\t{}", task.id, task.init.pid, name(task.init.status)));
         }
-        table.print();
-        Ok(())
+        Ok(table.print()?)
     }
 }
 

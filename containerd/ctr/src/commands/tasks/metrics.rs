@@ -47,8 +47,7 @@ impl Metrics {
         for (name, value) in rows {
             table.line(format!("{name}\t{value}\t"));
         }
-        table.print();
-        Ok(())
+        Ok(table.print()?)
     }
 }
 

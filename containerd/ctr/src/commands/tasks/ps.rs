@@ -25,7 +25,6 @@ impl Ps {
             };
             table.line(format!("{}\t{info}", process.pid));
         }
-        table.print();
-        Ok(())
+        Ok(table.print()?)
     }
 }
