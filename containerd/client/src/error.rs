@@ -195,7 +195,11 @@ pub trait Context<T> {
 impl<T> Context<T> for std::result::Result<T, Status> {
     fn context(self, action: &str, subject: impl fmt::Display) -> Result<T> {
         self.map_err(|status| {
-            Error::caused(status.code().into(), join(action, subject), Remote(status))
+            // Only a failure on this side has a cause: the connection broke, by
+            // whatever code the transport calls that.
+            let lost = status.source().is_some();
+            let kind = if lost { ErrorKind::Unavailable } else { status.code().into() };
+            Error::caused(kind, join(action, subject), Remote(status))
         })
     }
 }

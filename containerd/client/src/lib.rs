@@ -73,7 +73,7 @@ pub use metrics::{Metrics, Usage};
 pub use namespace::{Namespace, NamespaceRecord, Namespaces};
 pub use process::{Exit, Process, State, Status};
 pub use spec::SpecBuilder;
-pub use stdio::{FIFO_DIR, Fifos, Stdio, Streams};
+pub use stdio::{FIFO_DIR, Fifos, Stdin, Stdio, Streams};
 pub use task::{CheckpointOptions, NewExec, NewTask, PidInfo, RootMount, Task, TaskState};
 
 /// Where containerd listens unless it is told otherwise.

@@ -6,9 +6,10 @@
 //! go.
 
 use std::{
-    fs, io,
+    fs,
     os::unix::fs::{DirBuilderExt, FileTypeExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::{
@@ -74,7 +75,7 @@ impl Fifos {
             .mode(0o700)
             .create(base)
             .context("create folder", base.display())?;
-        let folder = mkdtemp(&base.join("XXXXXXXX")).context("create folder in", base.display())?;
+        let folder = mkdtemp(&base.join("XXXXXX")).context("create folder in", base.display())?;
 
         let path = |stream: &str| folder.join(format!("{id}-{stream}")).display().to_string();
         let stderr = if terminal { String::new() } else { path("stderr") };
@@ -115,21 +116,21 @@ impl Fifos {
         self.kept = true;
     }
 
-    /// Opens this side. It may be done before the other side is there, and must
-    /// be if no output may be missed.
+    /// Opens this side. It is done before the other side is there: Go's shim
+    /// makes no process whose output nobody reads.
     ///
     /// # Errors
     /// Those of the system, and outside of a tokio runtime.
     pub fn open(&self) -> Result<Streams> {
-        let receiver = |path: &str| open(path, |path| OpenOptions::new().open_receiver(path));
+        let output = |path: &str| {
+            let open = |path| OpenOptions::new().open_receiver(path).context("open fifo", path);
+            (!path.is_empty()).then_some(path).map(open).transpose()
+        };
+        let stdin = &self.stdio.stdin;
         Ok(Streams {
-            // Reading and writing: to open a FIFO for writing alone fails until
-            // it has a reader. What is written before stays in the pipe.
-            stdin: open(&self.stdio.stdin, |path| {
-                OpenOptions::new().read_write(true).open_sender(path)
-            })?,
-            stdout: receiver(&self.stdio.stdout)?,
-            stderr: receiver(&self.stdio.stderr)?,
+            stdin: (!stdin.is_empty()).then(|| Stdin { path: stdin.clone() }),
+            stdout: output(&self.stdio.stdout)?,
+            stderr: output(&self.stdio.stderr)?,
         })
     }
 
@@ -163,18 +164,43 @@ impl Drop for Fifos {
 /// output are gone.
 #[derive(Debug, Default)]
 pub struct Streams {
-    /// Goes to the process. To end its input, drop this and call
-    /// [`Process::close_stdin`](crate::Process::close_stdin): the shim holds
-    /// the FIFO open as well.
-    pub stdin: Option<Sender>,
+    /// Goes to the process.
+    pub stdin: Option<Stdin>,
     /// Comes from the process.
     pub stdout: Option<Receiver>,
     /// Comes from the process. None with a terminal.
     pub stderr: Option<Receiver>,
 }
 
-fn open<T>(path: &str, open: impl FnOnce(&str) -> io::Result<T>) -> Result<Option<T>> {
-    if path.is_empty() { Ok(None) } else { open(path).context("open fifo", path).map(Some) }
+/// The way into a process that may not be there yet.
+#[derive(Debug)]
+pub struct Stdin {
+    path: String,
+}
+
+impl Stdin {
+    /// Opens it, as soon as the shim has opened its end: what is written into a
+    /// FIFO without a reader is lost when the writer closes it.
+    ///
+    /// To end the input, drop what this returns and call
+    /// [`Process::close_stdin`](crate::Process::close_stdin): the shim holds
+    /// the FIFO open as well.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub async fn open(self) -> Result<Sender> {
+        /// Nothing tells when a FIFO gets its first reader.
+        const INTERVAL: Duration = Duration::from_millis(5);
+        loop {
+            match OpenOptions::new().open_sender(&self.path) {
+                // fifo(7): there is no reader yet.
+                Err(e) if e.raw_os_error() == Some(nix::libc::ENXIO) => {
+                    tokio::time::sleep(INTERVAL).await;
+                }
+                result => return result.context("open fifo", &self.path),
+            }
+        }
+    }
 }
 
 fn is_fifo(path: &Path) -> bool {
@@ -252,10 +278,14 @@ mod tests {
     async fn input_waits_for_its_reader() {
         let base = tempfile::tempdir().unwrap();
         let fifos = Fifos::create(base.path(), "web", false).unwrap();
-        let mut stdin = fifos.open().unwrap().stdin.unwrap();
-        stdin.write_all(b"hello").await.unwrap();
+        let stdin = fifos.open().unwrap().stdin.unwrap();
+        let writer = tokio::spawn(async move {
+            let mut stdin = stdin.open().await.unwrap();
+            stdin.write_all(b"hello").await.unwrap();
+        });
+        tokio::task::yield_now().await;
+        assert!(!writer.is_finished());
         let mut reader = OpenOptions::new().open_receiver(&fifos.stdio().stdin).unwrap();
-        drop(stdin);
         let mut text = String::new();
         reader.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "hello");

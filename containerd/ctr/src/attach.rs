@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use containerd_client::{Exit, FIFO_DIR, Fifos, Process, Stdio, Streams};
+use containerd_client::{Exit, FIFO_DIR, Fifos, Process, Stdin, Stdio, Streams};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     task::JoinSet,
@@ -97,7 +97,8 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// Starts to copy. `terminal` is for a process that has one.
+    /// Starts to copy, for a process that was started: before, it takes neither
+    /// signals nor the end of its input. `terminal` is for one that has one.
     pub(crate) fn new(
         process: &Process,
         streams: Streams,
@@ -112,7 +113,15 @@ impl Attachment {
         }
         let mut input = JoinSet::new();
         if let Some(stdin) = streams.stdin {
-            input.spawn(copy_input(stdin, process.clone()));
+            let process = process.clone();
+            input.spawn(async move {
+                copy_input(stdin).await;
+                if let Err(error) = process.close_stdin().await
+                    && !error.is_not_found()
+                {
+                    tracing::warn!("cannot end the input: {}", error.report());
+                }
+            });
         }
         Ok(Self {
             process: process.clone(),
@@ -159,16 +168,14 @@ async fn copy_output(
     copy.await.with_context(|| format!("copy {name}"))
 }
 
-async fn copy_input(mut to: impl AsyncWrite + Unpin, process: Process) {
-    // A process need not read its input to the end.
-    if let Err(error) = tokio::io::copy(&mut tokio::io::stdin(), &mut to).await {
-        tracing::debug!("input ended: {error}");
-    }
-    drop(to);
-    if let Err(error) = process.close_stdin().await
-        && !error.is_not_found()
-    {
-        tracing::warn!("cannot end the input: {}", error.report());
+/// A process need not read its input to the end, nor at all.
+async fn copy_input(to: Stdin) {
+    let copy = async {
+        tokio::io::copy(&mut tokio::io::stdin(), &mut to.open().await?).await?;
+        anyhow::Ok(())
+    };
+    if let Err(error) = copy.await {
+        tracing::debug!("input ended: {error:#}");
     }
 }
 
@@ -183,8 +190,8 @@ pub(crate) async fn copy(streams: Streams) -> Result<()> {
         outputs.spawn(copy_output(stderr, tokio::io::stderr(), "stderr"));
     }
     let mut input = JoinSet::new();
-    if let Some(mut stdin) = streams.stdin {
-        input.spawn(async move { tokio::io::copy(&mut tokio::io::stdin(), &mut stdin).await });
+    if let Some(stdin) = streams.stdin {
+        input.spawn(copy_input(stdin));
     }
     while let Some(copied) = outputs.join_next().await {
         copied??;

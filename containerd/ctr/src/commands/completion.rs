@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
+use crate::{cli::Cli, output};
 
 /// Print a script that completes commands in a shell:
 /// `source <(ctr completion bash)`.
@@ -16,7 +16,8 @@ pub(crate) struct Completion {
 
 impl Completion {
     pub(crate) fn run(self) -> Result<()> {
-        clap_complete::generate(self.shell, &mut Cli::command(), "ctr", &mut std::io::stdout());
-        Ok(())
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "ctr", &mut script);
+        Ok(output::text(String::from_utf8_lossy(&script))?)
     }
 }

@@ -77,8 +77,8 @@ impl Exec {
                 drop(streams);
                 return Ok(ExitCode::SUCCESS);
             }
-            let mut attachment = Attachment::new(&process, streams, terminal)?;
             process.start().await?;
+            let mut attachment = Attachment::new(&process, streams, terminal)?;
             let exit = attachment.wait().await?;
             process.delete().await?;
             attachment.drain().await?;

@@ -86,8 +86,8 @@ pub(crate) async fn start(container: &Container, options: StartOptions<'_>) -> R
             drop(streams);
             return Ok(ExitCode::SUCCESS);
         }
-        let mut attachment = Attachment::new(task.init(), streams, terminal)?;
         task.start().await?;
+        let mut attachment = Attachment::new(task.init(), streams, terminal)?;
         let exit = attachment.wait().await?;
         task.delete().await?;
         attachment.drain().await?;
