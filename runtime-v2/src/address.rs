@@ -6,7 +6,7 @@
 //! `bootstrap.json`; older daemons keep the bare address in `address`.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     str::FromStr,
@@ -16,7 +16,7 @@ use protobuf::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, proto::bootstrap::BootstrapResult};
-use tokio::net::UnixStream;
+use tokio::{fs, net::UnixStream};
 
 /// The longest path that `sockaddr_un` takes, without the final zero (unix(7)).
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -120,10 +120,10 @@ impl Address {
     /// Removes the socket's file if nobody listens there any more.
     pub(crate) async fn remove_stale(&self) -> Result<()> {
         let Self::Path(path) = self else { return Ok(()) };
-        if fs::symlink_metadata(path).is_err() || self.connect().await.is_ok() {
+        if fs::symlink_metadata(path).await.is_err() || self.connect().await.is_ok() {
             return Ok(());
         }
-        match fs::remove_file(path) {
+        match fs::remove_file(path).await {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(e).context("remove socket", path.display())
             }
@@ -137,7 +137,7 @@ async fn connect_long(path: &Path) -> io::Result<UnixStream> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let folder = fs::File::open(folder)?;
+    let folder = fs::File::open(folder).await?;
     let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
     UnixStream::connect(short).await
 }
@@ -177,6 +177,8 @@ impl fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -9,6 +9,7 @@ mod address;
 mod bundle;
 mod cleanup;
 mod client;
+mod command;
 mod convert;
 mod create;
 mod launch;

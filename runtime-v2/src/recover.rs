@@ -102,12 +102,9 @@ async fn remove(bundle: Bundle, recovered: &mut Recovered) {
 }
 
 async fn look_at(shared: &Arc<Shared>, bundle: Bundle) -> Outcome {
-    let folder = bundle.clone();
-    let noted = blocking(move || Ok((folder.shim_binary(), folder.bootstrap()))).await;
-    let (binary, bootstrap) = noted.unwrap_or_else(|e| (Err(e), Ok(None)));
-    let told = matches!(binary, Ok(Some(_))) || matches!(bootstrap, Ok(Some(_)));
-    let binary = readable(&bundle, binary).or_else(|| shared.launcher.find(DEFAULT_RUNTIME).ok());
-    let bootstrap = readable(&bundle, bootstrap);
+    let (binary, bootstrap) = read_notes(&bundle).await;
+    let told = binary.is_some() || bootstrap.is_some();
+    let binary = binary.or_else(|| shared.launcher.find(DEFAULT_RUNTIME).ok());
     let (true, Some(binary)) = (told, binary) else {
         warn!(id = %bundle.id(), "bundle does not tell of any shim");
         return Outcome::Done(bundle);
@@ -116,6 +113,14 @@ async fn look_at(shared: &Arc<Shared>, bundle: Bundle) -> Outcome {
         Some(reached) => take_over(shared, bundle, binary, reached).await,
         None => bury(shared, bundle, &binary).await,
     }
+}
+
+/// Which shim it is, and how to reach it.
+async fn read_notes(bundle: &Bundle) -> (Option<PathBuf>, Option<Bootstrap>) {
+    let folder = bundle.clone();
+    let notes = blocking(move || Ok((folder.shim_binary(), folder.bootstrap()))).await;
+    let (binary, bootstrap) = notes.unwrap_or_else(|e| (Err(e), Ok(None)));
+    (readable(bundle, binary), readable(bundle, bootstrap))
 }
 
 /// What a note in a bundle says; one that cannot be read says nothing.
@@ -163,7 +168,7 @@ async fn take_over(
 ) -> Outcome {
     let Reached { connection, answers } = reached;
     let mut status = Status::Unknown;
-    let mut seen = Seen::init(bundle.init_pid().unwrap_or_default());
+    let mut seen = Seen::init(noted_init(&bundle).await.unwrap_or_default());
     if answers {
         let timeouts = &shared.config.timeouts;
         // First what the shim has to say, in its own order; other shims than
@@ -237,6 +242,12 @@ async fn ask_for_execs(
     execs
 }
 
+/// Pid of init, if there was one.
+async fn noted_init(bundle: &Bundle) -> Option<u32> {
+    let folder = bundle.clone();
+    blocking(move || Ok(folder.init_pid())).await.ok().flatten()
+}
+
 /// Execs that left something in the bundle, with their pids.
 async fn noted_execs(bundle: &Bundle) -> HashMap<Id, u32> {
     let folder = bundle.clone();
@@ -272,7 +283,7 @@ async fn announce_exits(shared: &Shared, bundle: &Bundle, seen: &Seen) {
 async fn bury(shared: &Shared, bundle: Bundle, binary: &Path) -> Outcome {
     let noted = noted_execs(&bundle).await.into_iter();
     let seen = Seen {
-        init: SeenProcess { pid: bundle.init_pid().unwrap_or_default(), exit: None },
+        init: SeenProcess { pid: noted_init(&bundle).await.unwrap_or_default(), exit: None },
         execs: noted.map(|(exec, pid)| (exec, SeenProcess { pid, exit: None })).collect(),
     };
     cleanup::bury(shared, &bundle, binary, seen).await;
@@ -285,7 +296,7 @@ async fn dismiss(shared: &Shared, bundle: &Bundle, binary: &Path, connection: &A
     info!(id = %bundle.id(), "shim does not know its container");
     let folder = bundle.clone();
     let record = blocking(move || exits::read(folder.path(), None)).await.unwrap_or_default();
-    let existed = bundle.init_pid().is_some() || record.is_some();
+    let existed = record.is_some() || noted_init(bundle).await.is_some();
     match cleanup::discard(shared, bundle, binary, Some(connection)).await {
         Ok(cleaned) if existed => {
             let gone = record.map_or(cleaned, |record| Deleted {
