@@ -2,6 +2,8 @@
 //! that wait, cleanup. The OCI runtime is a script whose containers sleep.
 //! Needs root, for the default folder of sockets.
 
+#![allow(clippy::unwrap_used)] // A test may panic, and so may its helpers.
+
 use std::{
     fs::{self, Permissions},
     io::Write,
