@@ -23,7 +23,7 @@ pub struct Envelope {
 }
 
 /// Fields that filters can ask for: `namespace`, `topic`, and below `event.`
-/// the text fields of the messages in [`content`] (containerd,
+/// the text fields and labels of containerd's messages (containerd,
 /// `core/events/events.go`).
 impl Adaptor for Envelope {
     fn field(&self, path: &[String]) -> Option<Cow<'_, str>> {

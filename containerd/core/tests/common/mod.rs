@@ -25,6 +25,11 @@ use containerd_core::{
     namespaces::Namespaces,
     tasks::{Create, Mount, Stdio, Target, Tasks, TasksConfig},
 };
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use protobuf::well_known_types::empty::Empty;
 use runtime_v2::{Manager, ManagerConfig, Timeouts};
 use shim_protocol::{
@@ -189,7 +194,7 @@ impl World {
                 { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
             ],
             "linux": {
-                "cgroupsPath": format!("/t-core-b/{}-{container}", self.namespace),
+                "cgroupsPath": format!("/t-{}-{container}", self.namespace),
                 "namespaces": [
                     { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
                     { "type": "network" },
@@ -221,10 +226,42 @@ impl World {
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.path().to_str().unwrap()), "a mount is left");
+        assert_eq!(self.shims(), [], "a shim is left");
+    }
+
+    fn shims(&self) -> Vec<Pid> {
+        let mut shims = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let cmdline = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-            let shim = cmdline.split('\0').any(|arg| arg == self.namespace.as_str());
-            assert!(!shim, "a shim is left: {cmdline:?}");
+            if cmdline.split('\0').any(|arg| arg == self.namespace.as_str()) {
+                let pid = entry.file_name().to_string_lossy().parse();
+                shims.extend(pid.ok().map(Pid::from_raw));
+            }
+        }
+        shims
+    }
+}
+
+/// A test that failed leaves no processes and no mounts to the next.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for shim in self.shims() {
+            let children = fs::read_to_string(format!("/proc/{shim}/task/{shim}/children"));
+            let children = children.unwrap_or_default();
+            let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+            for pid in children.map(Pid::from_raw).chain([shim]) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+        for entry in fs::read_dir(self.path().join("state").join(&self.namespace))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = umount2(&entry.path().join("rootfs"), MntFlags::MNT_DETACH);
         }
     }
 }
