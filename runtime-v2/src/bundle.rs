@@ -382,3 +382,6 @@ fn remove_hidden(path: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,19 +43,24 @@ fn exits(world: &World) -> Vec<(String, u32)> {
     world.log.of("/tasks/exit").into_iter().map(|e: Event| (e.process, e.status)).collect()
 }
 
+/// A script that says when it is ready, and ends when it is told to.
+fn ends_on_term(status: u32, name: &str) -> String {
+    format!("trap 'exit {status}' TERM; : > /tmp/{name}; while :; do sleep 0.05; done")
+}
+
 async fn live_and_ended_containers(mut world: World) -> World {
     let a = world.manager.create(world.request("a", "sleep 1000")).await.unwrap();
-    let script = "trap 'exit 42' TERM; while :; do sleep 0.05; done";
-    let b = world.manager.create(world.request("b", script)).await.unwrap();
+    let b = world.manager.create(world.request("b", &ends_on_term(42, "b"))).await.unwrap();
     let c = world.manager.create(world.request("c", "true")).await.unwrap();
     a.start(None).await.unwrap();
     b.start(None).await.unwrap();
     let (e, f) = (id("e"), id("f"));
-    a.exec(exec("e", "trap 'exit 5' TERM; while :; do sleep 0.05; done")).await.unwrap();
+    a.exec(exec("e", &ends_on_term(5, "e"))).await.unwrap();
     a.exec(exec("f", "sleep 1000")).await.unwrap();
     let (e_pid, f_pid) = (a.start(Some(&e)).await.unwrap(), a.start(Some(&f)).await.unwrap());
-    // The shells must have set their traps.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    for name in ["b", "e"] {
+        world.said(name).await;
+    }
 
     let recovered = world
         .restart(async |_| {

@@ -271,6 +271,17 @@ impl World {
         processes(|cmdline, _| cmdline.split('\0').any(|arg| arg == self.namespace.as_str()))
     }
 
+    /// Waits until a container has made the file `/tmp/<name>`.
+    pub(crate) async fn said(&self, name: &str) {
+        let file = self.folder.path().join("image/tmp").join(name);
+        let there = async {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, there).await.expect("it never says so");
+    }
+
     /// Pid of the shim of one container.
     pub(crate) fn shim_of(&self, container: &str) -> i32 {
         let pids = processes(|cmdline, _| {

@@ -1,0 +1,111 @@
+use std::os::unix::fs::MetadataExt;
+
+use nix::mount::{MsFlags, mount};
+use tempfile::TempDir;
+
+use super::*;
+use crate::Timeouts;
+
+fn world() -> (TempDir, Bundle) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ManagerConfig {
+        root: folder.path().join("root"),
+        state: folder.path().join("state"),
+        grpc_address: String::new(),
+        ttrpc_address: String::new(),
+        env: Vec::new(),
+        debug: false,
+        timeouts: Timeouts::default(),
+    };
+    let id = |text| Id::new("id", text).unwrap();
+    let bundle = Bundle::at(&config, &id("ns"), &id("a"));
+    (folder, bundle)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o777
+}
+
+#[test]
+fn the_layout_is_the_one_that_go_shims_know() {
+    let (folder, bundle) = world();
+    bundle.create(b"{}").unwrap();
+    let path = bundle.path();
+    assert_eq!(path, folder.path().join("state/ns/a"));
+    assert_eq!(fs::read(path.join("config.json")).unwrap(), b"{}");
+    let work = folder.path().join("root/ns/a");
+    assert_eq!(fs::read_link(path.join("work")).unwrap(), work);
+    assert_eq!(mode(path), 0o700);
+    for passable in [path.parent().unwrap(), &path.join("rootfs"), &work, work.parent().unwrap()] {
+        assert_eq!(mode(passable), 0o711, "{}", passable.display());
+    }
+    assert!(bundle.create(b"{}").is_err_and(|e| e.kind() == ErrorKind::AlreadyExists));
+    bundle.remove().unwrap();
+    assert!(!path.exists() && !work.exists());
+    bundle.remove().unwrap();
+}
+
+#[test]
+fn root_of_a_user_namespace_may_enter() {
+    let (_folder, bundle) = world();
+    let spec = br#"{"linux":{"gidMappings":[
+        {"containerID":5,"hostID":1,"size":1},{"containerID":0,"hostID":1000,"size":5}]}}"#;
+    bundle.create(spec).unwrap();
+    assert_eq!(mode(bundle.path()), 0o710);
+    assert_eq!(fs::metadata(bundle.path()).unwrap().gid(), 1000);
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense_leaves_nothing() {
+    let (folder, bundle) = world();
+    for spec in ["", "{", "[]", r#"{"linux":{"gidMappings":[{"hostID":"x"}]}}"#] {
+        let error = bundle.create(spec.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{spec}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn notes_come_back() {
+    let (_folder, bundle) = world();
+    bundle.create(b"{}").unwrap();
+    assert_eq!(bundle.shim_binary().unwrap(), None);
+    assert_eq!(bundle.bootstrap().unwrap(), None);
+    bundle.write_shim_binary(Path::new("/usr/bin/shim")).unwrap();
+    assert_eq!(bundle.shim_binary().unwrap(), Some("/usr/bin/shim".into()));
+    let bootstrap = Bootstrap::bare("unix:///s");
+    bundle.write_bootstrap(&bootstrap).unwrap();
+    assert_eq!(bundle.bootstrap().unwrap(), Some(bootstrap.clone()));
+    // Daemons before 1.7 left the address only.
+    fs::remove_file(bundle.path().join("bootstrap.json")).unwrap();
+    assert_eq!(bundle.bootstrap().unwrap(), Some(bootstrap));
+    fs::write(bundle.path().join("init.pid"), "12").unwrap();
+    fs::write(bundle.path().join("e.1.pid"), "13\n").unwrap();
+    fs::write(bundle.path().join("broken.pid"), "x").unwrap();
+    assert_eq!(bundle.init_pid(), Some(12));
+    assert_eq!(bundle.noted_execs().unwrap(), [(Id::new("id", "e.1").unwrap(), 13)]);
+}
+
+#[test]
+fn what_is_mounted_survives_and_what_is_in_the_root_does_too() {
+    let (folder, bundle) = world();
+    bundle.create(b"{}").unwrap();
+    let precious = folder.path().join("precious");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("file"), "data").unwrap();
+    let rootfs = bundle.path().join("rootfs");
+    let bind = || {
+        mount(Some(&precious), &rootfs, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    };
+    // Twice, as after a create that was tried twice.
+    bind();
+    bind();
+    bundle.remove().unwrap();
+    assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "data");
+
+    bundle.create(b"{}").unwrap();
+    fs::write(rootfs.join("file"), "data").unwrap();
+    let error = bundle.remove().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert_eq!(fs::read_to_string(rootfs.join("file")).unwrap(), "data");
+}
