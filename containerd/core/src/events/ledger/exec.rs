@@ -182,6 +182,7 @@ fn replace(id: &str, known: Option<u32>, now: Timestamp) -> Vec<Step> {
 
 impl Tombstone {
     fn is(&self, id: &str, pid: u32) -> bool {
-        self.id == id && same_pid(self.pid, pid)
+        // A tombstone without a pid would cover every exec to come.
+        self.id == id && (self.pid == pid || pid == 0)
     }
 }

@@ -218,6 +218,7 @@ impl Tombstone {
     /// time is of a new task, to which the kernel gave the same pid.
     fn covers(&self, step: &Step, pid: u32, sent: Option<Timestamp>) -> bool {
         let again = matches!(step, Step::Create { .. }) && !same_sending(self.created, sent);
-        same_pid(self.pid, pid) && !again
+        // A tombstone without a pid would cover every task to come.
+        (self.pid == pid || pid == 0) && !again
     }
 }

@@ -368,3 +368,22 @@ mod storm {
         }
     }
 }
+
+#[test]
+fn a_process_without_a_pid_that_has_ended_does_not_silence_the_next_one() {
+    let mut ledger = Ledger::default();
+    send(&mut ledger, ExecExit { exec: exec("e"), ended: ended(0, 1) }, None);
+    let exit = ExecExit { exec: exec("e"), ended: ended(6, 1) };
+    assert_eq!(send(&mut ledger, exit.clone(), at(2)).last(), Some(&exit));
+
+    send(&mut ledger, Delete(ended(0, 137)), None);
+    let next = [
+        (Create { pid: 5 }, at(10)),
+        (Start { pid: 5 }, at(11)),
+        (Exit(ended(5, 3)), at(12)),
+        (Delete(ended(5, 3)), at(13)),
+    ];
+    for (step, sent) in next {
+        assert_eq!(send(&mut ledger, step.clone(), sent), [step]);
+    }
+}
