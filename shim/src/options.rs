@@ -80,8 +80,12 @@ impl RuntimeOptions {
 
     /// The OCI runtime's state folder for a namespace.
     pub fn root(&self, namespace: &Id) -> PathBuf {
-        let root = if self.root.is_empty() { DEFAULT_ROOT } else { &self.root };
-        Path::new(root).join(namespace)
+        Path::new(self.root_folder()).join(namespace)
+    }
+
+    /// The OCI runtime's state folder for all namespaces.
+    pub fn root_folder(&self) -> &str {
+        if self.root.is_empty() { DEFAULT_ROOT } else { &self.root }
     }
 }
 

@@ -56,7 +56,7 @@ pub fn run() -> Result<()> {
 async fn features(options: &RuntimeOptions) -> Result<Option<Any>> {
     let config = Config {
         binary: options.binary().into(),
-        root: options.root.clone().into(),
+        root: options.root_folder().into(),
         work: std::env::temp_dir(),
         systemd_cgroup: options.systemd_cgroup,
     };

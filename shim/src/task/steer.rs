@@ -123,13 +123,19 @@ impl Container {
     }
 
     /// Changes the size of a process's terminal; without one, nothing happens.
+    /// Nor does it when init has ended, since clients set the size at a time of
+    /// their own (containerd's shim makes the same difference).
     ///
     /// # Errors
-    /// `NotFound` for an unknown exec, `FailedPrecondition` when it has ended.
+    /// `NotFound` for an unknown exec, `FailedPrecondition` for one that ended.
     pub fn resize(&self, exec: Option<&Id>, columns: u32, rows: u32) -> Result<()> {
         let state = self.life().snapshot(exec)?.state;
-        if matches!(state, State::Stopped | State::Deleting(_)) {
-            return Err(Error::precondition("cannot resize the terminal of a stopped process"));
+        match (state, exec) {
+            (State::Stopped | State::Deleting(_), None) => return Ok(()),
+            (State::Stopped | State::Deleting(_), Some(id)) => {
+                return Err(Error::precondition(format!("exec {id} has ended")));
+            }
+            _ => {}
         }
         let size = |value: u32| {
             u16::try_from(value).map_err(|_| Error::invalid(format!("terminal size {value}")))
