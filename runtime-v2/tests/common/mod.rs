@@ -17,6 +17,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use protobuf::well_known_types::{any::Any as WireAny, empty::Empty};
 use runtime_v2::{
     Any, CreateTask, EventSink, ExecProcess, Manager, ManagerConfig, Mount, Stdio, Timeouts,
@@ -306,7 +311,7 @@ impl World {
     }
 
     /// Nothing is left: no process, mount, bundle, socket or cgroup.
-    pub(crate) async fn ends_empty(self) {
+    pub(crate) async fn ends_empty(&self) {
         let root = self.folder.path().to_owned();
         assert_eq!(self.manager.namespaces(), Vec::<Id>::new());
         self.manager.shutdown().await;
@@ -327,6 +332,34 @@ impl World {
             assert!(!Path::new("/run/containerd/s").join(name).exists(), "a socket is left");
             let cgroup = format!("/sys/fs/cgroup/memory{}", self.cgroup(container));
             assert!(!Path::new(&cgroup).exists(), "a cgroup is left");
+        }
+    }
+}
+
+/// A test that failed leaves its containers; they go without any manners.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let prefix = format!("{}-", self.namespace);
+        let ours = |name: &String| name.starts_with(&prefix);
+        let end = |pid| {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        };
+        self.shims().into_iter().for_each(end);
+        for hierarchy in names_in("/sys/fs/cgroup".as_ref()) {
+            let parent = Path::new("/sys/fs/cgroup").join(hierarchy).join("t-runtime");
+            for cgroup in names_in(&parent).into_iter().filter(ours) {
+                let pids = fs::read_to_string(parent.join(&cgroup).join("cgroup.procs"));
+                let pids = pids.unwrap_or_default();
+                pids.lines().filter_map(|pid| pid.parse().ok()).for_each(end);
+            }
+        }
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let targets = table.lines().rev().filter_map(|line| line.split(' ').nth(4));
+        for target in targets.filter(|target| Path::new(target).starts_with(self.folder.path())) {
+            let _ = umount2(target, MntFlags::MNT_DETACH);
         }
     }
 }
