@@ -4,6 +4,7 @@
 
 use std::{io, time::Duration};
 
+use containerd_core::restart::{Monitor, MonitorConfig};
 use futures::{Stream, stream};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::{net::UnixListener, task::JoinHandle, time};
@@ -11,12 +12,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{self, Server};
 
 use crate::{
-    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, services, socket,
-    ttrpc::Endpoint,
+    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, plugins,
+    services, socket, ttrpc::Endpoint,
 };
 
 /// How long requests may take to end once the daemon drains.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long shims may take to deliver what they kept while there was no
+/// daemon: those written in Go try for 15 seconds.
+const LATE_EVENTS: Duration = Duration::from_secs(25);
 
 /// How long to wait when a connection could not be accepted, most likely for
 /// want of descriptors.
@@ -55,24 +60,59 @@ impl App {
         let Self { config, core, identity, grpc, ttrpc } = self;
         // Shims deliver what they kept while their states are asked for.
         let endpoint = Endpoint::start(ttrpc, core.events.clone()).await?;
-        let recovered = core.manager.recover().await.context("recover", "tasks")?;
-        if recovered.live + recovered.stopped + recovered.cleaned + recovered.left > 0 {
-            tracing::info!(
-                live = recovered.live,
-                stopped = recovered.stopped,
-                cleaned = recovered.cleaned,
-                left = recovered.left,
-                "recovered tasks"
-            );
-        }
+        core.manager.recover().await.context("recover", "tasks")?;
         let stop = CancellationToken::new();
+        let background = Background::start(&core, &config, &stop);
         let routes = services::routes(&core, identity, &config, &stop);
         let server = Server::builder()
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming(grpc), stop.clone().cancelled_owned());
         tracing::info!(address = %config.grpc.socket.address.display(), "serving gRPC");
         tracing::info!(address = %config.ttrpc.address.display(), "serving ttrpc");
-        Ok(Running { config, core, endpoint, stop, server: tokio::spawn(server) })
+        Ok(Running { config, core, endpoint, background, stop, server: tokio::spawn(server) })
+    }
+}
+
+/// What the daemon does by itself while it serves.
+struct Background {
+    /// Announces tasks that were lost while there was no daemon.
+    lost: JoinHandle<()>,
+    monitor: Option<Monitor>,
+}
+
+impl Background {
+    fn start(core: &Core, config: &Config, stop: &CancellationToken) -> Self {
+        let tasks = core.tasks.clone();
+        let stopped = stop.clone().cancelled_owned();
+        let lost = tokio::spawn(async move {
+            if time::timeout(LATE_EVENTS, stopped).await.is_ok() {
+                return;
+            }
+            let lost = tasks.close_lost();
+            if lost > 0 {
+                tracing::warn!(lost, "tasks were lost while there was no daemon");
+            }
+        });
+        let monitor = (!config.is_disabled(plugins::RESTART)).then(|| {
+            Monitor::start(
+                MonitorConfig { interval: config.restart_interval },
+                core.namespaces.clone(),
+                core.containers.clone(),
+                core.tasks.clone(),
+                core.events.clone(),
+            )
+        });
+        Self { lost, monitor }
+    }
+
+    /// Ends it; the daemon's stop must have been asked for.
+    async fn shutdown(self) {
+        if let Some(monitor) = self.monitor {
+            monitor.shutdown().await;
+        }
+        if let Err(e) = self.lost.await {
+            tracing::error!(error = %e, "the search for lost tasks ended in a panic");
+        }
     }
 }
 
@@ -98,6 +138,7 @@ pub(crate) struct Running {
     config: Config,
     core: Core,
     endpoint: Endpoint,
+    background: Background,
     stop: CancellationToken,
     server: JoinHandle<std::result::Result<(), transport::Error>>,
 }
@@ -127,8 +168,16 @@ impl Running {
         if !clean {
             self.server.abort();
         }
+        self.background.shutdown().await;
         self.endpoint.shutdown().await;
+        // Before the root is unlocked: then they may be another daemon's.
+        for socket in [&self.config.grpc.socket, &self.config.ttrpc] {
+            socket::remove(socket);
+        }
         self.core.shutdown().await;
         clean
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,12 +58,16 @@ impl Plugin {
 
 pub(crate) const EVENT: &str = "io.containerd.event.v1";
 pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
+pub(crate) const INTERNAL: &str = "io.containerd.internal.v1";
 pub(crate) const METADATA: &str = "io.containerd.metadata.v1";
 pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
 pub(crate) const SERVICE: &str = "io.containerd.service.v1";
 
+/// Full name of the restart monitor.
+pub(crate) const RESTART: &str = "io.containerd.internal.v1.restart";
+
 /// All parts, each after those that it builds upon.
-pub(crate) const ALL: [Plugin; 16] = [
+pub(crate) const ALL: [Plugin; 17] = [
     part(METADATA, "redb", &[]),
     part(EVENT, "exchange", &[]),
     part(SERVICE, "introspection-service", &[]),
@@ -72,6 +76,7 @@ pub(crate) const ALL: [Plugin; 16] = [
     part(SERVICE, "namespaces-service", &[EVENT, METADATA]),
     Plugin { platform: true, ..part(RUNTIME, "task", &[EVENT, METADATA]) },
     part(SERVICE, "tasks-service", &[EVENT, RUNTIME, METADATA]),
+    Plugin { optional: true, ..part(INTERNAL, "restart", &[EVENT, SERVICE]) },
     service("containers", &[SERVICE]),
     service("events", &[EVENT]),
     service("healthcheck", &[]),

@@ -55,6 +55,14 @@ pub(crate) fn bind(socket: &Socket) -> Result<UnixListener> {
     Ok(listener)
 }
 
+/// Removes a socket that nobody serves any more. If that fails, the next
+/// daemon finds it stale.
+pub(crate) fn remove(socket: &Socket) {
+    if let Err(e) = fs::remove_file(&socket.address) {
+        tracing::warn!(socket = %socket.address.display(), error = %e, "a socket was left behind");
+    }
+}
+
 fn remove_stale(path: &Path) -> Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,

@@ -84,7 +84,7 @@ impl Config {
 
     fn read_plugins(&mut self, mut plugins: Reader<'_>) -> Result<()> {
         let mut restart = plugins.section(section::RESTART)?;
-        if let Some(interval) = restart.duration("interval")? {
+        if let Some(interval) = restart.duration("interval")?.filter(|i| !i.is_zero()) {
             self.restart_interval = interval;
         }
         restart.finish();
