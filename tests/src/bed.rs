@@ -18,9 +18,6 @@ const TEST_DEADLINE: Duration = Duration::from_secs(600);
 /// How much of a daemon's log is shown when a test fails.
 const LOG_LINES: usize = 150;
 
-/// The namespace that tests use.
-const NAMESPACE: &str = "tests";
-
 /// Name of runc's shim for daemons that look it up.
 const RUNTIME: &str = "io.containerd.runc.v2";
 
@@ -92,7 +89,7 @@ impl Bed {
         let mut daemon = Daemon::configure(&sandbox, pairing)?;
         let started = daemon.start(&sandbox).await;
         started.with_context(|| format!("its log:\n{}", daemon.log()))?;
-        let api = Api::connect(daemon.socket(), NAMESPACE).await?;
+        let api = Api::connect(daemon.socket(), sandbox.namespace()).await?;
         Ok(Self { daemon, api, sandbox, failed: false })
     }
 
@@ -102,9 +99,9 @@ impl Bed {
         &self.api
     }
 
-    /// The namespace of the tests.
-    pub fn namespace(&self) -> &'static str {
-        NAMESPACE
+    /// The containerd namespace of this test.
+    pub fn namespace(&self) -> &str {
+        self.sandbox.namespace()
     }
 
     /// Kills the daemon and starts it again.
@@ -245,9 +242,9 @@ impl Bed {
         self.remove(task).await
     }
 
-    /// A `ctr` for this daemon, in the namespace of the tests.
+    /// A `ctr` for this daemon, in the namespace of this test.
     pub fn ctr(&self, origin: Origin) -> Ctr<'_> {
-        Ctr::new(&self.sandbox, &self.daemon, origin).flags(&["--namespace", NAMESPACE])
+        Ctr::new(&self.sandbox, &self.daemon, origin).flags(&["--namespace", self.namespace()])
     }
 }
 

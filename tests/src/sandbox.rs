@@ -89,6 +89,12 @@ impl Sandbox {
         &self.cgroup
     }
 
+    /// The containerd namespace for this test. Clients that choose a cgroup
+    /// take one of that name, so it is that of the test's cgroup.
+    pub fn namespace(&self) -> &str {
+        self.cgroup.trim_start_matches('/')
+    }
+
     /// A path of the private `/run`, as the test process reaches it.
     pub fn run(&self, path: &str) -> PathBuf {
         Path::new("/proc").join(self.holder.id().to_string()).join("root/run").join(path)
@@ -145,8 +151,11 @@ impl Sandbox {
 
     /// The folders of the test's cgroup that exist, in any hierarchy.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        let name = self.cgroup.trim_start_matches('/');
-        hierarchies().into_iter().map(|root| root.join(name)).filter(|path| path.exists()).collect()
+        hierarchies()
+            .into_iter()
+            .map(|root| root.join(self.namespace()))
+            .filter(|path| path.exists())
+            .collect()
     }
 
     fn in_cgroup(&self) -> BTreeSet<u32> {
