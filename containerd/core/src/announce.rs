@@ -129,7 +129,7 @@ impl Announcer {
     }
 
     /// Refuses further changes, announces those that are on their way, and
-    /// ends. Call it before [`Db::shutdown`].
+    /// ends.
     pub async fn shutdown(&self) {
         drop(lock(&self.queue).take());
         let Some(task) = lock(&self.task).take() else { return };

@@ -57,11 +57,6 @@ enum Test {
 }
 
 impl Filter {
-    /// The filter that everything matches.
-    pub fn everything() -> Self {
-        Self { any: Vec::new() }
-    }
-
     /// Parses the filters of one request.
     ///
     /// ```

@@ -13,9 +13,6 @@ use crate::filter::{Adaptor, labels_field};
 pub use resource::Resource;
 pub use store::Leases;
 
-/// Label with the time (RFC 3339) after which a lease holds nothing any more.
-pub const EXPIRE_LABEL: &str = "containerd.io/gc.expire";
-
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {

@@ -25,10 +25,10 @@ fn digest() -> String {
 async fn what_is_created_is_found_again_until_it_is_deleted() {
     let World { leases, namespaces, .. } = World::new();
     let before = SystemTime::now();
-    let expire = labels(&[(EXPIRE_LABEL, "2030-01-02T03:04:05Z"), ("gone", "")]);
+    let expire = labels(&[("containerd.io/gc.expire", "2030-01-02T03:04:05Z"), ("gone", "")]);
     let lease = leases.create(&id("ns"), "moby/sha256:12-_", expire).await.unwrap();
     assert_eq!(lease.id, "moby/sha256:12-_");
-    assert_eq!(lease.labels, labels(&[(EXPIRE_LABEL, "2030-01-02T03:04:05Z")]));
+    assert_eq!(lease.labels, labels(&[("containerd.io/gc.expire", "2030-01-02T03:04:05Z")]));
     assert!(lease.created_at >= before);
     assert_eq!(leases.list(&id("ns"), NONE).await.unwrap(), std::slice::from_ref(&lease));
     assert_eq!(namespaces.list(NONE).await.unwrap().len(), 1);
