@@ -13,7 +13,7 @@ impl Version {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         // Before the daemon is asked: it may not be there.
         output::text(format_args!(
-            "Client:\n  Version:  v{}\n  Revision: {}\n\n",
+            "Client:\n  Version:  {}\n  Revision: {}\n\n",
             env!("CARGO_PKG_VERSION"),
             option_env!("CONTAINERD_REVISION").unwrap_or("unknown"),
         ))?;
