@@ -8,13 +8,12 @@ use nix::unistd::{ForkResult, Pid};
 /// Splits this process in two; `None` is the child.
 ///
 /// # Errors
-/// Those of fork(2).
-///
-/// # Panics
-/// When there is more than one thread: the child would find locks that nobody
-/// can release, first of all the allocator's.
+/// Those of fork(2). Refused when there is more than one thread: the child
+/// would find locks that nobody can release, first of all the allocator's.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
-    assert_eq!(threads()?, 1, "a process with threads must not fork and go on");
+    if threads()? != 1 {
+        return Err(io::Error::other("a process with threads must not fork and go on"));
+    }
     // SAFETY: there is no other thread (checked above), so the child's memory
     // is consistent and it may do whatever the parent may.
     match unsafe { nix::unistd::fork() }? {
