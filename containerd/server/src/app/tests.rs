@@ -7,7 +7,10 @@ use containerd_api::{
         health_client::HealthClient,
     },
     services::{
-        containers::v1::{GetContainerRequest, containers_client::ContainersClient},
+        containers::v1::{
+            Container, CreateContainerRequest, GetContainerRequest, container,
+            containers_client::ContainersClient,
+        },
         events::v1::{SubscribeRequest, events_client::EventsClient},
         introspection::v1::{PluginsRequest, introspection_client::IntrospectionClient},
         leases::v1::{ListRequest, leases_client::LeasesClient},
@@ -102,6 +105,28 @@ async fn requests_are_checked() {
     let mut namespaces = NamespacesClient::new(daemon.channel.clone());
     let error = namespaces.create(CreateNamespaceRequest { namespace: None }).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(daemon.running.drain().await);
+}
+
+/// Clients send up to 16 MiB, as containerd lets them.
+#[tokio::test]
+async fn large_messages_are_taken_up_to_a_limit() {
+    const MIB: usize = 1 << 20;
+    let daemon = Daemon::start(|_| {}).await;
+    let mut containers = ContainersClient::new(daemon.channel.clone())
+        .max_decoding_message_size(16 * MIB)
+        .max_encoding_message_size(32 * MIB);
+    let mut create = async |id: &str, size| {
+        let spec = prost_types::Any { type_url: "spec".into(), value: vec![0; size] };
+        let runtime = Some(container::Runtime { name: "a.b.v1".into(), options: None });
+        let id = id.to_owned();
+        let container = Container { id, runtime, spec: Some(spec), ..Default::default() };
+        let request = CreateContainerRequest { container: Some(container) };
+        containers.create(in_namespace("default", request)).await
+    };
+    let created = create("a", 5 * MIB).await.unwrap().into_inner().container.unwrap();
+    assert_eq!(created.spec.unwrap().value.len(), 5 * MIB);
+    assert_eq!(create("b", 17 * MIB).await.unwrap_err().code(), Code::OutOfRange);
     assert!(daemon.running.drain().await);
 }
 
