@@ -56,7 +56,7 @@ fn with_each_runtime(name: &str, args: &[&str], test: impl AsyncFn(&BinaryRuntim
         let Some(bundle) = Bundle::new(&format!("{name}-{binary}"), args, false) else { continue };
         run(async |reaper| {
             let runtime = runtime(&path, bundle.path(), &reaper);
-            if binary == "crun" && !works(&runtime, &bundle).await {
+            if binary == "crun" && !works(&path, &reaper).await {
                 eprintln!("{name}: skipped with crun, which refuses this machine");
                 return;
             }
@@ -68,8 +68,10 @@ fn with_each_runtime(name: &str, args: &[&str], test: impl AsyncFn(&BinaryRuntim
 }
 
 /// crun refuses machines whose cgroup v1 tree lacks a controller.
-async fn works(runtime: &BinaryRuntime, bundle: &Bundle) -> bool {
-    let made = runtime.create(&bundle.id, create(bundle, ChildStdio::NULL)).await;
+async fn works(binary: &Path, reaper: &Arc<Reaper>) -> bool {
+    let Some(bundle) = Bundle::new("works", &["true"], false) else { return false };
+    let runtime = runtime(binary, bundle.path(), reaper);
+    let made = runtime.create(&bundle.id, create(&bundle, ChildStdio::NULL)).await;
     runtime.delete(&bundle.id, true).await.unwrap();
     made.is_ok()
 }
