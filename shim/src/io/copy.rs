@@ -9,7 +9,10 @@ use std::{
     fs::File,
     io::{self, ErrorKind, Write},
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use nix::{
@@ -50,6 +53,21 @@ pub(super) enum Sink {
     File(Arc<File>),
 }
 
+/// What copying is up to, for who has to judge whether more will come.
+#[derive(Default)]
+pub(super) struct Progress {
+    steps: AtomicU64,
+    blocked: AtomicUsize,
+}
+
+impl Progress {
+    /// Number of steps taken, or `None` while a receiver is too slow.
+    pub(super) fn steps(&self) -> Option<u64> {
+        let steps = self.steps.load(Ordering::Relaxed);
+        (self.blocked.load(Ordering::Relaxed) == 0).then_some(steps)
+    }
+}
+
 /// What one step has brought.
 enum Step {
     End,
@@ -63,7 +81,7 @@ enum Step {
 /// # Errors
 /// Only those of the sink; the bytes at hand are lost then, and copying may be
 /// taken up again.
-pub(super) async fn copy(source: &Pollable, sink: &Sink) -> io::Result<()> {
+pub(super) async fn copy(source: &Pollable, sink: &Sink, progress: &Progress) -> io::Result<()> {
     loop {
         let Ok(mut ready) = source.readable().await else { return Ok(()) };
         let step = ready.try_io(|source| {
@@ -72,12 +90,20 @@ pub(super) async fn copy(source: &Pollable, sink: &Sink) -> io::Result<()> {
                 step(source.get_ref(), sink, buffer)
             })
         });
+        // That there is nothing to read is no step.
+        let Ok(step) = step else { continue };
+        progress.steps.fetch_add(1, Ordering::Relaxed);
         match step {
-            Ok(Ok(Step::Done)) | Err(_) => {}
-            Ok(Ok(Step::Rest(bytes))) => sink.write_all(bytes).await?,
-            Ok(Ok(Step::Broken(error))) => return Err(error),
+            Ok(Step::Done) => {}
+            Ok(Step::Rest(bytes)) => {
+                progress.blocked.fetch_add(1, Ordering::Relaxed);
+                let written = sink.write_all(bytes).await;
+                progress.blocked.fetch_sub(1, Ordering::Relaxed);
+                written?;
+            }
+            Ok(Step::Broken(error)) => return Err(error),
             // EIO is how a terminal says that its other side is closed.
-            Ok(Ok(Step::End) | Err(_)) => return Ok(()),
+            Ok(Step::End) | Err(_) => return Ok(()),
         }
     }
 }

@@ -28,7 +28,7 @@ use tokio::{io::Interest, sync::watch, task::JoinSet, time::timeout};
 
 use self::{
     console::{ConsoleSocket, Terminal},
-    copy::{Pollable, Sink, copy, pollable},
+    copy::{Pollable, Progress, Sink, copy, pollable},
     fifo::{InputFifo, OutputFifo},
     logger::Logger,
     target::Target,
@@ -42,6 +42,13 @@ mod logger;
 mod target;
 #[cfg(test)]
 mod tests;
+
+/// How long a process that has ended may be silent before its pipes are taken
+/// to be held by another (containerd's shim waits as long).
+const PIPE_SILENCE: Duration = Duration::from_secs(2);
+/// The same for a terminal, which the kernel empties at once. Who is left
+/// behind on it has lost it.
+const TERMINAL_SILENCE: Duration = Duration::from_millis(200);
 
 /// Where the streams of a process go, in the client's words: the path of a
 /// FIFO or file, a `file://` or `binary://` URI, or nothing for `/dev/null`.
@@ -82,6 +89,8 @@ pub struct ProcessIo {
     tasks: Mutex<JoinSet<()>>,
     /// Number of output streams that are not copied to their end.
     open_outputs: watch::Sender<usize>,
+    /// Of the output streams, together.
+    progress: Arc<Progress>,
     logger: Option<Logger>,
 }
 
@@ -117,6 +126,7 @@ impl ProcessIo {
             stdin_keeper: Mutex::new(None),
             tasks: Mutex::new(JoinSet::new()),
             open_outputs: watch::Sender::new(0),
+            progress: Arc::default(),
             logger: None,
         };
         let child = if stdio.terminal {
@@ -178,12 +188,30 @@ impl ProcessIo {
     }
 
     /// Waits until all output of a process that has ended is with the client or
-    /// logger. False when that took longer than `limit`, because another
-    /// process still holds the pipe or the client does not read.
+    /// logger. Another process may hold a stream open: it is not waited for
+    /// once nothing has come for a while. False when it took longer than
+    /// `limit`, because the client does not read.
     pub async fn drained(&self, limit: Duration) -> bool {
+        timeout(limit, self.quiet()).await.is_ok()
+    }
+
+    /// Waits for the end of all outputs, or for silence.
+    async fn quiet(&self) {
         let mut open = self.open_outputs.subscribe();
-        // An error would mean that the sender is gone, but it is in `self`.
-        timeout(limit, open.wait_for(|count| *count == 0)).await.is_ok()
+        let silence = match &*lock(&self.console) {
+            Console::Attached(_) => TERMINAL_SILENCE,
+            Console::None | Console::Expected { .. } => PIPE_SILENCE,
+        };
+        loop {
+            let before = self.progress.steps();
+            // An error would mean that the sender is gone, but it is in `self`.
+            if timeout(silence, open.wait_for(|count| *count == 0)).await.is_ok() {
+                return;
+            }
+            if before.is_some() && before == self.progress.steps() {
+                return;
+            }
+        }
     }
 
     /// Ends copying and loggers, and waits for them.
@@ -280,7 +308,8 @@ impl ProcessIo {
 
     fn copy_input(&self, source: Pollable, process: Arc<Pollable>) {
         lock(&self.tasks).spawn(async move {
-            if let Err(error) = copy(&source, &Sink::Pollable(process)).await {
+            let progress = Progress::default();
+            if let Err(error) = copy(&source, &Sink::Pollable(process), &progress).await {
                 // It has closed its input, or has ended.
                 tracing::debug!(%error, "input not taken");
             }
@@ -289,12 +318,12 @@ impl ProcessIo {
 
     fn copy_output(&self, source: Arc<Pollable>, output: Output) {
         self.open_outputs.send_modify(|count| *count += 1);
-        let open_outputs = self.open_outputs.clone();
+        let (open_outputs, progress) = (self.open_outputs.clone(), Arc::clone(&self.progress));
         lock(&self.tasks).spawn(async move {
             let sink = output.sink();
             let mut reported = false;
             // A full disk must not stop the process: its output is read on.
-            while let Err(error) = copy(&source, &sink).await {
+            while let Err(error) = copy(&source, &sink, &progress).await {
                 if !reported {
                     tracing::warn!(%error, "output lost");
                     reported = true;

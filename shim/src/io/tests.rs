@@ -198,7 +198,9 @@ fn a_leaked_pipe_does_not_hold_the_end_for_ever() {
         let child = start("sleep 1000 & echo $! >&2", child, &reaper);
         let mut pid = String::new();
         assert_eq!(within(child.exit).await.status, 0);
-        assert!(!io.drained(Duration::from_millis(1)).await);
+        // Nothing more comes, though the pipe is open.
+        assert!(io.drained(LIMIT).await);
+        assert_eq!(*io.open_outputs.borrow(), 2);
         let stderr = client.path("stderr");
         let reader = tokio::task::spawn_blocking(move || {
             let mut file = File::open(stderr).unwrap();
@@ -212,6 +214,22 @@ fn a_leaked_pipe_does_not_hold_the_end_for_ever() {
         let pid = within(reader).await.unwrap();
         within(io.close()).await;
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_does_not_read_is_waited_for_up_to_the_limit() {
+    run(async |reaper| {
+        let client = Client::new();
+        let stdio = Stdio { stdin: String::new(), stderr: String::new(), ..client.stdio() };
+        let (io, child) = client.open(&stdio, &reaper).await;
+        // What a FIFO and a pipe hold and a little more.
+        let child = start("yes | head -c 100000", child, &reaper);
+        assert_eq!(within(child.exit).await.status, 0);
+        assert!(!io.drained(PIPE_SILENCE * 2).await);
+        let stdout = client.read("stdout");
+        assert!(io.drained(LIMIT).await);
+        assert_eq!(within(stdout).await.unwrap().len(), 100_000);
     });
 }
 
