@@ -63,9 +63,16 @@ pub struct ExecSpec {
 /// The containers of a shim.
 pub struct Tasks {
     context: Arc<Context>,
-    /// `None` while a container is being created.
-    containers: Mutex<BTreeMap<Id, Option<Arc<Container>>>>,
+    containers: Mutex<Containers>,
     shutdown: Notify,
+}
+
+#[derive(Default)]
+struct Containers {
+    /// `None` while a container is being created.
+    by_id: BTreeMap<Id, Option<Arc<Container>>>,
+    /// The shim is about to end: whoever comes now would be left alone.
+    closed: bool,
 }
 
 impl Tasks {
@@ -80,6 +87,7 @@ impl Tasks {
     /// `NotFound` when there is none, or it is only being created.
     pub fn get(&self, id: &str) -> Result<Arc<Container>> {
         self.lock()
+            .by_id
             .get(id)
             .cloned()
             .flatten()
@@ -89,12 +97,13 @@ impl Tasks {
     /// Creates a container.
     ///
     /// # Errors
-    /// `AlreadyExists` for a taken id; else as [`Container::create`].
+    /// `AlreadyExists` for a taken id, `Unavailable` when the shim is about to
+    /// end; else as [`Container::create`].
     pub async fn create(&self, request: Create) -> Result<Arc<Container>> {
         let id = request.id.clone();
         let reserved = self.reserve(id.clone())?;
         let container = Container::create(Arc::clone(&self.context), request).await?;
-        self.lock().insert(id, Some(Arc::clone(&container)));
+        self.lock().by_id.insert(id, Some(Arc::clone(&container)));
         reserved.keep();
         Ok(container)
     }
@@ -109,17 +118,19 @@ impl Tasks {
             Some(exec) => container.delete_exec(exec).await,
             None => {
                 let ended = container.delete().await?;
-                self.lock().remove(id);
+                self.lock().by_id.remove(id);
                 Ok(ended)
             }
         }
     }
 
     /// Asks the shim to end. It does not while it has a container, and then
-    /// answers false.
+    /// answers false. Else it takes no container from now on.
     pub fn shutdown(&self) -> bool {
-        let idle = self.lock().is_empty();
+        let mut containers = self.lock();
+        let idle = containers.by_id.is_empty();
         if idle {
+            containers.closed = true;
             self.shutdown.notify_one();
         }
         idle
@@ -128,7 +139,7 @@ impl Tasks {
     /// Ids and pids, for the log.
     pub fn describe(&self) -> String {
         let containers = self.lock();
-        let words = containers.iter().map(|(id, container)| match container {
+        let words = containers.by_id.iter().map(|(id, container)| match container {
             Some(container) => format!("{id}={}", container.pid()),
             None => format!("{id}=?"),
         });
@@ -158,14 +169,17 @@ impl Tasks {
 
     fn reserve(&self, id: Id) -> Result<Reserved<'_>> {
         let mut containers = self.lock();
-        if containers.contains_key(&id) {
+        if containers.closed {
+            return Err(Error::unavailable("the shim is shutting down"));
+        }
+        if containers.by_id.contains_key(&id) {
             return Err(Error::already_exists(format!("container {id:?}")));
         }
-        containers.insert(id.clone(), None);
+        containers.by_id.insert(id.clone(), None);
         Ok(Reserved { tasks: self, id: Some(id) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Option<Arc<Container>>>> {
+    fn lock(&self) -> MutexGuard<'_, Containers> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -185,7 +199,7 @@ impl Reserved<'_> {
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if let Some(id) = &self.id {
-            self.tasks.lock().remove(id);
+            self.tasks.lock().by_id.remove(id);
         }
     }
 }

@@ -233,6 +233,9 @@ fn wrong_order_is_refused_by_kind() {
         assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
         bench.tasks.delete("c", None).await.unwrap();
         assert!(bench.tasks.shutdown());
+        // From here on nobody would notice its end.
+        let error = bench.tasks.create(bench.request()).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
     });
 }
 
