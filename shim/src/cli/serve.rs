@@ -220,8 +220,8 @@ fn is_from(connection: &UnixStream, user: u32) -> bool {
     connection.peer_cred().is_ok_and(|peer| peer.uid() == user || peer.uid() == 0)
 }
 
-/// Waits until the daemon has every event, however long it is away; unless
-/// there is none, or it can learn of the exit from the bundle.
+/// Waits until the daemon has every event, however long it is away; unless it
+/// cannot come back, or can learn of the exit from the bundle.
 async fn linger(mut delivery: tokio::task::JoinHandle<()>, daemon: &Endpoint, bundle: &Bundle) {
     while daemon.path().is_some() {
         if timeout(RECORDED_LINGER, &mut delivery).await.is_ok() {

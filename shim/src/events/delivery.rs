@@ -27,6 +27,9 @@ pub trait Daemon: Send + Sync {
     /// # Errors
     /// `Unavailable` when it is not there now.
     async fn connect(&self) -> Result<Self::Connection>;
+
+    /// False when nobody can ever listen where it was.
+    fn may_come_back(&self) -> bool;
 }
 
 /// An open way to the daemon.
@@ -40,7 +43,8 @@ pub trait Connection: Send + Sync {
     async fn forward(&self, event: &ForwardRequest) -> Result<()>;
 }
 
-/// Delivers until the outbox is closed and empty.
+/// Delivers until the outbox is closed, and either empty or without a daemon
+/// that could come back.
 pub async fn run(outbox: &Outbox, daemon: &impl Daemon) {
     let mut progress = outbox.progress();
     let mut connection = None;
@@ -70,6 +74,10 @@ pub async fn run(outbox: &Outbox, daemon: &impl Daemon) {
             Err(e) => {
                 debug!("deliver {} event: {}", event.envelope.topic, e.report());
                 connection = None;
+                if closed && !daemon.may_come_back() {
+                    error!("nobody is left who could take the last events");
+                    return;
+                }
                 let kicked = progress.wait_for(|now| now.kicks != kicks);
                 pause = match timeout(pause, kicked).await {
                     Ok(_) => FIRST_PAUSE,
@@ -126,6 +134,7 @@ mod tests {
         forwards: Vec<Answer>,
         connected: usize,
         taken: Vec<u32>,
+        gone: bool,
     }
 
     fn next(script: &mut Vec<Answer>) -> Answer {
@@ -142,6 +151,10 @@ mod tests {
                 Good => Ok(self.clone()),
                 _ => Err(Error::unavailable("away")),
             }
+        }
+
+        fn may_come_back(&self) -> bool {
+            !self.0.lock().unwrap().gone
         }
     }
 
@@ -191,6 +204,24 @@ mod tests {
     async fn a_daemon_that_is_long_away_gets_all_of_them() {
         let stub = deliver(&outbox(0..3), &[Broken; 1000], &[]).await;
         assert_eq!(stub.0.lock().unwrap().taken, [0, 1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_daemon_to_come_delivery_ends_but_not_before_the_end() {
+        let outbox = Arc::new(outbox(0..2));
+        let stub = Stub::default();
+        stub.0.lock().unwrap().connects = vec![Broken; 1000];
+        stub.0.lock().unwrap().gone = true;
+        let delivery = tokio::spawn({
+            let (outbox, stub) = (outbox.clone(), stub.clone());
+            async move { run(&outbox, &stub).await }
+        });
+        // Containers may live on, and somebody may name another daemon.
+        tokio::time::sleep(LAST_PAUSE * 10).await;
+        assert!(!delivery.is_finished());
+        outbox.close();
+        delivery.await.unwrap();
+        assert!(stub.0.lock().unwrap().taken.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
