@@ -20,7 +20,10 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     unistd,
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::consume_budget,
+};
 
 use crate::sys::fd;
 
@@ -83,6 +86,8 @@ enum Step {
 /// taken up again.
 pub(super) async fn copy(source: &Pollable, sink: &Sink, progress: &Progress) -> io::Result<()> {
     loop {
+        // A source that never runs dry must not keep the shim's only thread.
+        consume_budget().await;
         let Ok(mut ready) = source.readable().await else { return Ok(()) };
         let step = ready.try_io(|source| {
             BUFFER.with_borrow_mut(|buffer| {
@@ -170,4 +175,35 @@ fn write_some(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
         }
     }
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::unistd::pipe2;
+
+    use super::*;
+
+    /// More than a task may do in one turn.
+    const PACKETS: usize = 250;
+
+    #[tokio::test]
+    async fn a_source_that_never_runs_dry_lets_others_run() {
+        // Each write is one read (pipe(2), O_DIRECT), so small is many.
+        let (reader, writer) = pipe2(OFlag::O_DIRECT).unwrap();
+        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(1 << 20)).unwrap();
+        for _ in 0..PACKETS {
+            unistd::write(&writer, b"x").unwrap();
+        }
+        let source = pollable(reader.try_clone().unwrap(), Interest::READABLE).unwrap();
+        let copying =
+            tokio::spawn(async move { copy(&source, &Sink::Null, &Progress::default()).await });
+        while fd::bytes_to_read(reader.as_fd()).unwrap() == PACKETS {
+            tokio::task::yield_now().await;
+        }
+        assert_ne!(fd::bytes_to_read(reader.as_fd()).unwrap(), 0);
+        drop(writer);
+        copying.await.unwrap().unwrap();
+    }
 }
