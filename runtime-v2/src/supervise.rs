@@ -95,6 +95,7 @@ async fn bury(shared: &Shared, task: &Task) {
         return;
     }
     let obituary = cleanup::bury(shared, task.bundle_of(), task.runtime(), task.seen()).await;
-    task.die(obituary);
+    // Whoever is told that the task is gone may use its id again.
     cleanup::forget(shared, task.bundle_of()).await;
+    task.die(obituary);
 }
