@@ -155,6 +155,7 @@ fn default_timeouts() -> BTreeMap<String, Duration> {
         ("io.containerd.timeout.shim.cleanup", default.cleanup),
         ("io.containerd.timeout.shim.load", default.load),
         ("io.containerd.timeout.shim.shutdown", default.shutdown),
+        ("io.containerd.timeout.shim.start", default.start),
         ("io.containerd.timeout.task.state", default.state),
     ]
     .map(|(name, duration)| (name.to_owned(), duration))
@@ -256,6 +257,7 @@ impl Config {
             ("io.containerd.timeout.shim.cleanup", &mut timeouts.cleanup),
             ("io.containerd.timeout.shim.load", &mut timeouts.load),
             ("io.containerd.timeout.shim.shutdown", &mut timeouts.shutdown),
+            ("io.containerd.timeout.shim.start", &mut timeouts.start),
             ("io.containerd.timeout.task.state", &mut timeouts.state),
         ] {
             // Zero would give a shim no chance at all.
