@@ -85,13 +85,13 @@ impl<'a> Ctr<'a> {
         })
     }
 
-    /// Starts a command that is left running; standard output is piped.
+    /// Starts a command that is left running; its streams are pipes.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn spawn(&self, arguments: &[&str]) -> Result<Child> {
         let mut command = self.command(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(command.spawn()?)
     }
 

@@ -40,6 +40,8 @@ pub struct Daemon {
     /// A name for the next socket on which a daemon says that it is ready.
     notify: PathBuf,
     process: Option<Child>,
+    /// Where the running daemon says what it does.
+    status: Option<UnixDatagram>,
     /// How often the daemon became ready.
     starts: watch::Sender<u32>,
 }
@@ -65,6 +67,7 @@ impl Daemon {
             log: sandbox.path("daemon.log"),
             notify: sandbox.path("notify.sock"),
             process: None,
+            status: None,
             starts: watch::Sender::new(0),
         };
         let config = format!(
@@ -173,6 +176,7 @@ impl Daemon {
         })
         .await??;
         self.process = Some(child);
+        self.status = Some(ready);
         self.starts.send_modify(|count| *count += 1);
         Ok(())
     }

@@ -67,11 +67,12 @@ fn processes(sandbox: &Sandbox, daemon: Option<u32>) -> Vec<String> {
     found
 }
 
-/// Mounts of tasks: those in the daemon's folders. A test's own mounts are
-/// elsewhere.
+/// Mounts of tasks: those inside the daemon's folders, which may be mounts
+/// themselves.
 fn mounts(sandbox: &Sandbox, daemon: &Daemon) -> Vec<PathBuf> {
     let mut found = sandbox.mounts_below(daemon.state());
     found.extend(sandbox.mounts_below(daemon.root()));
+    found.retain(|path| path != daemon.state());
     found
 }
 

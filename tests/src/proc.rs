@@ -52,6 +52,14 @@ pub fn signal(pid: u32, signal: Signal) {
     }
 }
 
+/// True if a process has a handler for a signal (`SigCgt` of proc(5)).
+pub fn catches(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal as u32 - 1)) != 0
+}
+
 /// Memory of one process, in kilobytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
@@ -85,6 +93,15 @@ pub fn memory(pid: u32) -> Result<Memory> {
         }
     }
     Ok(memory)
+}
+
+/// How many descriptors a process has open.
+///
+/// # Errors
+/// The process is gone.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    let path = format!("/proc/{pid}/fd");
+    Ok(fs::read_dir(&path).context(path)?.count())
 }
 
 /// Mount points below `folder`, innermost last, as the process `pid` sees them.

@@ -9,10 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::{pty::openpty, unistd::ttyname};
+use nix::{
+    pty::{Winsize, openpty},
+    unistd::ttyname,
+};
 use tokio::sync::watch;
 
 use crate::time::within;
+
+/// Size of a new terminal.
+const SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 
 /// A command that runs on a terminal.
 pub struct Terminal {
@@ -25,7 +31,7 @@ pub struct Terminal {
 impl Terminal {
     /// Starts a command in a session of its own, whose terminal this is.
     pub(crate) fn start(words: Vec<OsString>) -> Result<Self> {
-        let pty = openpty(None, None)?;
+        let pty = openpty(&SIZE, None)?;
         let slave = ttyname(&pty.slave)?;
         let master = File::from(pty.master);
         let end = |fd: &std::os::fd::OwnedFd| -> Result<Stdio> { Ok(fd.try_clone()?.into()) };
@@ -77,6 +83,11 @@ impl Terminal {
             Ok(Ok(screen)) => Ok(screen),
             _ => Err(anyhow!("{text:?} is not on the screen: {:?}", *self.screen.borrow())),
         }
+    }
+
+    /// Everything that was written so far.
+    pub fn screen(&self) -> String {
+        self.screen.borrow().clone()
     }
 
     /// Changes the size of the terminal, which the command is told by SIGWINCH.

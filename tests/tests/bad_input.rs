@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use containerd_api::services::{
     containers::v1::{Container as Record, CreateContainerRequest, ListContainersRequest},
     namespaces::v1::{CreateNamespaceRequest, Namespace},
-    tasks::v1::{CreateTaskRequest, ExecProcessRequest, ListTasksRequest},
+    tasks::v1::{CreateTaskRequest, ListTasksRequest},
 };
 use prost_types::Any;
 use serde_json::json;
-use tests::{Bed, Origin, Status, Stdio, code, leaks};
+use tests::{Bed, Origin, Pairing, Status, Stdio, code, leaks};
 use tonic::Code;
 
 tests::every_pairing!(
@@ -78,11 +78,6 @@ async fn things_that_do_not_exist(bed: &mut Bed) -> Result<()> {
     let ghost = bed.process("ghost", "");
     let request =
         CreateTaskRequest { container_id: "ghost".into(), ..CreateTaskRequest::default() };
-    let request_exec = ExecProcessRequest {
-        container_id: "ghost".into(),
-        exec_id: "job".into(),
-        ..ExecProcessRequest::default()
-    };
     let answers = [
         code(ghost.state().await)?,
         code(ghost.delete().await)?,
@@ -91,7 +86,7 @@ async fn things_that_do_not_exist(bed: &mut Bed) -> Result<()> {
         code(ghost.pids().await)?,
         code(ghost.close_stdin().await)?,
         code(bed.api().tasks().create(request).await)?,
-        code(bed.api().tasks().exec(request_exec).await)?,
+        code(ghost.exec("job", "true", false, Stdio::null()).await)?,
     ];
     for (number, (kind, message)) in answers.into_iter().enumerate() {
         assert_eq!(kind, Code::NotFound, "call {number}: {message}");
@@ -138,8 +133,8 @@ async fn unusable_specs(bed: &mut Bed) -> Result<()> {
             CreateTaskRequest { container_id: id.clone(), ..CreateTaskRequest::default() };
         let (kind, message) = code(bed.api().tasks().create(request).await)?;
         assert!(!message.is_empty());
-        if bed.daemon.pairing().daemon == Origin::Ours && bed.daemon.pairing().shim == Origin::Ours
-        {
+        // The first is well-formed; it is runc that refuses it, without a class.
+        if number > 0 && bed.daemon.pairing() == Pairing::OURS {
             assert_eq!(kind, Code::InvalidArgument, "spec {number}: {message}");
         }
         bed.remove_record(&id).await?;
@@ -210,6 +205,11 @@ async fn shim_that_fails_to_start(bed: &mut Bed) -> Result<()> {
 
 /// A shim that never answers is given up. (The original daemon waits for ever.)
 async fn shim_that_hangs_on_start(bed: &mut Bed) -> Result<()> {
+    bed.daemon.stop().await?;
+    let config = fs::read_to_string(bed.daemon.config())?;
+    let limit = "[timeouts]\n'io.containerd.timeout.shim.start' = '2s'\n";
+    fs::write(bed.daemon.config(), config + limit)?;
+    bed.daemon.start(&bed.sandbox).await?;
     let shim = odd_shim(bed, "start) exec sleep 1000 ;;")?;
     let (kind, message) = refused(bed, &shim).await?;
     assert_eq!(kind, Code::DeadlineExceeded, "{message}");
@@ -243,7 +243,7 @@ async fn folders_of_garbage(bed: &mut Bed) -> Result<()> {
     fs::write(bundles.join("garbage/bootstrap.json"), b"{{{{")?;
     fs::write(bundles.join("garbage/address"), b"unix:///nowhere")?;
     fs::create_dir(bundles.join("garbage/rootfs"))?;
-    std::os::unix::fs::symlink(&treasure, bundles.join("garbage/rootfs/link"))?;
+    std::os::unix::fs::symlink(&treasure, bundles.join("garbage/link"))?;
     std::os::unix::fs::symlink(&treasure, bundles.join("linked"))?;
     fs::write(bundles.join("file"), "no folder")?;
     fs::create_dir(bundles.join("not an id"))?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use containerd_api::{events::ContainerDelete, services::events::v1::PublishRequest, to_any};
 use nix::sys::signal::Signal;
 use tests::{Bed, Ctr, Origin, eventually, proc, within};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 tests::every_pairing!(
     run_says_hello_and_passes_the_exit_code,
@@ -64,8 +64,16 @@ async fn run_says_hello_and_passes_the_exit_code(bed: &mut Bed) -> Result<()> {
 async fn run_reads_standard_input(bed: &mut Bed) -> Result<()> {
     with_both(bed, async |ctr, prefix| {
         let words = run(bed, &["--rm"], prefix, &["/bin/cat"]);
-        let output = ctr.run_with_input(&refs(&words), "one\ntwo\n").await?;
-        ensure!(output.code == Some(0) && output.stdout == "one\ntwo\n", "{output:?}");
+        let mut child = ctr.spawn(&refs(&words))?;
+        let mut input = child.stdin.take().context("input")?;
+        let mut lines = BufReader::new(child.stdout.take().context("output")?).lines();
+        input.write_all(b"word\n").await?;
+        let line = within("the echo", lines.next_line()).await??;
+        ensure!(line.as_deref() == Some("word"), "{line:?}");
+        // Not earlier: Debian's ctr loses an end that comes before the task.
+        drop(input);
+        let status = within("the end of ctr", child.wait()).await??;
+        ensure!(status.code() == Some(0), "{status}");
         Ok(())
     })
     .await
@@ -76,11 +84,16 @@ async fn run_on_a_terminal(bed: &mut Bed) -> Result<()> {
         let words = run(bed, &["--rm", "-t"], prefix, &["/bin/sh"]);
         let mut terminal = ctr.terminal(&refs(&words))?;
         terminal.until("# ").await?;
-        terminal.resize(91, 17)?;
-        // The new size travels by way of a signal to ctr; nobody says when it
-        // has arrived.
         terminal.type_text("until stty size | grep '^17 91'; do sleep 0.02; done\n")?;
-        terminal.until("\n17 91\r\n").await?;
+        eventually(async || {
+            // Again and again: Debian's ctr asks for the size before it
+            // listens for changes, and loses one that comes in between.
+            terminal.resize(90, 17)?;
+            terminal.resize(91, 17)?;
+            ensure!(terminal.screen().contains("\n17 91\r"), "{:?}", terminal.screen());
+            Ok(())
+        })
+        .await?;
         terminal.type_text("exit 5\n")?;
         let status = terminal.wait().await?;
         ensure!(status.code() == Some(5), "{status}");
@@ -97,7 +110,18 @@ async fn run_forwards_signals(bed: &mut Bed) -> Result<()> {
         let mut lines = BufReader::new(child.stdout.take().context("output")?).lines();
         let line = within("the first line", lines.next_line()).await??;
         ensure!(line.as_deref() == Some("ready"), "{line:?}");
-        proc::signal(child.id().context("pid")?, Signal::SIGTERM);
+        let pid = child.id().context("pid")?;
+        // It forwards once it has started the task, and tells nobody. A Go
+        // program catches SIGTSTP only when it has asked for all signals.
+        eventually(async || {
+            ensure!(
+                [Signal::SIGTERM, Signal::SIGTSTP].iter().all(|s| proc::catches(pid, *s)),
+                "ctr does not forward signals"
+            );
+            Ok(())
+        })
+        .await?;
+        proc::signal(pid, Signal::SIGTERM);
         let status = within("the end of ctr", child.wait()).await??;
         ensure!(status.code() == Some(9), "{status}, signal {:?}", status.signal());
         Ok(())
@@ -119,8 +143,6 @@ async fn run_flags(bed: &mut Bed) -> Result<()> {
             "COLOUR=green",
             "--cwd",
             "/etc",
-            "--user",
-            "1000:1000",
             "--mount",
             &mount,
             "--read-only",
@@ -131,24 +153,28 @@ async fn run_flags(bed: &mut Bed) -> Result<()> {
             "--pid-file",
             pid_file.to_str().context("path")?,
         ];
-        let script = "echo $COLOUR; pwd; id -u; id -g; cat /tmp/note; hostname; \
+        let script = "echo $COLOUR; pwd; cat /tmp/note; \
                       touch /etc/new 2>/dev/null || echo read-only";
         let words = run(bed, &flags, prefix, &["/bin/sh", "-c", script]);
         let output = ctr.run(&refs(&words)).await?.ok()?;
         let lines: Vec<_> = output.lines().collect();
-        ensure!(lines[..5] == ["green", "/etc", "1000", "1000", "from outside"], "{lines:?}");
-        ensure!(lines.last() == Some(&"read-only"), "{lines:?}");
+        ensure!(lines == ["green", "/etc", "from outside", "read-only"], "{lines:?}");
         let pid: u32 = fs::read_to_string(&pid_file)?.trim().parse()?;
         ensure!(pid > 1, "pid {pid}");
         Ok(())
     })
-    .await
+    .await?;
+    // Debian's ctr of this generation has no --user.
+    let words = run(bed, &["--rm", "--user", "1000:1000"], "u", &["/bin/id", "-u"]);
+    let output = bed.ctr(Origin::Ours).run(&refs(&words)).await?.ok()?;
+    ensure!(output == "1000\n", "{output:?}");
+    Ok(())
 }
 
 /// Everything that is done to a task in the background.
 async fn detached_life(bed: &mut Bed) -> Result<()> {
     with_both(bed, async |ctr, prefix| {
-        let script = "sleep 1000 & sleep 1000";
+        let script = "sleep 1000 & sleep 1000 & wait";
         let words = run(bed, &["-d", "--label", "who=me"], prefix, &["/bin/sh", "-c", script]);
         ctr.run(&refs(&words)).await?.ok()?;
         let state = async || -> Result<(u32, String)> {
@@ -189,9 +215,9 @@ async fn detached_life(bed: &mut Bed) -> Result<()> {
             Ok(())
         })
         .await?;
-        // The exit code of a deleted task is that of the command.
+        // How it ended is told by a warning.
         let deleted = ctr.run(&["tasks", "delete", prefix]).await?;
-        ensure!(deleted.code == Some(137), "{deleted:?}");
+        ensure!(deleted.code == Some(0) && deleted.stderr.contains("137"), "{deleted:?}");
         ctr.run(&["containers", "rm", prefix]).await?.ok()?;
         Ok(())
     })

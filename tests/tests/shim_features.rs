@@ -98,7 +98,9 @@ async fn output_to_a_program(bed: &mut Bed) -> Result<()> {
     let folder = bed.sandbox.path("logged");
     fs::create_dir(&folder)?;
     // Descriptors 3 and 4 are the streams; closing 5 says that it is ready.
+    // The original shim sends it SIGTERM as soon as the container is deleted.
     let script = "#!/bin/sh\n\
+        trap '' TERM\n\
         exec 5>&-\n\
         echo \"$CONTAINER_NAMESPACE $CONTAINER_ID $*\" >$2/who\n\
         cat <&4 >$2/err &\n\
