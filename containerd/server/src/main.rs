@@ -21,6 +21,7 @@ mod notify;
 mod plugins;
 mod publish;
 mod services;
+mod signals;
 mod socket;
 mod status;
 mod sys;
@@ -35,16 +36,14 @@ use std::{
 use clap::Parser;
 use nix::sys::stat::{Mode, umask};
 use shim_protocol::{Context, Result};
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     app::{App, Running},
     cli::{Cli, Command, ConfigCommand, REVISION, VERSION},
     config::Config,
     notify::{State, notify},
+    signals::{Signals, Wish},
 };
 
 /// Threads that answer requests. Most of the work is waiting for shims.
@@ -165,42 +164,5 @@ async fn supervise(running: &mut Running, signals: &mut Signals) -> Result<()> {
 fn tell(state: State) {
     if let Err(e) = notify(state) {
         tracing::warn!(error = %e, "systemd could not be told {state:?}");
-    }
-}
-
-/// What a signal asks for.
-enum Wish {
-    End,
-    Dump,
-}
-
-/// The signals that mean something to the daemon.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    dump: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        let listen = |kind| signal(kind).context("listen for", "signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            dump: listen(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.terminate.recv() => Wish::End,
-            _ = self.interrupt.recv() => Wish::End,
-            _ = self.dump.recv() => Wish::Dump,
-        }
-    }
-
-    /// Waits for the signal to end, when there is nothing to dump yet.
-    async fn end(&mut self) {
-        while let Wish::Dump = self.next().await {}
     }
 }
