@@ -18,6 +18,7 @@ use crate::{
     Any, Deleted, Exit, Timeouts,
     address::{Address, Bootstrap},
     bundle::Bundle,
+    cgroups,
     client::Connection,
     convert,
     manager::{Shared, blocking},
@@ -109,7 +110,18 @@ pub(crate) async fn discard(
             Ok(_) => retire(shared, bundle, &connection).await,
         }
     }
-    shared.launcher.delete(binary, bundle).await
+    delete_by_binary(shared, bundle, binary).await
+}
+
+/// Runs the `delete` command of a shim's binary, and removes what a runtime
+/// that was killed halfway has left.
+async fn delete_by_binary(shared: &Shared, bundle: &Bundle, binary: &Path) -> Result<Deleted> {
+    let deleted = shared.launcher.delete(binary, bundle).await;
+    let folder = bundle.clone();
+    if let Err(error) = blocking(move || cgroups::remove(folder.path())).await {
+        warn!(id = %bundle.id(), error = %error.report(), "cgroup stays");
+    }
+    deleted
 }
 
 /// A shim that was started, but whose answer we did not get to note: it may
@@ -142,7 +154,7 @@ pub(crate) async fn bury(shared: &Shared, bundle: &Bundle, binary: &Path, seen: 
         warn!(%id, error = %error.report(), "exit records are lost");
         Vec::new()
     });
-    let cleaned = match shared.launcher.delete(binary, bundle).await {
+    let cleaned = match delete_by_binary(shared, bundle, binary).await {
         Ok(cleaned) => Some(cleaned),
         Err(error) => {
             warn!(%id, error = %error.report(), "dead shim cannot be cleaned up");

@@ -7,6 +7,7 @@
 
 mod address;
 mod bundle;
+mod cgroups;
 mod cleanup;
 mod client;
 mod command;

@@ -1,0 +1,127 @@
+//! Removes the cgroups of a container that its OCI runtime does not know of.
+//!
+//! A runtime makes cgroups first and writes its state later. If it is killed
+//! in between, its own `delete` finds no container, and the cgroups stay.
+
+use std::{
+    fs, io,
+    path::{Component, Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::errno::Errno;
+use serde::Deserialize;
+use shim_protocol::{Context, Result};
+
+/// How long the last processes of a runtime that was killed may take to end.
+/// No event tells of it on cgroup v1.
+const LAST_PROCESSES: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The part of a bundle's `config.json` that matters here.
+#[derive(Deserialize)]
+struct Config {
+    linux: Option<Linux>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Linux {
+    cgroups_path: Option<PathBuf>,
+}
+
+/// Removes the cgroup that the bundle at `bundle` names, in each hierarchy
+/// where it is and nothing lives in it. Blocks.
+///
+/// # Errors
+/// When the bundle's configuration or the list of hierarchies cannot be read,
+/// or a cgroup is still in use in the end.
+pub(crate) fn remove(bundle: &Path) -> Result<()> {
+    let file = bundle.join("config.json");
+    let config = fs::read(&file).context("read", file.display())?;
+    // The client's, and perhaps never good enough for a runtime.
+    let Ok(config) = serde_json::from_slice::<Config>(&config) else { return Ok(()) };
+    let Some(path) = config.linux.and_then(|linux| linux.cgroups_path) else { return Ok(()) };
+    let Some(path) = below_root(&path) else { return Ok(()) };
+    let deadline = Instant::now() + LAST_PROCESSES;
+    for hierarchy in hierarchies()? {
+        remove_one(&hierarchy.join(path), deadline)?;
+    }
+    Ok(())
+}
+
+/// The path relative to a hierarchy's root. None for systemd's form
+/// (`slice:prefix:name`), for the root itself, and for paths with `..`.
+fn below_root(path: &Path) -> Option<&Path> {
+    let relative = path.strip_prefix("/").ok()?;
+    let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    (plain && relative != Path::new("")).then_some(relative)
+}
+
+/// Where cgroup hierarchies of either version are mounted: fields five and,
+/// after the dash, one of proc_pid_mountinfo(5).
+fn hierarchies() -> Result<Vec<PathBuf>> {
+    const MOUNTS: &str = "/proc/self/mountinfo";
+    let mounts = fs::read_to_string(MOUNTS).context("read", MOUNTS)?;
+    Ok(mounts
+        .lines()
+        .filter_map(|line| {
+            let (mount, filesystem) = line.split_once(" - ")?;
+            let kind = filesystem.split(' ').next()?;
+            matches!(kind, "cgroup" | "cgroup2").then(|| mount.split(' ').nth(4))?
+        })
+        .map(PathBuf::from)
+        .collect())
+}
+
+/// A cgroup in use is left alone by the kernel: rmdir(2) refuses.
+fn remove_one(cgroup: &Path, deadline: Instant) -> Result<()> {
+    loop {
+        match fs::remove_dir(cgroup) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if is_busy(&e) && Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(e) => return Err(e).context("remove cgroup", cgroup.display()),
+        }
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EBUSY as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_paths_below_the_root_count() {
+        assert_eq!(below_root(Path::new("/a/b")), Some(Path::new("a/b")));
+        for other in ["", "/", "a/b", "/a/../b", "system.slice:containerd:a"] {
+            assert_eq!(below_root(Path::new(other)), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_empty_is_removed_from_each_hierarchy() {
+        let name = format!("runtime-v2-left-{}", std::process::id());
+        let made: Vec<_> = hierarchies()
+            .unwrap()
+            .into_iter()
+            .map(|hierarchy| hierarchy.join(&name))
+            .filter(|cgroup| fs::create_dir(cgroup).is_ok())
+            .collect();
+        if made.is_empty() {
+            eprintln!("skipped: no cgroup can be made here");
+            return;
+        }
+        let bundle = tempfile::tempdir().unwrap();
+        let config = format!("{{\"linux\":{{\"cgroupsPath\":\"/{name}\"}}}}");
+        fs::write(bundle.path().join("config.json"), config).unwrap();
+        remove(bundle.path()).unwrap();
+        assert!(made.iter().all(|cgroup| !cgroup.exists()));
+        // Nothing is left to do.
+        remove(bundle.path()).unwrap();
+    }
+}
