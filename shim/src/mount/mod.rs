@@ -13,6 +13,7 @@ use std::{
     thread,
 };
 
+use caps::{CapSet, Capability};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
@@ -49,9 +50,13 @@ pub struct Mount {
 /// Mounts all in order on `rootfs`, which is made if it is not there.
 ///
 /// # Errors
-/// When one fails, those before it are undone. `Unimplemented` for options
-/// that ask for more than mount(2) does, `InvalidArgument` for too long ones.
+/// When one fails, those before it are undone. `PermissionDenied` for a thread
+/// without the capability to mount, `Unimplemented` for options that ask for
+/// more than mount(2) does, `InvalidArgument` for too long ones.
 pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<()> {
+    if !mounts.is_empty() {
+        expect_capability(Capability::CAP_SYS_ADMIN)?;
+    }
     make_rootfs(rootfs)?;
     for mount in mounts {
         if let Err(error) = mount_one(mount, rootfs) {
@@ -81,6 +86,19 @@ pub fn unmount_all(rootfs: &Path) -> Result<()> {
         unmount(&entry.point)?;
     }
     Ok(())
+}
+
+/// EPERM has other reasons too, so this one is told before anything is done.
+fn expect_capability(capability: Capability) -> Result<()> {
+    let has = caps::has_cap(None, CapSet::Effective, capability)
+        .map_err(|e| Error::caused(ErrorKind::Internal, "read capabilities", e))?;
+    match has {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::PermissionDenied,
+            format!("mounting needs {capability}, which the shim does not have"),
+        )),
+    }
 }
 
 fn make_rootfs(rootfs: &Path) -> Result<()> {

@@ -54,6 +54,24 @@ fn mounts_at(path: &Path) -> usize {
 }
 
 #[test]
+fn who_may_not_mount_is_told_so_at_once() {
+    let dir = TempDir::new().unwrap();
+    let (source, rootfs) = (dir.path().join("source"), dir.path().join("rootfs"));
+    let request = [a_mount("bind", folder(&source), "", &["bind"])];
+    thread::scope(|scope| {
+        // Capabilities are a thread's own.
+        let refused = scope.spawn(|| {
+            caps::drop(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap();
+            mount_all(&request, &rootfs).unwrap_err()
+        });
+        let error = refused.join().unwrap();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("CAP_SYS_ADMIN"), "{error}");
+    });
+    assert!(!rootfs.exists());
+}
+
+#[test]
 fn overlay_with_flags_and_undo() {
     isolated("overlay_with_flags_and_undo", |dir| {
         let rootfs = dir.join("rootfs");
