@@ -39,6 +39,10 @@ impl Container {
             Ok(Some(Started { pid, exit })) => {
                 self.try_announce(|life| life.started(exec, pid))?;
                 self.supervise(exec, pid, exit);
+                if exec.is_some() && self.life().is_init_gone() {
+                    // It may have come too late to be ended with the others.
+                    self.end_leftovers(false).await;
+                }
                 Ok(pid)
             }
             // Created before, and supervised since.
@@ -98,7 +102,7 @@ impl Container {
             }
         };
         if let Err(error) = io.attach_console().await {
-            self.end(started).await;
+            self.end(exec, started).await;
             io.close().await;
             return Err(error);
         }
@@ -106,8 +110,16 @@ impl Container {
         Ok(started)
     }
 
-    /// Ends a process that nobody has heard of yet.
-    async fn end(&self, started: Started) {
+    /// Ends a process that nobody has heard of yet; with init goes the container.
+    async fn end(&self, exec: Option<&Id>, mut started: Started) {
+        if exec.is_none() {
+            let removed = self.runtime.delete(&self.id, true).await;
+            return removed.unwrap_or_else(|e| warn!("{}", e.report()));
+        }
+        // Once it is reaped, its pid may be somebody else's.
+        if started.exit.is_over() {
+            return;
+        }
         if let Err(e) = process::kill(started.pid, SIGKILL) {
             warn!("kill {} in {}: {e}", started.pid, self.id);
         }

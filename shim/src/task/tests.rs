@@ -8,7 +8,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use shim_protocol::{Error, ErrorKind, Id, Result, any, exits, proto::task_events::TaskExit};
+use shim_protocol::{
+    Context as _, Error, ErrorKind, Id, Result, any, exits, proto::task_events::TaskExit,
+};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::{Context, Create, ExecSpec, Tasks, state::State};
@@ -29,6 +32,10 @@ struct Stub {
     calls: Mutex<Vec<&'static str>>,
     /// The verb that fails from now on.
     broken: Mutex<Option<&'static str>>,
+    /// Pids of execs, which a kill of all processes ends too.
+    execs: Mutex<Vec<u32>>,
+    /// What the next exec waits for.
+    gate: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Stub {
@@ -69,18 +76,31 @@ impl Runtime for Stub {
 
     async fn exec(&self, _: &Id, request: Exec<'_>) -> Result<Started> {
         self.call("exec")?;
+        let gate = self.gate.lock().unwrap().take();
+        if let Some(gate) = gate {
+            gate.await.unwrap();
+        }
         let process: serde_json::Value = serde_json::from_slice(request.process).unwrap();
-        self.spawn(process["args"][0].as_str().unwrap())
+        let started = self.spawn(process["args"][0].as_str().unwrap())?;
+        self.execs.lock().unwrap().push(started.pid);
+        Ok(started)
     }
 
-    async fn kill(&self, _: &Id, signal: u32, _: bool) -> Result<()> {
+    async fn kill(&self, _: &Id, signal: u32, all: bool) -> Result<()> {
         self.call("kill")?;
+        if all {
+            for pid in self.execs.lock().unwrap().drain(..) {
+                process::kill(pid, signal).unwrap();
+            }
+        }
         let pid = self.init.lock().unwrap().unwrap();
         process::kill(pid, signal).map_err(|_| Error::not_found("no process"))
     }
 
-    async fn delete(&self, _: &Id, _: bool) -> Result<()> {
-        self.call("delete")
+    async fn delete(&self, _: &Id, force: bool) -> Result<()> {
+        self.call("delete")?;
+        let init = self.init.lock().unwrap().filter(|_| force);
+        init.map_or(Ok(()), |pid| process::kill(pid, KILL).context("kill", pid))
     }
 
     async fn pause(&self, _: &Id) -> Result<()> {
@@ -101,7 +121,9 @@ impl Runtime for Stub {
 
     async fn restore(&self, _: &Id, _: Restore<'_>) -> Result<Started> {
         self.call("restore")?;
-        self.spawn("exec sleep 1000")
+        let started = self.spawn("exec sleep 1000")?;
+        *self.init.lock().unwrap() = Some(started.pid);
+        Ok(started)
     }
 
     async fn ps(&self, _: &Id) -> Result<Vec<u32>> {
@@ -138,6 +160,8 @@ impl Bench {
             init: Mutex::default(),
             calls: Mutex::default(),
             broken: Mutex::default(),
+            execs: Mutex::default(),
+            gate: Mutex::default(),
         });
         let runtime = Arc::clone(&stub);
         let tasks = Arc::new(Tasks::new(Context {
@@ -352,6 +376,53 @@ fn init_is_announced_after_its_execs() {
         container.wait(None).await.unwrap();
         let events = bench.events();
         assert_eq!(events[events.len() - 2..], ["exit e 137", "exit c 137"]);
+    });
+}
+
+#[test]
+fn an_exec_that_starts_while_the_container_dies_is_ended() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        // No pid namespace of its own: the kernel does not end it.
+        fs::write(bench.bundle.path().join("config.json"), "{}").unwrap();
+        let container = bench.running().await;
+        let e = id("e");
+        container.add_exec(&e, exec("exec sleep 1000")).unwrap();
+        let (open, gate) = oneshot::channel();
+        *bench.stub.gate.lock().unwrap() = Some(gate);
+        let start = tokio::spawn({
+            let (container, e) = (Arc::clone(&container), e.clone());
+            async move { container.start(Some(&e)).await }
+        });
+        while !bench.stub.calls.lock().unwrap().contains(&"exec") {
+            tokio::task::yield_now().await;
+        }
+        bench.stub.calls();
+        container.kill(None, KILL, false).await.unwrap();
+        // The second kill is for what is left of the container, and finds nothing.
+        while bench.stub.calls.lock().unwrap().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        open.send(()).unwrap();
+        start.await.unwrap().unwrap();
+        container.wait(None).await.unwrap();
+        let events = bench.events();
+        assert_eq!(events[2..], ["exec-added", "exec-started", "exit e 137", "exit c 137"]);
+    });
+}
+
+#[test]
+fn a_terminal_that_never_comes_ends_what_was_started() {
+    testing::run(async |reaper| {
+        tokio::time::pause();
+        let bench = Bench::new(reaper);
+        let stdio = Stdio { terminal: true, ..Default::default() };
+        let request = Create { restore: Some("/image".into()), stdio, ..bench.request() };
+        let container = bench.tasks.create(request).await.unwrap();
+        let error = container.start(None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        assert_eq!(bench.stub.calls(), ["restore", "delete"]);
+        assert_eq!(container.snapshot(None).unwrap().state, State::Prepared);
     });
 }
 
