@@ -186,9 +186,15 @@ impl Bundle {
         .context("remove", path.display())
     }
 
+    /// Whole or not at all: half of a file would keep `delete` from cleaning up.
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.0.join(name);
-        fs::write(&path, content).context("write", path.display())
+        let (path, aside) = (self.0.join(name), self.0.join(format!(".{name}~")));
+        let written = fs::write(&aside, content).and_then(|()| fs::rename(&aside, &path));
+        if written.is_err() {
+            // The first error says more, and the rest goes with the bundle.
+            let _ = fs::remove_file(&aside);
+        }
+        written.context("write", path.display())
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -261,6 +267,16 @@ mod tests {
         assert_eq!(bundle.init_pid().unwrap(), None);
         fs::write(folder.path().join(INIT_PID), "12\n").unwrap();
         assert_eq!(bundle.init_pid().unwrap(), Some(12));
+    }
+
+    #[test]
+    fn a_file_is_written_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = Bundle::new(folder.path());
+        fs::create_dir(folder.path().join(ADDRESS)).unwrap();
+        let error = bundle.write_address("unix:///s").unwrap_err();
+        assert!(error.to_string().ends_with(ADDRESS), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -181,7 +181,11 @@ impl Runtime for BinaryRuntime {
     async fn delete(&self, id: &Id, force: bool) -> Result<()> {
         let mut call = self.call("delete")?;
         call.flag("--force", force);
-        self.run(id, call, "delete").await.map(drop)
+        match self.run(id, call, "delete").await {
+            // Such as a runtime that was never there.
+            Err(_) if force && !self.knows(id) => Ok(()),
+            result => result.map(drop),
+        }
     }
 
     async fn pause(&self, id: &Id) -> Result<()> {

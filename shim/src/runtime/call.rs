@@ -83,6 +83,9 @@ impl Call {
             .arg("--log")
             .arg(log.path())
             .args(["--log-format", "json"])
+            // Our own may be the bundle of another container of the group, and
+            // be gone by now.
+            .current_dir(work)
             // The service manager hears from the daemon only.
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())

@@ -83,6 +83,22 @@ fn leftovers(work: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn what_was_never_made_is_removed_without_a_runtime() {
+    run(async |reaper| {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = runtime(Path::new("/no/such/runtime"), dir.path(), &reaper);
+        let id = id("never-made");
+        runtime.delete(&id, true).await.unwrap();
+        let error = runtime.delete(&id, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        // One that is there must not be forgotten.
+        std::fs::create_dir_all(dir.path().join("state").join(&id)).unwrap();
+        let error = runtime.delete(&id, true).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    });
+}
+
+#[test]
 fn a_container_lives_and_dies() {
     with_each_runtime("lives", &["sh", "-c", "echo hello; exit 3"], async |runtime, bundle| {
         let (output, stdio) = output();
