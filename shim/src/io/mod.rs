@@ -14,7 +14,7 @@
 //! the client sees the end.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     os::{fd::OwnedFd, unix::fs::FileTypeExt},
     path::Path,
@@ -29,8 +29,9 @@ use tokio::{io::Interest, sync::watch, task::JoinSet, time::timeout};
 use self::{
     console::{ConsoleSocket, Terminal},
     copy::{Pollable, Progress, Sink, copy, pollable},
-    fifo::{InputFifo, OutputFifo},
+    fifo::InputFifo,
     logger::Logger,
+    output::Output,
     target::Target,
 };
 use crate::{reaper::Reaper, runtime::ChildStdio};
@@ -39,6 +40,7 @@ mod console;
 mod copy;
 mod fifo;
 mod logger;
+mod output;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -98,14 +100,6 @@ enum Console {
     None,
     Expected { socket: ConsoleSocket, input: Option<Pollable>, output: Output },
     Attached(Terminal),
-}
-
-/// Where an output stream goes, opened.
-enum Output {
-    Null,
-    Fifo(OutputFifo),
-    File(Arc<File>),
-    Pipe(Arc<Pollable>),
 }
 
 impl ProcessIo {
@@ -341,49 +335,6 @@ impl ProcessIo {
                 tracing::warn!(%error, "keep unread output");
             }
         });
-    }
-}
-
-impl Output {
-    fn open(target: &Target) -> Result<Self> {
-        let path = match target {
-            Target::Null => return Ok(Self::Null),
-            Target::Logger(_) => {
-                return Err(Error::invalid("a logger must be named by the standard output"));
-            }
-            Target::Path(path) if is_fifo(path)? => {
-                let fifo = OutputFifo::open(path).context("open FIFO", path.display())?;
-                return Ok(Self::Fifo(fifo));
-            }
-            Target::Path(path) => path,
-            Target::File(path) => {
-                let parent = path.parent().unwrap_or(path);
-                fs::create_dir_all(parent).context("create", parent.display())?;
-                path
-            }
-        };
-        let file = OpenOptions::new()
-            .append(true)
-            .create(matches!(target, Target::File(_)))
-            .open(path)
-            .context("open", path.display())?;
-        Ok(Self::File(Arc::new(file)))
-    }
-
-    fn sink(&self) -> Sink {
-        match self {
-            Self::Null => Sink::Null,
-            Self::Fifo(fifo) => Sink::Pollable(fifo.writer()),
-            Self::File(file) => Sink::File(Arc::clone(file)),
-            Self::Pipe(pipe) => Sink::Pollable(Arc::clone(pipe)),
-        }
-    }
-
-    fn close(self) -> io::Result<Option<fifo::Unread>> {
-        match self {
-            Self::Fifo(fifo) => fifo.close(),
-            Self::Null | Self::File(_) | Self::Pipe(_) => Ok(None),
-        }
     }
 }
 

@@ -2,23 +2,18 @@
 //! never for a time; the limits only end a test that hangs.
 
 use std::{
+    fs::OpenOptions,
     future::Future,
     io::{Read, Write},
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
-    },
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::PathBuf,
 };
 
 use nix::{
     fcntl::OFlag,
-    pty::openpty,
     sys::{
         signal::{Signal, kill},
-        socket::{ControlMessage, MsgFlags, sendmsg},
         stat::Mode,
-        termios::tcgetattr,
     },
     unistd::{Pid, mkfifo},
 };
@@ -30,6 +25,8 @@ use crate::{
     reaper::Child,
     testing::{id, run, sh},
 };
+
+mod terminal;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -333,88 +330,5 @@ fn a_logger_that_fails_is_said_so() {
             let error = ProcessIo::open(&stdio, &client.owner(), &reaper).await.err().unwrap();
             assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error:?}");
         }
-    });
-}
-
-/// Does what a runtime does with a console socket: the process's side.
-async fn send_terminal(address: PathBuf) -> OwnedFd {
-    let pty = openpty(None, None).unwrap();
-    let stream = tokio::net::UnixStream::connect(address).await.unwrap();
-    let stream = stream.into_std().unwrap();
-    let fds = [pty.master.as_raw_fd()];
-    let text = [io::IoSlice::new(b"/dev/ptmx")];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let socket = stream.as_raw_fd();
-    sendmsg::<()>(socket, &text, &rights, MsgFlags::empty(), None).unwrap();
-    pty.slave
-}
-
-#[test]
-fn a_terminal_carries_both_directions() {
-    run(async |reaper| {
-        let client = Client::new();
-        let stdio = Stdio { terminal: true, ..client.stdio() };
-        let stdout = client.read("stdout");
-        let (io, child) = client.open(&stdio, &reaper).await;
-        let ChildStdio::Console(address) = child else { panic!("no terminal") };
-        assert_eq!(io.resize(1, 1).unwrap_err().kind(), ErrorKind::FailedPrecondition);
-        let slave = send_terminal(address).await;
-        io.attach_console().await.unwrap();
-        io.attach_console().await.unwrap();
-        assert!(tcgetattr(slave.as_fd()).is_ok());
-        io.resize(123, 45).unwrap();
-
-        // The process's side is closed and opened again, as init systems do.
-        let fds = || ChildStdio::Fds {
-            stdin: Some(slave.try_clone().unwrap()),
-            stdout: Some(slave.try_clone().unwrap()),
-            stderr: None,
-        };
-        let child = start("stty size", fds(), &reaper);
-        assert_eq!(within(child.exit).await.status, 0);
-        let child = start("read x; echo got $x", fds(), &reaper);
-        drop(slave);
-        client.write("stdin").write_all(b"word\n").unwrap();
-        assert_eq!(within(child.exit).await.status, 0);
-        io.process_ended();
-
-        assert!(io.drained(LIMIT).await);
-        assert_eq!(within(stdout).await.unwrap(), "45 123\r\nword\r\ngot word\r\n");
-        within(io.close()).await;
-    });
-}
-
-#[test]
-fn a_terminals_output_is_read_even_if_nobody_wants_it() {
-    run(async |reaper| {
-        let client = Client::new();
-        let stdio = Stdio { terminal: true, ..Stdio::default() };
-        let (io, child) = client.open(&stdio, &reaper).await;
-        let ChildStdio::Console(address) = child else { panic!("no terminal") };
-        let slave = send_terminal(address).await;
-        io.attach_console().await.unwrap();
-        let stdio = ChildStdio::Fds { stdin: None, stdout: Some(slave), stderr: None };
-        let child = start("yes | head -n 100000", stdio, &reaper);
-        assert_eq!(within(child.exit).await.status, 0);
-        io.process_ended();
-        assert!(io.drained(LIMIT).await);
-        within(io.close()).await;
-        let left = fs::read_dir(client.dir.path()).unwrap().count();
-        assert_eq!(left, 3, "the console socket is gone");
-    });
-}
-
-#[test]
-fn a_terminal_in_a_deep_folder() {
-    run(async |reaper| {
-        let client = Client::new();
-        let deep = client.path(&"x".repeat(200));
-        fs::create_dir(&deep).unwrap();
-        let owner = Owner { dir: &deep, ..client.owner() };
-        let stdio = Stdio { terminal: true, ..Stdio::default() };
-        let (io, child) = ProcessIo::open(&stdio, &owner, &reaper).await.unwrap();
-        let ChildStdio::Console(address) = child else { panic!("no terminal") };
-        let _slave = send_terminal(address).await;
-        io.attach_console().await.unwrap();
     });
 }

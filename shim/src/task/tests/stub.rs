@@ -1,0 +1,217 @@
+//! A stub of an OCI runtime: its processes are real, and each of its verbs can
+//! be told to fail.
+
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use shim_protocol::{
+    Context as _, Error, ErrorKind, Id, Result, any, proto::task_events::TaskExit,
+};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    events::Outbox,
+    io::Stdio,
+    options::RuntimeOptions,
+    reaper::Reaper,
+    runtime::{self, Checkpoint, ContainerState, Exec, Restore, Runtime, Started},
+    sys::process,
+    task::{Container, Context, Create, ExecSpec, Tasks},
+    testing,
+};
+
+/// An OCI runtime whose init sleeps, and whose execs are `sh` scripts.
+pub(super) struct Stub {
+    pub(super) reaper: Arc<Reaper>,
+    pub(super) init: Mutex<Option<u32>>,
+    pub(super) calls: Mutex<Vec<&'static str>>,
+    /// The verb that fails from now on.
+    pub(super) broken: Mutex<Option<&'static str>>,
+    /// Pids of execs, which a kill of all processes ends too.
+    pub(super) execs: Mutex<Vec<u32>>,
+    /// What the next exec waits for.
+    pub(super) gate: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Stub {
+    pub(super) fn call(&self, verb: &'static str) -> Result<()> {
+        self.calls.lock().unwrap().push(verb);
+        match *self.broken.lock().unwrap() {
+            Some(broken) if broken == verb => Err(Error::new(ErrorKind::Unknown, "broken")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn break_verb(&self, verb: Option<&'static str>) {
+        *self.broken.lock().unwrap() = verb;
+    }
+
+    pub(super) fn calls(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+
+    pub(super) fn spawn(&self, script: &str) -> Result<Started> {
+        let child = self.reaper.spawn(&mut testing::sh(script))?;
+        Ok(Started { pid: child.pid, exit: child.exit })
+    }
+}
+
+#[async_trait]
+impl Runtime for Stub {
+    async fn create(&self, _: &Id, _: runtime::Create<'_>) -> Result<Started> {
+        self.call("create")?;
+        let started = self.spawn("exec sleep 1000")?;
+        *self.init.lock().unwrap() = Some(started.pid);
+        Ok(started)
+    }
+
+    async fn start(&self, _: &Id) -> Result<()> {
+        self.call("start")
+    }
+
+    async fn exec(&self, _: &Id, request: Exec<'_>) -> Result<Started> {
+        self.call("exec")?;
+        let gate = self.gate.lock().unwrap().take();
+        if let Some(gate) = gate {
+            gate.await.unwrap();
+        }
+        let process: serde_json::Value = serde_json::from_slice(request.process).unwrap();
+        let started = self.spawn(process["args"][0].as_str().unwrap())?;
+        self.execs.lock().unwrap().push(started.pid);
+        Ok(started)
+    }
+
+    async fn kill(&self, _: &Id, signal: u32, all: bool) -> Result<()> {
+        self.call("kill")?;
+        if all {
+            for pid in self.execs.lock().unwrap().drain(..) {
+                process::kill(pid, signal).unwrap();
+            }
+        }
+        let pid = self.init.lock().unwrap().unwrap();
+        process::kill(pid, signal).map_err(|_| Error::not_found("no process"))
+    }
+
+    async fn delete(&self, _: &Id, force: bool) -> Result<()> {
+        self.call("delete")?;
+        let init = self.init.lock().unwrap().filter(|_| force);
+        init.map_or(Ok(()), |pid| process::kill(pid, KILL).context("kill", pid))
+    }
+
+    async fn pause(&self, _: &Id) -> Result<()> {
+        self.call("pause")
+    }
+
+    async fn resume(&self, _: &Id) -> Result<()> {
+        self.call("resume")
+    }
+
+    async fn update(&self, _: &Id, _: &[u8]) -> Result<()> {
+        self.call("update")
+    }
+
+    async fn checkpoint(&self, _: &Id, _: &Checkpoint) -> Result<()> {
+        self.call("checkpoint")
+    }
+
+    async fn restore(&self, _: &Id, _: Restore<'_>) -> Result<Started> {
+        self.call("restore")?;
+        let started = self.spawn("exec sleep 1000")?;
+        *self.init.lock().unwrap() = Some(started.pid);
+        Ok(started)
+    }
+
+    async fn ps(&self, _: &Id) -> Result<Vec<u32>> {
+        self.call("ps")?;
+        Ok(self.init.lock().unwrap().into_iter().collect())
+    }
+
+    async fn state(&self, _: &Id) -> Result<ContainerState> {
+        Err(Error::unimplemented("state"))
+    }
+
+    async fn features(&self) -> Result<Vec<u8>> {
+        Err(Error::unimplemented("features"))
+    }
+}
+
+/// Everything one test needs.
+pub(super) struct Bench {
+    pub(super) tasks: Arc<Tasks>,
+    pub(super) stub: Arc<Stub>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) bundle: tempfile::TempDir,
+}
+
+pub(super) fn id(text: &str) -> Id {
+    Id::new("id", text).unwrap()
+}
+
+impl Bench {
+    pub(super) fn new(reaper: Arc<Reaper>) -> Self {
+        let outbox = Arc::new(Outbox::new(id("ns")));
+        let stub = Arc::new(Stub {
+            reaper: Arc::clone(&reaper),
+            init: Mutex::default(),
+            calls: Mutex::default(),
+            broken: Mutex::default(),
+            execs: Mutex::default(),
+            gate: Mutex::default(),
+        });
+        let runtime = Arc::clone(&stub);
+        let tasks = Arc::new(Tasks::new(Context {
+            namespace: id("ns"),
+            reaper,
+            outbox: Arc::clone(&outbox),
+            runtimes: Box::new(move |_, _| Arc::clone(&runtime) as Arc<dyn Runtime>),
+            background: TaskTracker::new(),
+        }));
+        let bundle = tempfile::tempdir().unwrap();
+        let config = r#"{"linux":{"namespaces":[{"type":"pid"}]}}"#;
+        fs::write(bundle.path().join("config.json"), config).unwrap();
+        Self { tasks, stub, outbox, bundle }
+    }
+
+    pub(super) fn request(&self) -> Create {
+        Create {
+            id: id("c"),
+            bundle: self.bundle.path().to_owned(),
+            rootfs: Vec::new(),
+            stdio: Stdio::default(),
+            restore: None,
+            options: RuntimeOptions::default(),
+        }
+    }
+
+    pub(super) async fn running(&self) -> Arc<Container> {
+        let container = self.tasks.create(self.request()).await.unwrap();
+        container.start(None).await.unwrap();
+        container
+    }
+
+    /// Topics published since the last call, with the id of an exit.
+    pub(super) fn events(&self) -> Vec<String> {
+        let mut events = Vec::new();
+        while let Some(request) = self.outbox.oldest() {
+            self.outbox.taken();
+            let envelope = request.envelope.unwrap();
+            let topic = envelope.topic.trim_start_matches("/tasks/");
+            events.push(match any::unpack::<TaskExit>(&envelope.event) {
+                Ok(exit) => format!("{topic} {} {}", exit.id, exit.exit_status),
+                Err(_) => topic.to_owned(),
+            });
+        }
+        events
+    }
+}
+
+pub(super) fn exec(script: &str) -> ExecSpec {
+    let process = serde_json::json!({ "args": [script] }).to_string().into_bytes();
+    ExecSpec { process, stdio: Stdio::default() }
+}
+
+pub(super) const KILL: u32 = nix::libc::SIGKILL as u32;
