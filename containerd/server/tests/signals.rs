@@ -1,4 +1,5 @@
 //! How the daemon's process ends.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::{
     os::unix::net::UnixDatagram,
