@@ -162,9 +162,9 @@ pub(crate) async fn bury(shared: &Shared, bundle: &Bundle, binary: &Path, seen: 
         }
     };
     let folder = bundle.clone();
-    if let Ok(Some(bootstrap)) = blocking(move || folder.bootstrap()).await
-        && let Ok(address) = bootstrap.address.parse()
-    {
+    let noted = blocking(move || folder.bootstrap()).await.ok().flatten();
+    let bootstrap = noted.unwrap_or_else(|| customary(shared, bundle));
+    if let Ok(address) = bootstrap.address.parse() {
         remove_socket(&address).await;
     }
     let killed = Exit { status: KILLED, at: SystemTime::now() };

@@ -19,6 +19,7 @@ mod manager;
 mod mounts;
 mod recover;
 mod registry;
+mod strays;
 mod supervise;
 mod sys;
 mod task;

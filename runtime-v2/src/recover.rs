@@ -23,7 +23,7 @@ use crate::{
     convert,
     log::ShimLog,
     manager::{Shared, blocking},
-    supervise,
+    strays, supervise,
     task::{Seen, SeenProcess},
 };
 
@@ -109,9 +109,15 @@ async fn look_at(shared: &Arc<Shared>, bundle: Bundle) -> Outcome {
         warn!(id = %bundle.id(), "bundle does not tell of any shim");
         return Outcome::Done(bundle);
     };
+    let heard_of = bootstrap.is_some();
     match reach(shared, &bundle, bootstrap).await {
         Some(reached) => take_over(shared, bundle, binary, reached).await,
-        None => bury(shared, bundle, &binary).await,
+        None => {
+            if !heard_of {
+                strays::end_all(&bundle, &binary, shared.config.timeouts.cleanup).await;
+            }
+            bury(shared, bundle, &binary).await
+        }
     }
 }
 

@@ -3,7 +3,12 @@
 
 mod common;
 
-use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::{fs::symlink, process::ExitStatusExt},
+    path::Path,
+    time::Duration,
+};
 
 use common::{Event, PATIENCE, World, exec, id, names_in, with_shim};
 use nix::{
@@ -18,6 +23,7 @@ for_each_shim!(
     live_and_ended_containers,
     a_shim_that_died_meanwhile,
     a_create_that_was_cut_short,
+    a_start_that_was_cut_short,
     a_delete_that_was_cut_short,
     a_shim_that_hangs_delays_no_other,
     many_at_once,
@@ -149,6 +155,28 @@ async fn a_create_that_was_cut_short(mut world: World) -> World {
         assert_eq!(task.pid(), pid);
         task.delete().await.unwrap();
     }
+    world
+}
+
+/// The shim was about to start when the daemon died; it must not start later.
+async fn a_start_that_was_cut_short(mut world: World) -> World {
+    let endless = r#"case "$*" in *start) while :; do sleep 0.05; done;; esac"#;
+    let shim = world.script_shim(endless);
+    let bundle = world.bundle("a");
+    let mut start = None;
+    let recovered = world
+        .restart(async |_| {
+            fs::create_dir_all(bundle.join("rootfs")).unwrap();
+            fs::write(bundle.join("config.json"), "{}").unwrap();
+            fs::write(bundle.join("shim-binary-path"), &shim).unwrap();
+            let mut command = std::process::Command::new(&shim);
+            start = Some(command.args(["-id", "a", "start"]).current_dir(&bundle).spawn().unwrap());
+        })
+        .await;
+    assert_eq!(recovered, Recovered { cleaned: 1, ..Default::default() });
+    let ended = start.unwrap().try_wait().unwrap().expect("the start goes on");
+    assert_eq!(ended.signal(), Some(libc::SIGKILL));
+    assert!(world.log.all().is_empty());
     world
 }
 
