@@ -3,13 +3,17 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use common::{Daemon, World, id, until};
 use containerd_core::{
     containers::Container,
     restart::{COUNT_LABEL, LOG_URI_LABEL, Monitor, MonitorConfig, POLICY_LABEL, STATUS_LABEL},
     tasks::Status,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 fn monitor(daemon: &Daemon) -> Monitor {
@@ -100,6 +104,39 @@ async fn a_task_is_kept_running_across_restarts_of_the_daemon_until_it_shall_sto
     until(&mut events, "/tasks/delete").await;
     watch.shutdown().await;
     assert!(daemon.manager.get(&world.namespace, &id("a")).is_err());
+    daemon.stop().await;
+    world.ends_empty();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_that_hangs_does_not_hold_up_the_end() {
+    if common::skip() {
+        return;
+    }
+    let world = World::new();
+    let daemon = world.boot().await;
+    let (shim, noted) = (world.path().join("shim"), world.path().join("pid"));
+    // Its own pid in one step, then a start that never ends. One that fails is
+    // tried once more.
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *start) [ ! -e {0} ] || exit 1; echo $$ > {0}.new; mv {0}.new {0}; \
+         exec sleep 1000;; esac\n",
+        noted.display()
+    );
+    std::fs::write(&shim, script).unwrap();
+    std::fs::set_permissions(&shim, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut container = world.container("a", &world.path().join("image"), "true");
+    container.runtime.name = shim.to_str().unwrap().into();
+    container.labels = [(STATUS_LABEL.to_owned(), "running".to_owned())].into();
+    daemon.containers.create(&world.namespace, container).await.unwrap();
+    let monitor = monitor(&daemon);
+    while !noted.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    monitor.shutdown().await;
+    // The start goes on, and nobody waits for it any more but its owner.
+    let pid = std::fs::read_to_string(noted).unwrap().trim().parse().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     daemon.stop().await;
     world.ends_empty();
 }

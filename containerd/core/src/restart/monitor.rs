@@ -11,7 +11,7 @@ use shim_protocol::{Id, Result};
 use tokio::{
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -31,6 +31,9 @@ use crate::{
 
 /// Starts at the same time. Each is work for a processor.
 const PARALLEL: usize = 8;
+
+/// How long jobs may go on when the monitor shuts down.
+const LAST_JOBS: Duration = Duration::from_secs(5);
 
 /// What a [`Monitor`] needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +79,8 @@ impl Monitor {
         Self { closing, worker: tokio::spawn(worker.run()) }
     }
 
-    /// Stops looking, and waits for a start or stop that is under way.
+    /// Stops looking, and waits for a start or stop that is under way, unless
+    /// that takes too long.
     pub async fn shutdown(self) {
         self.closing.cancel();
         if let Err(panic) = self.worker.await {
@@ -141,10 +145,18 @@ impl Worker {
                 },
             }
         }
-        while let Some(done) = self.jobs.join_next().await {
-            if let Err(panic) = done {
-                error!(error = %panic, "a restart ended in a panic");
+        let ended = async {
+            while let Some(done) = self.jobs.join_next().await {
+                if let Err(panic) = done {
+                    error!(error = %panic, "a restart ended in a panic");
+                }
             }
+        };
+        // A shim that hangs must not hold up the end of the daemon. What was
+        // begun is looked at again at the next boot.
+        if timeout(LAST_JOBS, ended).await.is_err() {
+            warn!(left = self.jobs.len(), "restarts are left unfinished");
+            self.jobs.shutdown().await;
         }
     }
 

@@ -12,8 +12,8 @@ use containerd_api::runc::v1::Options;
 
 impl Tasks {
     /// Makes the task of a container, up to the point where the user's program
-    /// can be started; answers init's pid. If it fails or the caller goes
-    /// away, nothing of it is left.
+    /// can be started; answers init's pid. If it fails, nothing of it is left;
+    /// if the caller goes away, it goes on.
     ///
     /// # Errors
     /// `NotFound` when there is no such container or its runtime is not
