@@ -16,11 +16,11 @@
 //! Go shims and daemons read and write the same files. All of this blocks.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Read},
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, PermissionsExt, chown, symlink},
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -43,6 +43,8 @@ const LOG: &str = "log";
 const INIT_PID: &str = "init.pid";
 /// Suffix of the files in which runc's shim keeps the pids of execs and init.
 const PID_SUFFIX: &str = ".pid";
+/// The most that is read of a note, in bytes.
+const NOTE_LIMIT: u64 = 64 * 1024;
 
 /// The folder of one task, whether it exists or not.
 #[derive(Clone, Debug)]
@@ -222,8 +224,7 @@ impl Bundle {
 
     /// Pid of init, as runc's shim notes it; none when there was no init.
     pub(crate) fn init_pid(&self) -> Option<u32> {
-        let text = fs::read_to_string(self.path.join(INIT_PID)).ok()?;
-        text.trim().parse().ok()
+        read_pid(&self.path.join(INIT_PID))
     }
 
     /// Execs of which runc's shim noted the pid. Some of them may be gone.
@@ -235,15 +236,14 @@ impl Bundle {
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let exec = |name: String| {
             let exec = Id::new("exec id", name.strip_suffix(PID_SUFFIX)?).ok()?;
-            let pid = fs::read_to_string(self.path.join(&name)).ok()?.trim().parse().ok()?;
-            Some((exec, pid))
+            Some((exec, read_pid(&self.path.join(&name))?))
         };
         Ok(names.filter(|name| name != INIT_PID).filter_map(exec).collect())
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
-        match fs::read(&path) {
+        match read_note(&path) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context("read", path.display()),
@@ -334,6 +334,19 @@ fn folders(parent: &Path, what: &str, others: &mut usize) -> Result<Vec<Id>> {
         }
     }
     Ok(names)
+}
+
+/// Reads a small file. What lies in a bundle may be anything, so this neither
+/// waits for somebody to write into a FIFO nor reads without end.
+fn read_note(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let mut text = Vec::new();
+    file.take(NOTE_LIMIT).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn read_pid(path: &Path) -> Option<u32> {
+    std::str::from_utf8(&read_note(path).ok()?).ok()?.trim().parse().ok()
 }
 
 /// The group that is root's in the container; 0 without a user namespace.

@@ -46,6 +46,20 @@ fn the_layout_is_the_one_that_go_shims_know() {
 }
 
 #[test]
+fn fifos_among_the_notes_are_not_waited_for() {
+    let (_folder, bundle) = world();
+    bundle.create(b"{}").unwrap();
+    for name in [SHIM_BINARY, BOOTSTRAP, INIT_PID, "e.pid"] {
+        mkfifo(&bundle.path().join(name), Mode::S_IRWXU).unwrap();
+    }
+    assert!(bundle.bootstrap().is_err());
+    assert_eq!(bundle.shim_binary().unwrap(), None);
+    assert_eq!(bundle.init_pid(), None);
+    assert_eq!(bundle.noted_execs().unwrap(), []);
+    bundle.remove().unwrap();
+}
+
+#[test]
 fn root_of_a_user_namespace_may_enter() {
     let (_folder, bundle) = world();
     let spec = br#"{"linux":{"gidMappings":[
