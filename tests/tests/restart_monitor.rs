@@ -9,7 +9,7 @@ use containerd_api::{
 };
 use nix::sys::signal::Signal;
 use prost_types::FieldMask;
-use tests::{Bed, Container, Status, eventually, proc};
+use tests::{Bed, Container, Status, Stdio, eventually, proc};
 
 tests::every_pairing!(
     container_is_started_again,
@@ -53,8 +53,11 @@ async fn stopped_status_is_honoured(bed: &mut Bed) -> Result<()> {
 /// `on-failure:N`: so many times, and a success is no reason at all.
 async fn retries_are_limited(bed: &mut Bed) -> Result<()> {
     let events = bed.events().await?;
-    keep_running(bed, "failing", "exit 3", &[(POLICY, "on-failure:2")]).await?;
-    keep_running(bed, "fine", "exit 0", &[(POLICY, "on-failure:2")]).await?;
+    // What never ran has not failed: the first run is the client's.
+    for (id, script) in [("failing", "exit 3"), ("fine", "exit 0")] {
+        let container = keep_running(bed, id, script, &[(POLICY, "on-failure:2")]).await?;
+        container.task(false, Vec::new(), Stdio::null()).await?.start().await?;
+    }
     eventually(async || {
         let request = GetContainerRequest { id: "failing".into() };
         let answer = bed.api().containers().get(request).await?.into_inner();
@@ -111,11 +114,15 @@ async fn output_goes_to_the_log_uri(bed: &mut Bed) -> Result<()> {
 }
 
 /// A container without a task, which the monitor is to run.
-async fn keep_running(bed: &Bed, id: &str, script: &str, more: &[(&str, &str)]) -> Result<()> {
+async fn keep_running(
+    bed: &Bed,
+    id: &str,
+    script: &str,
+    more: &[(&str, &str)],
+) -> Result<Container> {
     let mut labels = BTreeMap::from([(STATUS.to_owned(), "running".to_owned())]);
     labels.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-    Container::create(bed.api(), id, &bed.spec(id, script), labels).await?;
-    Ok(())
+    Container::create(bed.api(), id, &bed.spec(id, script), labels).await
 }
 
 /// Waits until a task runs whose pid is not `old`.
