@@ -113,6 +113,35 @@ pub(crate) async fn discard(
     delete_by_binary(shared, bundle, binary).await
 }
 
+/// Ends what was begun when the daemon died: in the middle of a create there
+/// is nothing to tell, in the middle of a delete the rest of it.
+pub(crate) async fn dismiss(
+    shared: &Shared,
+    bundle: &Bundle,
+    binary: &Path,
+    connection: &Arc<Connection>,
+) {
+    info!(id = %bundle.id(), "shim does not know its container");
+    let folder = bundle.clone();
+    let notes = blocking(move || Ok((exits::read(folder.path(), None)?, folder.init_pid())));
+    let (record, pid) = notes.await.unwrap_or_else(|error| {
+        warn!(id = %bundle.id(), error = %error.report(), "exit record is lost");
+        (None, None)
+    });
+    let existed = record.is_some() || pid.is_some();
+    match discard(shared, bundle, binary, Some(connection)).await {
+        Ok(cleaned) if existed => {
+            let gone = record.map_or(cleaned, |record| Deleted {
+                pid: record.pid,
+                exit: Exit { status: record.status, at: record.at },
+            });
+            announce_end(shared, bundle, gone).await;
+        }
+        Ok(_) => {}
+        Err(error) => warn!(id = %bundle.id(), error = %error.report(), "shim is not cleaned up"),
+    }
+}
+
 /// Runs the `delete` command of a shim's binary, and removes what a runtime
 /// that was killed halfway has left.
 async fn delete_by_binary(shared: &Shared, bundle: &Bundle, binary: &Path) -> Result<Deleted> {

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::OnceLock,
     task::{Context as Poller, Poll},
     time::{Duration, Instant},
 };
@@ -40,12 +41,19 @@ pub(crate) struct Connection {
     client: Client,
     address: Address,
     namespace: Id,
-    /// Name of the task service.
+    /// Name of the task service, by what was said at the start.
     service: &'static str,
+    identity: OnceLock<Identity>,
     /// Cancelled when the socket is closed, by either side.
     closed: CancellationToken,
     /// Cancelled when the daemon lets go of all shims.
     closing: CancellationToken,
+}
+
+/// What a shim says of itself.
+struct Identity {
+    /// Name of the task service that it really has.
+    service: &'static str,
     process: Option<ProcessHandle>,
 }
 
@@ -63,8 +71,8 @@ impl Connection {
         closing: &CancellationToken,
         limit: Duration,
     ) -> Result<Self> {
-        let mut this = Self::dial(bootstrap, namespace, closing).await?;
-        this.identify(id, limit).await?;
+        let this = Self::dial(bootstrap, namespace, closing).await?;
+        this.identify(id, Some(limit)).await?;
         Ok(this)
     }
 
@@ -86,29 +94,29 @@ impl Connection {
             address,
             namespace: namespace.clone(),
             service: if bootstrap.version >= 3 { TASK_SERVICE_V3 } else { TASK_SERVICE_V2 },
+            identity: OnceLock::new(),
             closed,
             closing: closing.clone(),
-            process: None,
         })
     }
 
     /// Learns which version of the task API the shim really speaks, and which
     /// process it is. A shim that does not say is no error: its end then shows
-    /// only in the connection.
+    /// only in the connection. Without a limit it takes as long as it takes.
     ///
     /// # Errors
     /// `Unavailable` when the connection is lost, `DeadlineExceeded` when
     /// there is no answer.
-    pub(crate) async fn identify(&mut self, id: &Id, limit: Duration) -> Result<()> {
-        let mut answer = self.ask_who(self.service, id, limit).await;
+    pub(crate) async fn identify(&self, id: &Id, limit: Option<Duration>) -> Result<()> {
+        let mut service = self.service;
+        let mut answer = self.ask_who(service, id, limit).await;
         // A group's shim may be older than the binary that gave us its address
         // and said "version 3". Servers refuse a name they do not know in many
         // ways.
-        if self.service == TASK_SERVICE_V3 && answer.as_ref().is_err_and(is_refusal) {
+        if service == TASK_SERVICE_V3 && answer.as_ref().is_err_and(is_refusal) {
             let older = self.ask_who(TASK_SERVICE_V2, id, limit).await;
             if !older.as_ref().is_err_and(is_refusal) {
-                self.service = TASK_SERVICE_V2;
-                answer = older;
+                (service, answer) = (TASK_SERVICE_V2, older);
             }
         }
         let pid = match answer {
@@ -117,16 +125,23 @@ impl Connection {
             Err(e) => return Err(e).context("connect to shim at", &self.address),
         };
         // The shim has just answered, so the pid is still its own.
-        if pid != 0 && !self.is_closed() {
-            let process = ProcessHandle::open(pid).context("watch process of shim", pid)?;
-            self.process = Some(process);
-        }
+        let process = match pid != 0 && !self.is_closed() {
+            true => Some(ProcessHandle::open(pid).context("watch process of shim", pid)?),
+            false => None,
+        };
+        // A shim that is asked twice gives the same answer.
+        let _ = self.identity.set(Identity { service, process });
         Ok(())
     }
 
-    async fn ask_who(&self, service: &str, id: &Id, limit: Duration) -> Result<ConnectResponse> {
+    async fn ask_who(
+        &self,
+        service: &str,
+        id: &Id,
+        limit: Option<Duration>,
+    ) -> Result<ConnectResponse> {
         let request = ConnectRequest { id: id.to_string(), ..Default::default() };
-        self.call(service, "Connect", &request, Some(limit)).await
+        self.call(service, "Connect", &request, limit).await
     }
 
     /// Calls a method of the task service. Without a limit it takes as long as
@@ -141,7 +156,8 @@ impl Connection {
         request: &Q,
         limit: Option<Duration>,
     ) -> Result<R> {
-        self.call(self.service, method, request, limit).await
+        let service = self.identity.get().map_or(self.service, |identity| identity.service);
+        self.call(service, method, request, limit).await
     }
 
     /// Waits until our own kind of shim has delivered the events it kept.
@@ -234,7 +250,7 @@ impl Connection {
     /// Waits until the shim's process has ended, or, if it is not known, the
     /// connection is lost.
     pub(crate) async fn ended(&self) {
-        match &self.process {
+        match self.process() {
             Some(process) => {
                 // An error means that the async runtime ends, and we with it.
                 let _ = process.ended().await;
@@ -243,9 +259,13 @@ impl Connection {
         }
     }
 
+    fn process(&self) -> Option<&ProcessHandle> {
+        self.identity.get()?.process.as_ref()
+    }
+
     /// Kills the shim, if its process is known.
     pub(crate) fn kill(&self) -> Result<()> {
-        match &self.process {
+        match self.process() {
             Some(process) => process.kill().context("kill shim at", &self.address),
             None => Ok(()),
         }

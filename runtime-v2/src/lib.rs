@@ -14,6 +14,7 @@ mod command;
 mod convert;
 mod create;
 mod launch;
+mod learn;
 mod log;
 mod manager;
 mod mounts;

@@ -1,26 +1,26 @@
-//! Shims that were started for a bundle, and that nobody can reach: the daemon
-//! died, or gave up, before it heard where they listen.
+//! Shims that were started for a bundle, and that nobody can reach: most often
+//! the daemon died before it heard where they listen.
 //!
 //! A start works on without the daemon that asked for it. If it is not ended,
 //! it leaves a shim that no bundle tells of.
 
 use std::{
     fs,
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use shim_protocol::{Context, Result};
+use shim_protocol::{Context, Id, Result};
 use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{bundle::Bundle, manager::blocking, sys::ProcessHandle};
 
-/// Kills every process of `binary` that works in the bundle's folder, which is
-/// where shims are started, and waits for their ends.
+/// Kills the shim of a bundle and whatever is about to become it, and waits
+/// for their ends.
 pub(crate) async fn end_all(bundle: &Bundle, binary: &Path, limit: Duration) {
-    match timeout(limit, kill_until_none(bundle.path(), binary)).await {
+    match timeout(limit, kill_until_none(bundle, binary)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             warn!(id = %bundle.id(), error = %error.report(), "start of shim goes on");
@@ -29,48 +29,71 @@ pub(crate) async fn end_all(bundle: &Bundle, binary: &Path, limit: Duration) {
     }
 }
 
-async fn kill_until_none(folder: &Path, binary: &Path) -> Result<()> {
-    // The kernel tells real paths.
-    let folder = &tokio::fs::canonicalize(folder).await.context("find", folder.display())?;
+async fn kill_until_none(bundle: &Bundle, binary: &Path) -> Result<()> {
+    let sought = Sought {
+        // The kernel tells real paths.
+        folder: tokio::fs::canonicalize(bundle.path())
+            .await
+            .context("find", bundle.path().display())?,
+        // One that is not installed any more may be at work all the same.
+        binary: tokio::fs::canonicalize(binary).await.unwrap_or_else(|_| binary.to_owned()),
+        id: bundle.id().clone(),
+    };
+    let sought = Arc::new(sought);
     loop {
-        let (here, program) = (folder.clone(), binary.to_owned());
-        let found = blocking(move || find(&here, &program)).await?;
+        let wanted = sought.clone();
+        let found = blocking(move || wanted.find_all()).await?;
         if found.is_empty() {
             return Ok(());
         }
         // One that is killed while it forks may have left another.
         for pid in found {
-            end(pid, folder, binary).await.context("kill start of shim", pid)?;
+            end(pid, &sought).await.context("kill start of shim", pid)?;
         }
     }
 }
 
-async fn end(pid: u32, folder: &Path, binary: &Path) -> std::io::Result<()> {
+async fn end(pid: u32, sought: &Sought) -> std::io::Result<()> {
     let Ok(process) = ProcessHandle::open(pid) else { return Ok(()) };
     // With the handle open, the pid cannot become another's.
-    if is_start(&proc_of(pid), folder, binary) {
+    if sought.is(pid) {
         process.kill()?;
         process.ended().await?;
     }
     Ok(())
 }
 
-/// Pids of the starts in `folder`. Blocks.
-fn find(folder: &Path, binary: &Path) -> Result<Vec<u32>> {
-    let entries = fs::read_dir("/proc").context("list", "/proc")?;
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    Ok(pids.filter(|pid| is_start(&proc_of(*pid), folder, binary)).collect())
+/// What tells a shim, or its start, from other processes: it works in the
+/// bundle's folder, and is the noted program, or has the start contract's
+/// arguments, as what a wrapper runs. During execve(2) a process has a program
+/// but no arguments yet.
+struct Sought {
+    folder: PathBuf,
+    binary: PathBuf,
+    id: Id,
 }
 
-fn proc_of(pid: u32) -> PathBuf {
-    Path::new("/proc").join(pid.to_string())
-}
+impl Sought {
+    /// Pids of all of them. Blocks.
+    fn find_all(&self) -> Result<Vec<u32>> {
+        let entries = fs::read_dir("/proc").context("list", "/proc")?;
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        Ok(pids.filter(|pid| self.is(*pid)).collect())
+    }
 
-/// Is the process that of `binary`, by itself or as a script, and in `folder`?
-/// One that has ended, reaped or not, is nowhere.
-fn is_start(process: &Path, folder: &Path, binary: &Path) -> bool {
-    fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder)
-        && fs::read(process.join("cmdline")).is_ok_and(|line| {
-            line.split(|byte| *byte == 0).take(2).any(|word| word == binary.as_os_str().as_bytes())
-        })
+    /// One that has ended, reaped or not, is nowhere.
+    fn is(&self, pid: u32) -> bool {
+        let process = Path::new("/proc").join(pid.to_string());
+        let leads_to = |link: &str, target: &Path| {
+            fs::read_link(process.join(link)).is_ok_and(|path| path == target)
+        };
+        leads_to("cwd", &self.folder)
+            && (leads_to("exe", &self.binary) || self.is_named_in(&process.join("cmdline")))
+    }
+
+    fn is_named_in(&self, arguments: &Path) -> bool {
+        let arguments = fs::read(arguments).unwrap_or_default();
+        let arguments: Vec<_> = arguments.split(|byte| *byte == 0).collect();
+        arguments.windows(2).any(|pair| pair == [b"-id".as_slice(), self.id.as_str().as_bytes()])
+    }
 }

@@ -7,14 +7,18 @@ use std::{
     fs,
     os::unix::{fs::symlink, process::ExitStatusExt},
     path::Path,
+    process::Stdio,
     time::Duration,
 };
 
 use common::{Event, PATIENCE, World, exec, id, names_in, with_shim};
 use nix::{
     mount::{MsFlags, mount},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
 };
 use runtime_v2::{Recovered, Status, Timeouts};
 use shim_protocol::Id;
@@ -24,6 +28,7 @@ for_each_shim!(
     a_shim_that_died_meanwhile,
     a_create_that_was_cut_short,
     a_start_that_was_cut_short,
+    a_shim_that_waits_for_somebody_to_read_its_log,
     a_delete_that_was_cut_short,
     a_shim_that_hangs_delays_no_other,
     many_at_once,
@@ -176,6 +181,35 @@ async fn a_start_that_was_cut_short(mut world: World) -> World {
     assert_eq!(recovered, Recovered { cleaned: 1, ..Default::default() });
     let ended = start.unwrap().try_wait().unwrap().expect("the start goes on");
     assert_eq!(ended.signal(), Some(libc::SIGKILL));
+    assert!(world.log.all().is_empty());
+    world
+}
+
+/// The daemon died before the shim it started was ready. Go's opens its log
+/// before it serves, and that takes a reader.
+async fn a_shim_that_waits_for_somebody_to_read_its_log(mut world: World) -> World {
+    let bundle = world.bundle("a");
+    let recovered = world
+        .restart(async |world| {
+            fs::create_dir_all(bundle.join("rootfs")).unwrap();
+            let spec = common::spec(&world.cgroup("a"), &["true"], &[]);
+            fs::write(bundle.join("config.json"), spec).unwrap();
+            fs::write(bundle.join("shim-binary-path"), world.shim.to_str().unwrap()).unwrap();
+            mkfifo(&bundle.join("log"), Mode::S_IRWXU).unwrap();
+            let config = common::config(world.folder.path(), world.timeouts);
+            let mut start = std::process::Command::new(&world.shim);
+            start
+                .args(["-namespace", world.namespace.as_str(), "-id", "a"])
+                .args(["-address", &config.grpc_address, "-publish-binary", "/bin/false", "start"])
+                .env("TTRPC_ADDRESS", &config.ttrpc_address)
+                .current_dir(&bundle)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null());
+            assert!(start.status().unwrap().success());
+            assert_eq!(world.shims().len(), 1);
+        })
+        .await;
+    assert_eq!(recovered, Recovered { cleaned: 1, ..Default::default() });
     assert!(world.log.all().is_empty());
     world
 }

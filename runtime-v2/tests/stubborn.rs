@@ -7,7 +7,10 @@ mod common;
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -36,7 +39,9 @@ use ttrpc::asynchronous::{Server, TtrpcContext};
 /// What the shim does out of the ordinary, and what was asked of it.
 #[derive(Default)]
 struct Fake {
-    hang_on: Option<&'static str>,
+    hang_on: Mutex<Option<&'static str>>,
+    /// It does not know the container.
+    ignorant: AtomicBool,
     status: Mutex<WireStatus>,
     asked: Mutex<Vec<&'static str>>,
     shim_pid: u32,
@@ -46,9 +51,15 @@ struct Fake {
 impl Fake {
     async fn ask(&self, method: &'static str) {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(method);
-        if self.hang_on == Some(method) {
-            self.never.notified().await;
+        let answer = self.never.notified();
+        if *self.hang_on.lock().unwrap() == Some(method) {
+            answer.await;
         }
+    }
+
+    fn hangs_on(&self, method: Option<&'static str>) {
+        *self.hang_on.lock().unwrap() = method;
+        self.never.notify_waiters();
     }
 
     fn asked(&self) -> Vec<&'static str> {
@@ -78,6 +89,10 @@ impl Task for Fake {
 
     async fn state(&self, _: &TtrpcContext, _: StateRequest) -> ttrpc::Result<StateResponse> {
         self.ask("state").await;
+        if self.ignorant.load(Ordering::SeqCst) {
+            let status = ttrpc::get_status(ttrpc::Code::NOT_FOUND, "what container?");
+            return Err(ttrpc::Error::RpcStatus(status));
+        }
         let status = *self.status.lock().unwrap();
         Ok(StateResponse { pid: 7, status: status.into(), ..Default::default() })
     }
@@ -135,7 +150,8 @@ struct Shim {
 impl Shim {
     async fn serve(world: &World, hang_on: Option<&'static str>) -> Self {
         let process = Command::new("sleep").arg("1000").spawn().unwrap();
-        let fake = Fake { hang_on, shim_pid: process.id(), ..Default::default() };
+        let fake =
+            Fake { hang_on: Mutex::new(hang_on), shim_pid: process.id(), ..Default::default() };
         let socket = world.folder.path().join("shim");
         let fake = Arc::new(fake);
         let server = listen(&fake, &socket).await;
@@ -371,6 +387,39 @@ async fn the_outbox_is_emptied_before_states_are_asked() {
         world
     })
     .await;
+}
+
+/// A shim that hangs has a task, and is asked what it has to tell when it
+/// answers: what it says, or that there never was a container.
+#[tokio::test]
+async fn what_a_shim_has_to_tell_is_asked_when_it_answers() {
+    for ignorant in [false, true] {
+        with_world(async |mut world: World| {
+            world.set_timeouts(short()).await;
+            let mut shim = Shim::serve(&world, None).await;
+            shim.is_status(WireStatus::STOPPED);
+            world.manager.create(shim.request(&world)).await.unwrap();
+            shim.fake.hangs_on(Some("connect"));
+            let recovered = world.restart(async |_| {}).await;
+            assert_eq!(recovered, Recovered { live: 1, ..Default::default() });
+            assert!(world.log.all().is_empty());
+            shim.fake.ignorant.store(ignorant, Ordering::SeqCst);
+            if ignorant {
+                shim.process.kill().unwrap();
+            }
+            shim.fake.hangs_on(None);
+            if ignorant {
+                world.gone("a").await;
+                assert!(world.log.all().is_empty());
+            } else {
+                world.log.exit_of("a").await;
+                shim.process.kill().unwrap();
+                world.manager.get(&world.namespace, &id("a")).unwrap().delete().await.unwrap();
+            }
+            world
+        })
+        .await;
+    }
 }
 
 async fn until(mut is_so: impl FnMut() -> bool) {

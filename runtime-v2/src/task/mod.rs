@@ -277,6 +277,19 @@ impl Task {
         self.life.send_replace(Life::Died(Arc::new(obituary)));
     }
 
+    /// There is no container for it.
+    pub(crate) fn vanish(&self) {
+        self.end_log();
+        self.life.send_replace(Life::Deleted);
+    }
+
+    /// The shim has told, late, what it holds.
+    pub(crate) fn learned(&self, seen: Seen) {
+        let mut own = self.seen_mut();
+        own.init = seen.init;
+        own.execs.extend(seen.execs);
+    }
+
     fn end_log(&self) {
         if let Some(log) = &self.log {
             log.abort();
