@@ -56,7 +56,10 @@ fn processes(sandbox: &Sandbox, daemon: Option<u32>) -> Vec<String> {
         .into_iter()
         .filter(|pid| Some(*pid) != daemon)
         .filter(|pid| proc::is_alive(*pid))
-        .map(|pid| format!("process {pid} {:?}", proc::arguments(pid)))
+        .map(|pid| {
+            let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            format!("process {pid} {:?} in {}", proc::arguments(pid), folder.display())
+        })
         .collect();
     found.extend(
         proc::pids()

@@ -26,16 +26,7 @@ use tests::{
 use tokio::task::JoinSet;
 use tonic::Code;
 
-mod ours {
-    /// Not part of the plain run yet: all it says of states, exits and events
-    /// holds, but a shim of the original whose start is cut short by the very
-    /// last kill can be left over. Run it with `--ignored`.
-    #[test]
-    #[ignore = "a shim of the original can be left when its start is cut short"]
-    fn storm() {
-        tests::run(tests::Pairing::OURS, super::storm);
-    }
-}
+tests::pairing!(ours, tests::Pairing::OURS, storm);
 
 const RESIDENTS: u32 = 50;
 const WORKERS: u32 = 5;
