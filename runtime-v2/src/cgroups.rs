@@ -1,4 +1,4 @@
-//! Removes the cgroups of a container that its OCI runtime does not know of.
+//! The cgroups that a bundle names, for when its OCI runtime is of no help.
 //!
 //! A runtime makes cgroups first and writes its state later. If it is killed
 //! in between, its own `delete` finds no container, and the cgroups stay.
@@ -38,17 +38,37 @@ struct Linux {
 /// When the bundle's configuration or the list of hierarchies cannot be read,
 /// or a cgroup is still in use in the end.
 pub(crate) fn remove(bundle: &Path) -> Result<()> {
+    let Some(path) = named_by(bundle)? else { return Ok(()) };
+    let deadline = Instant::now() + LAST_PROCESSES;
+    for hierarchy in hierarchies()? {
+        remove_one(&hierarchy.join(&path), deadline)?;
+    }
+    Ok(())
+}
+
+/// Is a process in the cgroup that the bundle at `bundle` names, or in one
+/// below it, in any hierarchy? Blocks.
+///
+/// # Errors
+/// When the bundle's configuration cannot be read, or there is no such process.
+pub(crate) fn contains(bundle: &Path, pid: u32) -> Result<bool> {
+    let Some(path) = named_by(bundle)? else { return Ok(false) };
+    let file = format!("/proc/{pid}/cgroup");
+    // hierarchy:controllers:path, one line each (cgroups(7)).
+    let lines = fs::read_to_string(&file).context("read", file)?;
+    let mut paths = lines.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    Ok(paths.any(|found| Path::new(found).strip_prefix("/").is_ok_and(|p| p.starts_with(&path))))
+}
+
+/// The cgroup of the bundle's configuration, relative to a hierarchy's root.
+/// None when it names none that is meant to be a plain path.
+fn named_by(bundle: &Path) -> Result<Option<PathBuf>> {
     let file = bundle.join("config.json");
     let config = fs::read(&file).context("read", file.display())?;
     // The client's, and perhaps never good enough for a runtime.
-    let Ok(config) = serde_json::from_slice::<Config>(&config) else { return Ok(()) };
-    let Some(path) = config.linux.and_then(|linux| linux.cgroups_path) else { return Ok(()) };
-    let Some(path) = below_root(&path) else { return Ok(()) };
-    let deadline = Instant::now() + LAST_PROCESSES;
-    for hierarchy in hierarchies()? {
-        remove_one(&hierarchy.join(path), deadline)?;
-    }
-    Ok(())
+    let config = serde_json::from_slice::<Config>(&config).ok();
+    let path = config.and_then(|config| config.linux?.cgroups_path);
+    Ok(path.as_deref().and_then(below_root).map(Path::to_owned))
 }
 
 /// The path relative to a hierarchy's root. None for systemd's form
@@ -101,6 +121,23 @@ mod tests {
         for other in ["", "/", "a/b", "/a/../b", "system.slice:containerd:a"] {
             assert_eq!(below_root(Path::new(other)), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_process_is_in_its_cgroup_only() {
+        let bundle = tempfile::tempdir().unwrap();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+        let names: Vec<_> = own.filter(|path| *path != "/").collect();
+        let pid = std::process::id();
+        for (path, expected) in
+            names.into_iter().map(|path| (path, true)).chain([("/", false), ("/elsewhere", false)])
+        {
+            let config = format!("{{\"linux\":{{\"cgroupsPath\":\"{path}\"}}}}");
+            fs::write(bundle.path().join("config.json"), config).unwrap();
+            assert_eq!(contains(bundle.path(), pid).unwrap(), expected, "{path}");
+        }
+        assert!(contains(bundle.path(), u32::MAX).is_err());
     }
 
     #[test]

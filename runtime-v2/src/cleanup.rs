@@ -8,7 +8,7 @@ use std::{
 };
 
 use shim_protocol::{
-    Error, ErrorKind, Id, Result, exits,
+    Context, Error, ErrorKind, Id, Result, exits,
     proto::task_v2::{DeleteRequest, DeleteResponse},
 };
 use tokio::time::timeout;
@@ -22,6 +22,7 @@ use crate::{
     client::Connection,
     convert,
     manager::{Shared, blocking},
+    sys::ProcessHandle,
     task::Seen,
 };
 
@@ -146,11 +147,36 @@ pub(crate) async fn dismiss(
 /// that was killed halfway has left.
 async fn delete_by_binary(shared: &Shared, bundle: &Bundle, binary: &Path) -> Result<Deleted> {
     let deleted = shared.launcher.delete(binary, bundle).await;
+    if deleted.is_err() {
+        let limit = shared.config.timeouts.cleanup;
+        match timeout(limit, end_init(bundle)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(id = %bundle.id(), error = %error.report(), "init goes on");
+            }
+            Err(_) => warn!(id = %bundle.id(), ?limit, "init does not end"),
+        }
+    }
     let folder = bundle.clone();
     if let Err(error) = blocking(move || cgroups::remove(folder.path())).await {
         warn!(id = %bundle.id(), error = %error.report(), "cgroup stays");
     }
     deleted
+}
+
+/// Kills init by its noted pid, for nobody else does. As pids come back, it
+/// must also be in the cgroup that the bundle names.
+async fn end_init(bundle: &Bundle) -> Result<()> {
+    let folder = bundle.clone();
+    let Some(pid) = blocking(move || Ok(folder.init_pid())).await? else { return Ok(()) };
+    // With the handle open, the pid cannot become another's.
+    let Ok(process) = ProcessHandle::open(pid) else { return Ok(()) };
+    let folder = bundle.clone();
+    if blocking(move || cgroups::contains(folder.path(), pid)).await? {
+        process.kill().context("kill init of", bundle.id())?;
+        process.ended().await.context("wait for init of", bundle.id())?;
+    }
+    Ok(())
 }
 
 /// A shim that was started, but whose answer we did not get to note: it may

@@ -17,6 +17,7 @@ use shim_protocol::{Error, ErrorKind};
 for_each_shim!(
     a_killed_shim_is_cleaned_up,
     a_killed_shim_of_a_group_is_cleaned_up_for_each,
+    a_container_ends_though_its_shim_cannot_delete_it,
     a_create_that_fails_leaves_nothing,
     creates_of_one_id_have_one_winner,
     deletes_of_one_task_have_one_winner,
@@ -79,6 +80,22 @@ async fn a_killed_shim_of_a_group_is_cleaned_up_for_each(world: World) -> World 
 }
 
 /// Each step of a create is made to fail in turn.
+async fn a_container_ends_though_its_shim_cannot_delete_it(world: World) -> World {
+    let shim = world.shim.display();
+    let broken = format!(r#"case "$*" in *delete) exit 1;; *) exec {shim} "$@";; esac"#);
+    let mut request = world.request("a", "sleep 1000");
+    request.runtime = world.script_shim(&broken);
+    let task = world.manager.create(request).await.unwrap();
+    task.start(None).await.unwrap();
+    kill_hard(world.shim_of("a"));
+    let exit = world.log.exit_of("a").await;
+    assert_eq!((exit.pid, exit.status), (task.pid(), 137));
+    world.gone("a").await;
+    // Its runtime's notes are nobody else's to remove.
+    fs::remove_dir_all(Path::new("/run/containerd/runc").join(&world.namespace)).unwrap();
+    world
+}
+
 async fn a_create_that_fails_leaves_nothing(world: World) -> World {
     let attempt = async |change: &dyn Fn(&mut runtime_v2::CreateTask)| -> Error {
         let mut request = world.request("a", "true");
