@@ -22,6 +22,7 @@ use crate::{
     client::Connection,
     convert,
     manager::{Shared, blocking},
+    strays,
     sys::ProcessHandle,
     task::Seen,
 };
@@ -39,8 +40,9 @@ pub(crate) struct Obituary {
 
 /// The longest that [`discard`] may take.
 pub(crate) fn discard_limit(timeouts: &Timeouts) -> Duration {
-    // Delete and the binary's `delete`; Shutdown, the end, and the end by force.
-    timeouts.load + timeouts.cleanup * 2 + timeouts.shutdown * 3
+    // Finding it; Delete, strays, the binary's `delete` and init; Shutdown, the
+    // end, and the end by force.
+    timeouts.load + timeouts.cleanup * 4 + timeouts.shutdown * 3
 }
 
 /// Lets a shim end, and waits for it, unless it holds other tasks. One that
@@ -92,26 +94,36 @@ pub(crate) async fn discard(
         Some(connection) => Some(connection.clone()),
         None => find_shim(shared, bundle).await,
     };
+    let mut others = false;
     if let Some(connection) = found {
-        let limit = shared.config.timeouts.cleanup;
-        let request = DeleteRequest { id: bundle.id().to_string(), ..Default::default() };
-        let answer: Result<DeleteResponse> = connection.task("Delete", &request, Some(limit)).await;
-        match answer {
-            Err(e) if e.kind() == ErrorKind::DeadlineExceeded => {
-                if !shared.registry.is_shared(connection.address(), bundle) {
-                    end_by_force(shared, bundle, &connection).await;
-                    remove_socket(connection.address()).await;
-                }
-            }
-            // Most often it was never made.
-            Err(error) => {
-                debug!(id = %bundle.id(), error = %error.report(), "nothing to delete");
-                retire(shared, bundle, &connection).await;
-            }
-            Ok(_) => retire(shared, bundle, &connection).await,
-        }
+        dismantle(shared, bundle, &connection).await;
+        others = shared.registry.is_shared(connection.address(), bundle);
+    }
+    if !others {
+        // Whoever could not be reached, or is still on its way.
+        strays::end_all(bundle, binary, shared.config.timeouts.cleanup).await;
     }
     delete_by_binary(shared, bundle, binary).await
+}
+
+async fn dismantle(shared: &Shared, bundle: &Bundle, connection: &Connection) {
+    let limit = shared.config.timeouts.cleanup;
+    let request = DeleteRequest { id: bundle.id().to_string(), ..Default::default() };
+    let answer: Result<DeleteResponse> = connection.task("Delete", &request, Some(limit)).await;
+    match answer {
+        Err(e) if e.kind() == ErrorKind::DeadlineExceeded => {
+            if !shared.registry.is_shared(connection.address(), bundle) {
+                end_by_force(shared, bundle, connection).await;
+                remove_socket(connection.address()).await;
+            }
+        }
+        // Most often it was never made.
+        Err(error) => {
+            debug!(id = %bundle.id(), error = %error.report(), "nothing to delete");
+            retire(shared, bundle, connection).await;
+        }
+        Ok(_) => retire(shared, bundle, connection).await,
+    }
 }
 
 /// Ends what was begun when the daemon died: in the middle of a create there

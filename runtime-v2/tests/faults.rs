@@ -281,6 +281,15 @@ mod scripts {
         assert!(error.report().to_string().contains("containerd-shim-script-v1"), "{error:?}");
     }
 
+    /// As a shim that was forked, and then never listens.
+    #[tokio::test]
+    async fn what_it_left_running_is_ended() {
+        let script = r#"case "$*" in *start)
+            setsid sh -c 'kill -STOP $$' shim "$@" <&- >&- 2>&- & exit 1;; esac"#;
+        let error = start_of(script, Timeouts::default()).await;
+        assert_eq!(error.kind(), ErrorKind::Unknown, "{error:?}");
+    }
+
     #[tokio::test]
     async fn a_child_that_holds_the_output_does_not_hold_us() {
         // It has left the group, so that it is not killed; it ends by itself.
