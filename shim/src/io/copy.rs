@@ -190,8 +190,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_source_that_never_runs_dry_lets_others_run() {
-        // Each write is one read (pipe(2), O_DIRECT), so small is many.
-        let (reader, writer) = pipe2(OFlag::O_DIRECT).unwrap();
+        // Each write is one read (pipe(2), O_DIRECT), so small is many. Without O_CLOEXEC,
+        // the children of other tests would keep the end away.
+        let (reader, writer) = pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).unwrap();
         fcntl(&writer, FcntlArg::F_SETPIPE_SZ(1 << 20)).unwrap();
         for _ in 0..PACKETS {
             unistd::write(&writer, b"x").unwrap();

@@ -1,9 +1,9 @@
 //! Folders, shims and a daemon's endpoint for the tests of the protocol.
 
 use std::{
-    fs::{self, Permissions},
+    fs,
     io::Write,
-    os::unix::fs::PermissionsExt,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use nix::{sys::signal, unistd::Pid};
 use protobuf::{Message, MessageField, well_known_types::empty::Empty};
 use shim_protocol::{
     any,
@@ -35,31 +36,12 @@ use ttrpc::{
 pub(super) const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim");
 /// For what must happen: long enough for any machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at what another process does.
+const PAUSE: Duration = Duration::from_millis(5);
 
-const RUNTIME: &str = r#"#!/bin/sh
-while [ $# -gt 0 ]; do
-    case $1 in
-        --root|--log|--log-format) shift 2 ;;
-        *) break ;;
-    esac
-done
-verb=$1
-shift
-case $verb in
-    create)
-        while [ $# -gt 1 ]; do
-            [ "$1" = --pid-file ] && file=$2
-            shift
-        done
-        setsid sleep 1000 &
-        printf %s $! > "$file"
-        ;;
-    start) ;;
-    kill) kill -"$2" "$(cat init.pid)" ;;
-    delete) [ "$1" != --force ] || kill -9 "$(cat init.pid)" || true ;;
-    *) exit 1 ;;
-esac
-"#;
+/// In place: a copy written here could not be executed while a child that
+/// another test is about to start holds it open.
+const RUNTIME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/protocol/runtime.sh");
 
 /// Folders of one test, and the shims it leaves behind.
 pub(super) struct Bench {
@@ -70,14 +52,7 @@ impl Bench {
     pub(super) fn new() -> Self {
         let bench = Self { dir: tempfile::tempdir().unwrap() };
         fs::create_dir(bench.dir.path().join("daemon")).unwrap();
-        let runtime = bench.runtime();
-        fs::write(&runtime, RUNTIME).unwrap();
-        fs::set_permissions(&runtime, Permissions::from_mode(0o755)).unwrap();
         bench
-    }
-
-    pub(super) fn runtime(&self) -> PathBuf {
-        self.dir.path().join("runtime")
     }
 
     pub(super) fn events(&self) -> PathBuf {
@@ -99,7 +74,9 @@ impl Bench {
         let mut command = Command::new(SHIM);
         let bundle = self.dir.path().join(id);
         command
-            .args(["-namespace", "ns", "-address", "/c.sock", "-publish-binary", "/bin/true"])
+            .args(["-namespace", "ns", "-publish-binary", "/bin/true", "-address"])
+            // Also the socket's name in the default folder comes of it.
+            .arg(self.dir.path().join("daemon/c.sock"))
             .args(["-id", id, "-bundle"])
             .arg(&bundle)
             .arg(action)
@@ -111,7 +88,7 @@ impl Bench {
 
     pub(super) fn options(&self) -> protobuf::well_known_types::any::Any {
         any::pack(&runc_options::Options {
-            binary_name: self.runtime().to_str().unwrap().into(),
+            binary_name: RUNTIME.into(),
             root: self.dir.path().join("root").to_str().unwrap().into(),
             ..Default::default()
         })
@@ -138,8 +115,56 @@ impl Bench {
     }
 
     pub(super) async fn shim(&self, id: &str) -> Shim {
-        Shim::connect(&good_address(&self.start(id))).await
+        self.connect(&good_address(&self.start(id))).await
     }
+
+    pub(super) async fn connect(&self, address: &str) -> Shim {
+        let tasks = TaskClient::new(Client::connect(address).await.unwrap());
+        let pid = tasks.connect(context(), &ConnectRequest::new()).await.unwrap().shim_pid;
+        let socket = address.strip_prefix("unix://").unwrap().into();
+        Shim { tasks, socket, pid: pid.try_into().unwrap(), mark: self.mark() }
+    }
+
+    /// What all processes of this test, and no others, have in their environment.
+    fn mark(&self) -> Vec<u8> {
+        format!("TTRPC_ADDRESS={}", self.events().display()).into_bytes()
+    }
+}
+
+impl Drop for Bench {
+    /// However the test has ended, its shims, containers and sockets go.
+    fn drop(&mut self) {
+        let mark = self.mark();
+        loop {
+            let names = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+            let pids = names.filter_map(|name| name.to_str()?.parse().ok());
+            let found: Vec<i32> = pids.filter(|pid| is_marked(*pid, &mark)).collect();
+            if found.is_empty() {
+                break;
+            }
+            found.into_iter().for_each(kill);
+            std::thread::sleep(PAUSE);
+        }
+        for entry in fs::read_dir(self.dir.path()).unwrap() {
+            let address = fs::read_to_string(entry.unwrap().path().join("address"));
+            if let Some(socket) = address.iter().find_map(|text| text.strip_prefix("unix://")) {
+                // Most tests have seen to it.
+                let _ = fs::remove_file(socket);
+            }
+        }
+    }
+}
+
+/// True while a process lives that has `mark` in its environment. A zombie has
+/// none any more, and who got its pid has another.
+fn is_marked(pid: i32, mark: &[u8]) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+}
+
+fn kill(pid: i32) {
+    // It may have ended just now.
+    let _ = signal::kill(Pid::from_raw(pid), signal::SIGKILL);
 }
 
 pub(super) fn good_address(output: &Output) -> String {
@@ -149,21 +174,15 @@ pub(super) fn good_address(output: &Output) -> String {
     answer["address"].as_str().unwrap().to_owned()
 }
 
-/// A running shim; killed at the end of the test, should it still run.
+/// A running shim.
 pub(super) struct Shim {
     pub(super) tasks: TaskClient,
     pub(super) socket: PathBuf,
     pid: i32,
+    mark: Vec<u8>,
 }
 
 impl Shim {
-    pub(super) async fn connect(address: &str) -> Self {
-        let tasks = TaskClient::new(Client::connect(address).await.unwrap());
-        let pid = tasks.connect(context(), &ConnectRequest::new()).await.unwrap().shim_pid;
-        let socket = address.strip_prefix("unix://").unwrap().into();
-        Self { tasks, socket, pid: pid.try_into().unwrap() }
-    }
-
     pub(super) async fn create(&self, bench: &Bench, id: &str) {
         let request = CreateTaskRequest {
             id: id.into(),
@@ -197,21 +216,14 @@ impl Shim {
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+        is_marked(self.pid, &self.mark)
     }
 
-    pub(super) fn kill(&self) {
-        let _ = Command::new("kill").args(["-9", &self.pid.to_string()]).status();
-        eventually("end of the shim", || !self.is_alive());
-    }
-}
-
-impl Drop for Shim {
-    fn drop(&mut self) {
-        if self.is_alive() {
-            let _ = Command::new("kill").args(["-9", &self.pid.to_string()]).status();
-        }
+    pub(super) async fn kill(&self) {
+        kill(self.pid);
+        // Its socket may be closed a little later, with its last thread.
+        let is_served = || UnixStream::connect(&self.socket).is_ok();
+        eventually("end of the shim", || !self.is_alive() && !is_served()).await;
     }
 }
 
@@ -220,11 +232,12 @@ pub(super) fn context() -> Context {
 }
 
 /// Another process changes what is looked at, so there is no event to wait for.
-pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+/// It may need the test's own daemon for it, which goes on meanwhile.
+pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < end, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -19,14 +19,14 @@ use shim_protocol::proto::{
 };
 use ttrpc::Code;
 
-use harness::{Bench, Recorder, SHIM, Shim, context, eventually, good_address};
+use harness::{Bench, Recorder, SHIM, context, eventually, good_address};
 
 #[tokio::test]
 async fn one_shim_for_each_container_or_group() {
     let bench = Bench::new();
     bench.bundle("a", None);
     let address = good_address(&bench.start("a"));
-    let shim = Shim::connect(&address).await;
+    let shim = bench.connect(&address).await;
     let mode = fs::metadata(&shim.socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let again = bench.start("a");
@@ -36,11 +36,11 @@ async fn one_shim_for_each_container_or_group() {
     assert_eq!(good_address(&bench.start("b")), address);
     assert_eq!(fs::read_to_string(member.join("address")).unwrap(), address);
     // A stale socket is in nobody's way.
-    shim.kill();
+    shim.kill().await;
     assert!(shim.socket.exists());
     let shim = bench.shim("a").await;
     shim.shutdown().await;
-    eventually("end of the shim", || !shim.is_alive());
+    eventually("end of the shim", || !shim.is_alive()).await;
     assert!(!shim.socket.exists());
 }
 
@@ -61,9 +61,9 @@ async fn older_daemons_get_the_answer_they_understand() {
         assert!(output.stderr.is_empty());
         let address = fs::read_to_string(bench.dir.path().join("a/address")).unwrap();
         assert!(answer.contains(&address));
-        let shim = Shim::connect(&address).await;
+        let shim = bench.connect(&address).await;
         shim.shutdown().await;
-        eventually("end of the shim", || !shim.is_alive());
+        eventually("end of the shim", || !shim.is_alive()).await;
     }
 }
 
@@ -116,13 +116,13 @@ async fn events_wait_for_the_daemon_even_after_the_end() {
     assert_eq!(shim.end("a", 15).await, 143);
     shim.delete("a").await;
     shim.shutdown().await;
-    eventually("removal of the socket", || !shim.socket.exists());
+    eventually("removal of the socket", || !shim.socket.exists()).await;
     fs::remove_dir_all(bundle).unwrap();
     assert!(shim.is_alive());
     let (recorder, _server) = Recorder::listen(&bench.events()).await;
     let topics = recorder.wait_for(4).await;
     assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
-    eventually("end of the shim", || !shim.is_alive());
+    eventually("end of the shim", || !shim.is_alive()).await;
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn a_group_lives_as_long_as_one_of_it() {
     assert_eq!(shim.end("b", 15).await, 143);
     shim.delete("b").await;
     shim.shutdown().await;
-    eventually("end of the shim", || !shim.is_alive());
+    eventually("end of the shim", || !shim.is_alive()).await;
     assert!(!shim.socket.exists());
     let topics = recorder.wait_for(8).await;
     let count = |topic| topics.iter().filter(|seen| *seen == topic).count();
@@ -159,11 +159,11 @@ async fn a_shim_ends_when_its_daemon_cannot_come_back() {
     assert_eq!(shim.end("a", 15).await, 143);
     shim.delete("a").await;
     shim.shutdown().await;
-    eventually("removal of the socket", || !shim.socket.exists());
+    eventually("removal of the socket", || !shim.socket.exists()).await;
     assert!(shim.is_alive());
     fs::remove_dir_all(bundle).unwrap();
     fs::remove_dir(bench.events().parent().unwrap()).unwrap();
-    eventually("end of the shim", || !shim.is_alive());
+    eventually("end of the shim", || !shim.is_alive()).await;
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn delete_cleans_up_after_a_dead_shim() {
         if ended_before {
             shim.end("a", 15).await;
         }
-        shim.kill();
+        shim.kill().await;
         for _ in 0..2 {
             let output = bench.command("a", "delete").output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
