@@ -1,17 +1,22 @@
 //! What the unit tests of this crate share.
 
 use std::{
+    fs,
     future::Future,
+    io,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use nix::{sys::signal, unistd::Pid};
 use shim_protocol::Id;
 
-use crate::reaper::Reaper;
+use crate::{mountinfo, reaper::Reaper, sys::command};
 
-/// One process has one waitpid: tests with children take turns.
+/// One process has one waitpid: tests with children take turns. So nobody else
+/// forks meanwhile, and a script that a test has written can be executed: no
+/// child of another test has it open for writing.
 static CHILDREN: Mutex<()> = Mutex::new(());
 
 /// Runs a test that starts processes, on a runtime like the shim's.
@@ -53,14 +58,33 @@ pub(crate) fn id(name: &str) -> Id {
     Id::new("test id", &format!("{name}-{}", std::process::id())).unwrap()
 }
 
-/// `sh -c script`.
+/// `sh -c script`; killed at the test's end, should it still run.
 pub(crate) fn sh(script: &str) -> Command {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", script]);
-    command
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", script]);
+    // Each test has a thread of its own.
+    command::die_with_parent(&mut shell);
+    shell
 }
 
-/// A bundle with a busybox root filesystem whose container runs `args`.
+/// Ends all processes in the group `path` of every hierarchy, and removes it.
+pub(crate) fn remove_group(path: &Path) {
+    let hierarchies = mountinfo::select(|entry| entry.kind.starts_with("cgroup")).unwrap();
+    for hierarchy in hierarchies {
+        let folder = hierarchy.point.join(path.strip_prefix("/").unwrap());
+        for pid in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
+            // It may have ended just now.
+            let _ = signal::kill(Pid::from_raw(pid.parse().unwrap()), signal::SIGKILL);
+        }
+        // A process that was just killed leaves its group a little later.
+        while fs::remove_dir(&folder).is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A bundle with a busybox root filesystem whose container runs `args`. However
+/// the test ends, no process and no group of the container stays.
 pub(crate) struct Bundle {
     dir: tempfile::TempDir,
     /// The container's name.
@@ -76,19 +100,29 @@ impl Bundle {
         let busybox = program(test, "busybox")?;
         let bundle = Self { dir: tempfile::tempdir().unwrap(), id: id(test) };
         let bin = bundle.path().join("rootfs/bin");
-        std::fs::create_dir_all(&bin).unwrap();
-        std::fs::copy(busybox, bin.join("busybox")).unwrap();
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy(busybox, bin.join("busybox")).unwrap();
         for applet in ["sh", "cat", "sleep", "id", "true", "stty", "echo"] {
             std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
         }
         let config = serde_json::to_vec(&spec(&bundle.id, args, terminal)).unwrap();
-        std::fs::write(bundle.path().join("config.json"), config).unwrap();
+        fs::write(bundle.path().join("config.json"), config).unwrap();
         Some(bundle)
     }
 
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        remove_group(Path::new(&group(&self.id)));
+    }
+}
+
+fn group(id: &Id) -> String {
+    format!("/containerd-shim-test-{id}")
 }
 
 fn spec(id: &Id, args: &[&str], terminal: bool) -> serde_json::Value {
@@ -103,7 +137,7 @@ fn spec(id: &Id, args: &[&str], terminal: bool) -> serde_json::Value {
              "options": ["newinstance", "ptmxmode=0666", "mode=0620"]},
         ],
         "linux": {
-            "cgroupsPath": format!("/containerd-shim-test-{id}"),
+            "cgroupsPath": group(id),
             "namespaces": [
                 {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
             ],

@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
 use shim_protocol::proto::{cgroups_v1, cgroups_v2};
 use tokio::time::timeout;
 
 use super::*;
 use crate::{
     reaper::Reaper,
-    testing::{id, is_root, run, sh},
+    testing::{id, is_root, remove_group, run, sh},
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -57,19 +56,7 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        for folder in &self.folders {
-            for pid in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
-                let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
-                let _ = kill(pid, Signal::SIGKILL);
-            }
-            // A process that was just killed leaves its group a little later.
-            while let Err(error) = fs::remove_dir(folder) {
-                if error.kind() != io::ErrorKind::ResourceBusy {
-                    break;
-                }
-                std::thread::yield_now();
-            }
-        }
+        remove_group(&self.path);
     }
 }
 
