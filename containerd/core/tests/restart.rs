@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::time::Duration;
 
-use common::{Daemon, World, id, until};
+use common::{Daemon, World, id, install, until};
 use containerd_core::{
     containers::Container,
     restart::{COUNT_LABEL, LOG_URI_LABEL, Monitor, MonitorConfig, POLICY_LABEL, STATUS_LABEL},
@@ -123,8 +123,9 @@ async fn a_shim_that_hangs_does_not_hold_up_the_end() {
          exec sleep 1000;; esac\n",
         noted.display()
     );
-    std::fs::write(&shim, script).unwrap();
-    std::fs::set_permissions(&shim, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let draft = world.path().join("draft");
+    std::fs::write(&draft, script).unwrap();
+    install(&draft, &shim);
     let mut container = world.container("a", &world.path().join("image"), "true");
     container.runtime.name = shim.to_str().unwrap().into();
     container.labels = [(STATUS_LABEL.to_owned(), "running".to_owned())].into();

@@ -9,6 +9,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -43,6 +44,10 @@ use ttrpc::asynchronous::{Server, TtrpcContext};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Debian's shim, written in Go.
 pub(crate) const DEBIAN: &str = "/usr/bin/containerd-shim-runc-v2";
+/// Where shims let runc keep its state, in a folder for each namespace.
+const RUNC_ROOT: &str = "/run/containerd/runc";
+/// The containers that tests make.
+const CONTAINERS: [&str; 3] = ["a", "b", "c"];
 
 /// Our own shim, once it is built beside the tests.
 pub(crate) fn ours() -> PathBuf {
@@ -200,7 +205,7 @@ impl World {
         for sub in ["proc", "dev", "sys", "tmp"] {
             fs::create_dir(folder.path().join("image").join(sub)).unwrap();
         }
-        fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        install(Path::new("/bin/busybox"), &bin.join("busybox"));
         for name in ["sh", "sleep", "true", "false", "cat", "kill"] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }
@@ -265,9 +270,10 @@ impl World {
 
     /// Writes a shim that is a shell script.
     pub(crate) fn script_shim(&self, script: &str) -> String {
+        let draft = self.folder.path().join("draft");
+        fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
         let path = self.folder.path().join("containerd-shim-script-v1");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        install(&draft, &path);
         path.to_str().unwrap().into()
     }
 
@@ -325,23 +331,30 @@ impl World {
         let left: Vec<_> =
             mounts.lines().filter(|line| line.contains(root.to_str().unwrap())).collect();
         assert_eq!(left, Vec::<&str>::new(), "a mount is left");
-        for container in ["a", "b", "c"] {
-            let grpc = root.join("d.sock").join(&self.namespace).join(container);
-            let digest = Sha256::digest(grpc.as_os_str().as_encoded_bytes());
-            let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            assert!(!Path::new("/run/containerd/s").join(name).exists(), "a socket is left");
+        assert_eq!(names_in(&self.runc_root()), Vec::<String>::new(), "runc has something left");
+        for container in CONTAINERS {
+            assert!(!self.socket(container).exists(), "a socket is left");
             let cgroup = format!("/sys/fs/cgroup/memory{}", self.cgroup(container));
             assert!(!Path::new(&cgroup).exists(), "a cgroup is left");
         }
     }
 }
 
-/// A test that failed leaves its containers; they go without any manners.
-impl Drop for World {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
+impl World {
+    fn runc_root(&self) -> PathBuf {
+        Path::new(RUNC_ROOT).join(&self.namespace)
+    }
+
+    /// Where the shim of a container listens by custom.
+    fn socket(&self, container: &str) -> PathBuf {
+        let grpc = self.folder.path().join("d.sock").join(&self.namespace).join(container);
+        let digest = Sha256::digest(grpc.as_os_str().as_encoded_bytes());
+        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Path::new("/run/containerd/s").join(name)
+    }
+
+    /// Ends all containers of a test that has failed, without any manners.
+    fn end_by_force(&self) {
         let prefix = format!("{}-", self.namespace);
         let ours = |name: &String| name.starts_with(&prefix);
         let end = |pid| {
@@ -361,7 +374,29 @@ impl Drop for World {
         for target in targets.filter(|target| Path::new(target).starts_with(self.folder.path())) {
             let _ = umount2(target, MntFlags::MNT_DETACH);
         }
+        for container in CONTAINERS {
+            let _ = fs::remove_file(self.socket(container));
+        }
     }
+}
+
+/// A test leaves nothing to the next, also when it has failed.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.end_by_force();
+        }
+        // Shims never remove it.
+        let _ = fs::remove_dir_all(self.runc_root());
+    }
+}
+
+/// Copies a program, by a process of its own: had this one a descriptor to
+/// write to the copy, a child that another test forks just then would have it
+/// too, and what is open for writing cannot be executed.
+fn install(from: &Path, to: &Path) {
+    let status = Command::new("install").arg("-m755").args([from, to]).status().unwrap();
+    assert!(status.success(), "install {}: {status}", to.display());
 }
 
 /// Pids of the processes that `wanted` picks by command line and root folder.

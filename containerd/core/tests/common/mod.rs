@@ -7,7 +7,8 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -47,6 +48,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Debian's shim, written in Go.
 const SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
+
+/// Where shims let runc keep its state, in a folder for each namespace.
+const RUNC_ROOT: &str = "/run/containerd/runc";
 
 /// Can containers be run here? Says so if not.
 pub(crate) fn skip() -> bool {
@@ -105,7 +109,7 @@ impl World {
         for sub in ["proc", "dev", "sys", "tmp"] {
             fs::create_dir(image.join(sub)).unwrap();
         }
-        fs::copy("/bin/busybox", image.join("bin/busybox")).unwrap();
+        install(Path::new("/bin/busybox"), &image.join("bin/busybox"));
         for name in ["sh", "sleep", "cat"] {
             symlink("busybox", image.join("bin").join(name)).unwrap();
         }
@@ -221,9 +225,9 @@ impl World {
     pub(crate) fn ends_empty(self) {
         for kind in ["state", "root"] {
             let folder = self.path().join(kind).join(&self.namespace);
-            let left: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
-            assert!(left.is_empty(), "bundles are left: {left:?}");
+            assert_eq!(paths_in(&folder), [] as [PathBuf; 0], "a bundle is left");
         }
+        assert_eq!(paths_in(&self.runc_root()), [] as [PathBuf; 0], "runc has something left");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.path().to_str().unwrap()), "a mount is left");
         assert_eq!(self.shims(), [], "a shim is left");
@@ -242,27 +246,60 @@ impl World {
     }
 }
 
-/// A test that failed leaves no processes and no mounts to the next.
-impl Drop for World {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
+impl World {
+    fn runc_root(&self) -> PathBuf {
+        Path::new(RUNC_ROOT).join(&self.namespace)
+    }
+
+    /// Ends all containers of a test that has failed, without any manners.
+    fn end_by_force(&self) {
+        let kill = |pid| {
+            let _ = kill(pid, Signal::SIGKILL);
+        };
         for shim in self.shims() {
             let children = fs::read_to_string(format!("/proc/{shim}/task/{shim}/children"));
             let children = children.unwrap_or_default();
+            // First, so that no init is taken over by another parent.
+            kill(shim);
             let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-            for pid in children.map(Pid::from_raw).chain([shim]) {
-                let _ = kill(pid, Signal::SIGKILL);
+            children.map(Pid::from_raw).for_each(kill);
+        }
+        for bundle in paths_in(&self.path().join("state").join(&self.namespace)) {
+            let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
+            if let Some(socket) = address.trim().strip_prefix("unix://") {
+                let _ = fs::remove_file(socket);
+            }
+            let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
+        }
+        let prefix = format!("t-{}-", self.namespace);
+        let ours = |cgroup: &PathBuf| {
+            cgroup.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+        };
+        for hierarchy in paths_in("/sys/fs/cgroup".as_ref()) {
+            for cgroup in paths_in(&hierarchy).iter().filter(|cgroup| ours(cgroup)) {
+                // Busy until the last process is reaped, which takes a moment.
+                for _ in 0..100 {
+                    if fs::remove_dir(cgroup).is_ok() {
+                        break;
+                    }
+                    let pids = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+                    let pids = pids.lines().filter_map(|pid| pid.parse().ok());
+                    pids.map(Pid::from_raw).for_each(kill);
+                    std::thread::sleep(Duration::from_millis(10));
+                }
             }
         }
-        for entry in fs::read_dir(self.path().join("state").join(&self.namespace))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = umount2(&entry.path().join("rootfs"), MntFlags::MNT_DETACH);
+    }
+}
+
+/// A test leaves nothing to the next, also when it has failed.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.end_by_force();
         }
+        // Shims never remove it.
+        let _ = fs::remove_dir_all(self.runc_root());
     }
 }
 
@@ -297,6 +334,18 @@ pub(crate) async fn until(subscription: &mut Subscription, topic: &str) -> Vec<A
 
 pub(crate) fn topics(events: &[Arc<Envelope>]) -> Vec<&str> {
     events.iter().map(|event| event.topic.as_str()).collect()
+}
+
+/// Copies a program, by a process of its own: had this one a descriptor to
+/// write to the copy, a child that another test forks just then would have it
+/// too, and what is open for writing cannot be executed.
+pub(crate) fn install(from: &Path, to: &Path) {
+    let status = Command::new("install").arg("-m755").args([from, to]).status().unwrap();
+    assert!(status.success(), "install {}: {status}", to.display());
+}
+
+fn paths_in(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 pub(crate) fn process(script: &str) -> serde_json::Value {
