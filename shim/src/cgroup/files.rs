@@ -79,7 +79,7 @@ pub(super) struct Rdma {
 }
 
 impl Rdma {
-    pub(super) fn parse(line: &str) -> Option<Self> {
+    fn parse(line: &str) -> Option<Self> {
         // "max" is the largest there is, in the message's width.
         let value = |name| Some(u32::try_from(parse(pair(line, name)?)).unwrap_or(u32::MAX));
         Some(Self {
@@ -88,4 +88,9 @@ impl Rdma {
             objects: value("hca_object")?,
         })
     }
+}
+
+/// The lines of `rdma.current` or `rdma.max` as a message has them.
+pub(super) fn rdma_entries<E: From<Rdma>>(group: &Path, name: &str) -> io::Result<Vec<E>> {
+    Ok(text(group, name)?.lines().filter_map(Rdma::parse).map(E::from).collect())
 }

@@ -10,7 +10,7 @@ use shim_protocol::proto::cgroups_v1::{
 
 use super::{
     Cgroup,
-    files::{Flat, Rdma, device, number, page_sizes, parse, text},
+    files::{Flat, Rdma, device, number, page_sizes, parse, rdma_entries, text},
     v2,
 };
 
@@ -212,22 +212,17 @@ pub(super) fn device_name(partitions: &str, major: u64, minor: u64) -> String {
 }
 
 fn rdma(group: &Path) -> io::Result<RdmaStat> {
-    let entries = |name: &str| {
-        let convert = |rdma: Rdma| RdmaEntry {
-            device: rdma.device,
-            hca_handles: rdma.handles,
-            hca_objects: rdma.objects,
-            ..Default::default()
-        };
-        Ok::<_, io::Error>(
-            text(group, name)?.lines().filter_map(Rdma::parse).map(convert).collect(),
-        )
-    };
     Ok(RdmaStat {
-        current: entries("rdma.current")?,
-        limit: entries("rdma.max")?,
+        current: rdma_entries(group, "rdma.current")?,
+        limit: rdma_entries(group, "rdma.max")?,
         ..Default::default()
     })
+}
+
+impl From<Rdma> for RdmaEntry {
+    fn from(Rdma { device, handles, objects }: Rdma) -> Self {
+        Self { device, hca_handles: handles, hca_objects: objects, ..Default::default() }
+    }
 }
 
 fn hugetlb(group: &Path) -> io::Result<Vec<HugetlbStat>> {

@@ -8,7 +8,7 @@ use shim_protocol::proto::cgroups_v2::{
     PidsStat, RdmaEntry, RdmaStat,
 };
 
-use super::files::{Flat, Rdma, device, number, page_sizes, pair, parse, text};
+use super::files::{Flat, Rdma, device, number, page_sizes, pair, parse, rdma_entries, text};
 
 pub(super) fn metrics(group: &Path) -> io::Result<Metrics> {
     Ok(Metrics {
@@ -132,22 +132,17 @@ fn io_stat(group: &Path) -> io::Result<IOStat> {
 }
 
 fn rdma(group: &Path) -> io::Result<RdmaStat> {
-    let entries = |name: &str| {
-        let convert = |rdma: Rdma| RdmaEntry {
-            device: rdma.device,
-            hca_handles: rdma.handles,
-            hca_objects: rdma.objects,
-            ..Default::default()
-        };
-        Ok::<_, io::Error>(
-            text(group, name)?.lines().filter_map(Rdma::parse).map(convert).collect(),
-        )
-    };
     Ok(RdmaStat {
-        current: entries("rdma.current")?,
-        limit: entries("rdma.max")?,
+        current: rdma_entries(group, "rdma.current")?,
+        limit: rdma_entries(group, "rdma.max")?,
         ..Default::default()
     })
+}
+
+impl From<Rdma> for RdmaEntry {
+    fn from(Rdma { device, handles, objects }: Rdma) -> Self {
+        Self { device, hca_handles: handles, hca_objects: objects, ..Default::default() }
+    }
 }
 
 pub(super) fn hugetlb(group: &Path) -> io::Result<Vec<HugeTlbStat>> {

@@ -10,11 +10,11 @@ use shim_protocol::{Error, Id, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, ExecSpec,
+    Context, Create, ExecSpec,
     lifecycle::{Announcement, Lifecycle},
 };
 use crate::{
-    bundle::Bundle,
+    bundle::{Bundle, Spec},
     cgroup::Cgroup,
     io::{Owner, ProcessIo, Stdio},
     options::RuntimeOptions,
@@ -48,40 +48,30 @@ pub struct Container {
     streams: Mutex<BTreeMap<Option<Id>, Arc<ProcessIo>>>,
 }
 
-/// What [`Container::new`] takes.
-pub(super) struct Parts {
-    pub(super) id: Id,
-    pub(super) bundle: Bundle,
-    pub(super) options: RuntimeOptions,
-    pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) context: Arc<Context>,
-    pub(super) stdio: Stdio,
-    pub(super) rootfs: Option<PathBuf>,
-    pub(super) own_pid_namespace: bool,
-    pub(super) restore: Option<PathBuf>,
-}
-
 impl Container {
-    /// Puts a container together; `init` is its pid and streams, unless it is
-    /// to be restored later.
-    pub(super) fn new(parts: Parts, init: Option<(u32, ProcessIo)>) -> Self {
-        let pid = init.as_ref().map(|(pid, _)| *pid);
-        let streams = init.map(|(_, io)| (None, Arc::new(io)));
+    /// A container without init. What `rootfs` names is mounted already.
+    pub(super) fn new(
+        context: Arc<Context>,
+        request: &Create,
+        spec: &Spec,
+        rootfs: Option<PathBuf>,
+    ) -> Self {
+        let bundle = Bundle::new(&request.bundle);
         Self {
-            id: parts.id,
-            bundle: parts.bundle,
-            options: parts.options,
-            runtime: parts.runtime,
-            context: parts.context,
-            stdio: parts.stdio,
-            rootfs: parts.rootfs,
-            own_pid_namespace: parts.own_pid_namespace,
-            restore: parts.restore,
+            id: request.id.clone(),
+            options: request.options.clone(),
+            runtime: (context.runtimes)(&bundle, &request.options),
+            bundle,
+            context,
+            stdio: request.stdio.clone(),
+            rootfs,
+            own_pid_namespace: spec.has_own_pid_namespace(),
+            restore: request.restore.clone(),
             cgroup: Mutex::default(),
             unwatch: CancellationToken::new(),
-            life: Mutex::new(Lifecycle::new(pid)),
+            life: Mutex::new(Lifecycle::new(None)),
             execs: Mutex::default(),
-            streams: Mutex::new(streams.into_iter().collect()),
+            streams: Mutex::default(),
         }
     }
 
@@ -120,22 +110,20 @@ impl Container {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the streams of a process of this container.
+    /// Opens the streams of a process; `id` is its exec's or the container's.
     pub(super) async fn open_streams(
-        context: &Context,
-        bundle: &Bundle,
-        options: &RuntimeOptions,
+        &self,
         id: &Id,
         stdio: &Stdio,
     ) -> Result<(ProcessIo, ChildStdio)> {
         let owner = Owner {
-            namespace: &context.namespace,
+            namespace: &self.context.namespace,
             id,
-            dir: bundle.path(),
-            uid: options.io_uid,
-            gid: options.io_gid,
+            dir: self.bundle.path(),
+            uid: self.options.io_uid,
+            gid: self.options.io_gid,
         };
-        ProcessIo::open(stdio, &owner, &context.reaper).await
+        ProcessIo::open(stdio, &owner, &self.context.reaper).await
     }
 
     /// The streams of a process that was started.

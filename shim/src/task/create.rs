@@ -5,15 +5,14 @@ use std::{path::PathBuf, sync::Arc};
 use shim_protocol::{Id, Result};
 use tracing::warn;
 
-use super::{Container, Context, blocking, container::Parts};
+use super::{Container, Context, blocking, lifecycle::Lifecycle};
 use crate::{
     bundle::Bundle,
     cgroup::Cgroup,
-    io::{ProcessIo, Stdio},
+    io::Stdio,
     mount::{self, Mount},
     options::RuntimeOptions,
-    reaper::ExitFuture,
-    runtime,
+    runtime::{self, Started},
 };
 
 /// A container to be created.
@@ -46,38 +45,39 @@ impl Container {
         let spec = bundle.spec()?;
         bundle.write_options(&request.options)?;
         let rootfs = mount_rootfs(&bundle, &request.rootfs).await?;
-        let parts = Parts {
-            runtime: (context.runtimes)(&bundle, &request.options),
-            id: request.id.clone(),
-            bundle,
-            options: request.options.clone(),
-            context,
-            stdio: request.stdio.clone(),
-            rootfs: rootfs.clone(),
-            own_pid_namespace: spec.has_own_pid_namespace(),
-            restore: request.restore.clone(),
-        };
-        let init = match &parts.restore {
+        let container = Arc::new(Self::new(context, &request, &spec, rootfs));
+        let init = match &container.restore {
             Some(_) => None,
-            None => match make_init(&parts).await {
+            None => match container.make_init().await {
                 Ok(init) => Some(init),
                 Err(error) => {
-                    unmount_rootfs(rootfs).await.unwrap_or_else(|e| warn!("{}", e.report()));
+                    let undone = unmount_rootfs(container.rootfs.clone()).await;
+                    undone.unwrap_or_else(|e| warn!("{}", e.report()));
                     return Err(error);
                 }
             },
         };
-        let (init, exit) = match init {
-            Some((pid, io, exit)) => (Some((pid, io)), Some((pid, exit))),
-            None => (None, None),
-        };
-        let container = Arc::new(Self::new(parts, init));
         container.publish_create(&request);
-        if let Some((pid, exit)) = exit {
+        if let Some(Started { pid, exit }) = init {
             container.found_init(pid);
             container.supervise(None, pid, exit);
         }
         Ok(container)
+    }
+
+    /// Opens init's streams and lets the OCI runtime make it.
+    async fn make_init(&self) -> Result<Started> {
+        let (io, stdio) = self.open_streams(&self.id, &self.stdio).await?;
+        let request = runtime::Create {
+            bundle: self.bundle.path(),
+            stdio,
+            no_pivot_root: self.options.no_pivot_root,
+            no_new_keyring: self.options.no_new_keyring,
+        };
+        let created = self.runtime.create(&self.id, request).await;
+        let init = self.attach(None, io, created).await?;
+        *self.life() = Lifecycle::new(Some(init.pid));
+        Ok(init)
     }
 
     /// To be called once init exists: finds its cgroup, and watches it for
@@ -102,31 +102,6 @@ impl Container {
             container.unwatch.run_until_cancelled(watch).await;
         });
     }
-}
-
-/// Opens init's streams and lets the OCI runtime make it.
-async fn make_init(parts: &Parts) -> Result<(u32, ProcessIo, ExitFuture)> {
-    let Parts { context, bundle, options, id, stdio, runtime, .. } = parts;
-    let (io, child) = Container::open_streams(context, bundle, options, id, stdio).await?;
-    let request = runtime::Create {
-        bundle: bundle.path(),
-        stdio: child,
-        no_pivot_root: options.no_pivot_root,
-        no_new_keyring: options.no_new_keyring,
-    };
-    let started = match runtime.create(id, request).await {
-        Ok(started) => started,
-        Err(error) => {
-            io.close().await;
-            return Err(error);
-        }
-    };
-    if let Err(error) = io.attach_console().await {
-        runtime.delete(id, true).await.unwrap_or_else(|e| warn!("{}", e.report()));
-        io.close().await;
-        return Err(error);
-    }
-    Ok((started.pid, io, started.exit))
 }
 
 async fn mount_rootfs(bundle: &Bundle, mounts: &[Mount]) -> Result<Option<PathBuf>> {

@@ -10,9 +10,9 @@ use tracing::{error, warn};
 
 use super::{Container, Exit, lifecycle::Lifecycle};
 use crate::{
-    io::{ProcessIo, Stdio},
+    io::ProcessIo,
     reaper::{ExitFuture, ProcessExit},
-    runtime::{ChildStdio, Exec, Restore, Started},
+    runtime::{Exec, Restore, Started},
     sys::process,
 };
 
@@ -60,7 +60,7 @@ impl Container {
 
     async fn start_exec(&self, id: &Id) -> Result<Started> {
         let spec = self.exec_spec(id)?;
-        let (io, stdio) = self.open(id, &spec.stdio).await?;
+        let (io, stdio) = self.open_streams(id, &spec.stdio).await?;
         let pid_file = self.bundle.exec_pid_file(id);
         let request = Exec { pid_file: &pid_file, process: &spec.process, stdio };
         let started = self.runtime.exec(&self.id, request).await;
@@ -68,7 +68,7 @@ impl Container {
     }
 
     async fn start_restored(self: &Arc<Self>, restore: &Path) -> Result<Started> {
-        let (io, stdio) = self.open(&self.id, &self.stdio).await?;
+        let (io, stdio) = self.open_streams(&self.id, &self.stdio).await?;
         let work_path = self.criu_work_path();
         let request = Restore {
             bundle: self.bundle.path(),
@@ -83,12 +83,8 @@ impl Container {
         Ok(started)
     }
 
-    async fn open(&self, id: &Id, stdio: &Stdio) -> Result<(ProcessIo, ChildStdio)> {
-        Self::open_streams(&self.context, &self.bundle, &self.options, id, stdio).await
-    }
-
-    /// Takes the terminal of a process that was started, or ends both.
-    async fn attach(
+    /// Takes the terminal of a process that was made, or ends both.
+    pub(super) async fn attach(
         &self,
         exec: Option<&Id>,
         io: ProcessIo,

@@ -211,6 +211,15 @@ impl Shim {
         self.tasks.delete(context(), &request).await.unwrap();
     }
 
+    /// From its creation to the end of the shim, which may wait for its daemon.
+    pub(super) async fn whole_life(&self, bench: &Bench, id: &str) {
+        self.create(bench, id).await;
+        assert_eq!(self.end(id, 15).await, 143);
+        self.delete(id).await;
+        self.shutdown().await;
+        eventually("removal of the socket", || !self.socket.exists()).await;
+    }
+
     pub(super) async fn shutdown(&self) {
         self.tasks.shutdown(context(), &ShutdownRequest::new()).await.unwrap();
     }

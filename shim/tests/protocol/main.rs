@@ -112,11 +112,7 @@ async fn events_wait_for_the_daemon_even_after_the_end() {
     let bench = Bench::new();
     let bundle = bench.bundle("a", None);
     let shim = bench.shim("a").await;
-    shim.create(&bench, "a").await;
-    assert_eq!(shim.end("a", 15).await, 143);
-    shim.delete("a").await;
-    shim.shutdown().await;
-    eventually("removal of the socket", || !shim.socket.exists()).await;
+    shim.whole_life(&bench, "a").await;
     fs::remove_dir_all(bundle).unwrap();
     assert!(shim.is_alive());
     let (recorder, _server) = Recorder::listen(&bench.events()).await;
@@ -155,11 +151,7 @@ async fn a_shim_ends_when_its_daemon_cannot_come_back() {
     let bench = Bench::new();
     let bundle = bench.bundle("a", None);
     let shim = bench.shim("a").await;
-    shim.create(&bench, "a").await;
-    assert_eq!(shim.end("a", 15).await, 143);
-    shim.delete("a").await;
-    shim.shutdown().await;
-    eventually("removal of the socket", || !shim.socket.exists()).await;
+    shim.whole_life(&bench, "a").await;
     assert!(shim.is_alive());
     fs::remove_dir_all(bundle).unwrap();
     fs::remove_dir(bench.events().parent().unwrap()).unwrap();
