@@ -22,7 +22,7 @@ use std::{
     time::SystemTime,
 };
 
-use nix::sys::prctl;
+use nix::sys::{prctl, signal::Signal};
 use shim_protocol::{Context, Error, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -30,7 +30,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::sys::wait;
+use crate::sys::{process, wait};
 
 /// Exits kept for whoever asks next. A container that sheds more orphans than
 /// this while one of its processes is being started loses the oldest.
@@ -71,6 +71,13 @@ pub struct Child {
     pub stdout: Option<OwnedFd>,
     /// Its end.
     pub exit: ExitFuture,
+}
+
+/// A child that nobody needs any more once this is dropped: it is killed then.
+#[derive(Debug)]
+pub(crate) struct KillOnDrop {
+    pid: u32,
+    exit: ExitFuture,
 }
 
 /// While one exists, the exits of unknown children are kept.
@@ -150,6 +157,34 @@ impl Expectation {
     }
 }
 
+impl KillOnDrop {
+    pub(crate) fn new(pid: u32, exit: ExitFuture) -> Self {
+        Self { pid, exit }
+    }
+
+    /// Its end; not to be asked for again once it was told.
+    pub(crate) async fn ended(&mut self) -> ProcessExit {
+        (&mut self.exit).await
+    }
+
+    /// Sends it a signal, unless it has ended.
+    pub(crate) fn signal(&self, signal: Signal) {
+        // Until it is reaped, its pid is not used again.
+        if self.exit.is_over() {
+            return;
+        }
+        if let Err(error) = process::kill(self.pid, signal as u32) {
+            tracing::debug!(pid = self.pid, %error, "signal a child");
+        }
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
 impl Drop for Expectation {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
@@ -161,10 +196,9 @@ impl Drop for Expectation {
 }
 
 impl ExitFuture {
-    /// True once the process was reaped, or nobody waits for it any more. Takes
-    /// the result away: to be asked by who does not await it.
-    pub(crate) fn is_over(&mut self) -> bool {
-        !matches!(self.0.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    /// True once the process was reaped.
+    fn is_over(&self) -> bool {
+        !self.0.is_empty() || self.0.is_terminated()
     }
 }
 
@@ -245,10 +279,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 mod tests {
     use std::{io::Read, process::Stdio};
 
-    use nix::{
-        sys::signal::{Signal, kill},
-        unistd::Pid,
-    };
+    use nix::{sys::signal::kill, unistd::Pid};
     use shim_protocol::ErrorKind;
 
     use super::*;
@@ -326,6 +357,29 @@ mod tests {
             }
             assert_eq!(reaper.watch(pid).unwrap_err().kind(), ErrorKind::NotFound);
             assert!(lock(&reaper.state).watchers.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_child_that_nobody_needs_is_killed() {
+        run(async |reaper| {
+            let mut child = reaper.spawn(&mut sh("exec sleep 1000")).unwrap();
+            let bound = KillOnDrop::new(child.pid, child.exit);
+            bound.signal(Signal::SIGTERM);
+            while !bound.exit.is_over() {
+                tokio::task::yield_now().await;
+            }
+            // It is not taken away by asking, and nobody is killed for it.
+            let mut bound = bound;
+            bound.signal(Signal::SIGKILL);
+            assert_eq!(bound.ended().await.status, 143);
+            drop(bound);
+
+            child = reaper.spawn(&mut sh("exec sleep 1000")).unwrap();
+            drop(KillOnDrop::new(child.pid, child.exit));
+            while wait::is_child(child.pid) {
+                tokio::task::yield_now().await;
+            }
         });
     }
 

@@ -4,16 +4,13 @@
 
 use std::{os::fd::OwnedFd, process::Command, time::Duration};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::{io::AsyncReadExt, net::unix::pipe, time::timeout};
 
 use super::{Owner, target::LoggerSpec};
 use crate::{
-    reaper::{ExitFuture, Reaper},
+    reaper::{KillOnDrop, Reaper},
     sys::command,
 };
 
@@ -25,10 +22,7 @@ const END_DEADLINE: Duration = Duration::from_secs(2);
 const TERM_DEADLINE: Duration = Duration::from_secs(12);
 
 /// A running logging program; dropping it kills it.
-pub(super) struct Logger {
-    pid: Pid,
-    exit: Option<ExitFuture>,
-}
+pub(super) struct Logger(KillOnDrop);
 
 impl Logger {
     /// Starts it and waits until it is ready.
@@ -58,12 +52,12 @@ impl Logger {
         let child = reaper.spawn(&mut command)?;
         // Ours would keep the pipes open.
         drop(command);
-        let logger = Self { pid: Pid::from_raw(child.pid.cast_signed()), exit: Some(child.exit) };
-        logger.ready(spec, ready.into()).await?;
+        let logger = Self(KillOnDrop::new(child.pid, child.exit));
+        Self::ready(spec, ready.into()).await?;
         Ok(logger)
     }
 
-    async fn ready(&self, spec: &LoggerSpec, pipe: OwnedFd) -> Result<()> {
+    async fn ready(spec: &LoggerSpec, pipe: OwnedFd) -> Result<()> {
         let program = spec.program.display();
         let mut pipe = pipe::Receiver::from_owned_fd(pipe).context("read", "ready pipe")?;
         let mut byte = [0];
@@ -80,33 +74,17 @@ impl Logger {
     }
 
     /// Waits for its end; the writing ends of its streams must be closed.
-    pub(super) async fn stop(mut self) {
-        let Some(mut exit) = self.exit.take() else { return };
-        if timeout(END_DEADLINE, &mut exit).await.is_ok() {
+    pub(super) async fn stop(self) {
+        let Self(mut child) = self;
+        if timeout(END_DEADLINE, child.ended()).await.is_ok() {
             return;
         }
-        self.signal(Signal::SIGTERM);
-        if timeout(TERM_DEADLINE, &mut exit).await.is_ok() {
+        child.signal(Signal::SIGTERM);
+        if timeout(TERM_DEADLINE, child.ended()).await.is_ok() {
             return;
         }
-        tracing::warn!(pid = self.pid.as_raw(), "logger does not end, killing it");
-        self.signal(Signal::SIGKILL);
-        exit.await;
-    }
-
-    fn signal(&self, signal: Signal) {
-        // ESRCH means that it has just ended, which is what we want.
-        if let Err(errno) = kill(self.pid, signal) {
-            tracing::debug!(pid = self.pid.as_raw(), %errno, "signal logger");
-        }
-    }
-}
-
-impl Drop for Logger {
-    fn drop(&mut self) {
-        // Until it is reaped, its pid is not used again.
-        if self.exit.as_mut().is_some_and(|exit| !exit.is_over()) {
-            self.signal(Signal::SIGKILL);
-        }
+        tracing::warn!("a logger does not end, killing it");
+        child.signal(Signal::SIGKILL);
+        child.ended().await;
     }
 }

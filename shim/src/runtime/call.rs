@@ -14,7 +14,10 @@ use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use super::{ChildStdio, log};
-use crate::{reaper::Reaper, sys::command};
+use crate::{
+    reaper::{KillOnDrop, Reaper},
+    sys::command,
+};
 
 /// The largest answer that is read, in bytes: a process list of a container
 /// with 100,000 processes fits.
@@ -138,6 +141,7 @@ impl Call {
     }
 
     /// Executes it and waits for its end; what it printed, if that is wanted.
+    /// Who stops waiting ends it.
     ///
     /// # Errors
     /// `Unknown` with the runtime's own message when it fails.
@@ -145,6 +149,7 @@ impl Call {
         let child = reaper.spawn(&mut self.command)?;
         // Holds the container's streams, which must have no writer but it.
         drop(self.command);
+        let mut process = KillOnDrop::new(child.pid, child.exit);
         let mut output = Vec::new();
         if let Some(stdout) = child.stdout {
             let reader = pipe::Receiver::from_owned_fd(stdout).context("read", "runtime output")?;
@@ -154,7 +159,7 @@ impl Call {
                 .await
                 .context("read", "runtime output")?;
         }
-        let status = child.exit.await.status;
+        let status = process.ended().await.status;
         if status == 0 {
             return Ok(output);
         }

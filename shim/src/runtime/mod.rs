@@ -152,6 +152,9 @@ pub struct ContainerState {
 /// container, with `FailedPrecondition` when the runtime itself is missing,
 /// and with `Unknown` and the runtime's own message when the runtime refuses
 /// for a reason it gives no class for.
+///
+/// No method has a deadline: hooks and checkpoints take what they take. Who
+/// drops the future of one ends the runtime's work on it.
 #[async_trait]
 pub trait Runtime: Send + Sync {
     /// Makes a container up to the point before the user's program runs.

@@ -4,9 +4,10 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use shim_protocol::{Error, Id, Result};
+use shim_protocol::{Error, ErrorKind, Id, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,6 +21,9 @@ use crate::{
     options::RuntimeOptions,
     runtime::{ChildStdio, Runtime},
 };
+
+/// How long a call of the OCI runtime may go on once init has ended.
+pub(super) const RUNTIME_GRACE: Duration = Duration::from_secs(10);
 
 /// A container and its processes.
 ///
@@ -41,6 +45,8 @@ pub struct Container {
     pub(super) restore: Option<PathBuf>,
     /// Known once init exists.
     pub(super) cgroup: Mutex<Option<Cgroup>>,
+    /// Init was reaped, whether that is announced or not.
+    pub(super) init_gone: CancellationToken,
     /// Ends the watch for out-of-memory kills.
     pub(super) unwatch: CancellationToken,
     life: Mutex<Lifecycle>,
@@ -68,10 +74,32 @@ impl Container {
             own_pid_namespace: spec.has_own_pid_namespace(),
             restore: request.restore.clone(),
             cgroup: Mutex::default(),
+            init_gone: CancellationToken::new(),
             unwatch: CancellationToken::new(),
             life: Mutex::new(Lifecycle::new(None)),
             execs: Mutex::default(),
             streams: Mutex::default(),
+        }
+    }
+
+    /// Waits for a call of the OCI runtime. Nothing can come of one that still
+    /// goes on a while after init's end, which may be kept back because of it:
+    /// it is given up then.
+    ///
+    /// # Errors
+    /// Those of the call; `DeadlineExceeded` when it was given up.
+    pub(super) async fn unless_gone<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let given_up = async {
+            self.init_gone.cancelled().await;
+            tokio::time::sleep(RUNTIME_GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            result = call => result,
+            () = given_up => Err(Error::new(
+                ErrorKind::DeadlineExceeded,
+                "init has ended, and the OCI runtime has not",
+            )),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shim_protocol::{Context as _, Error, ErrorKind, Id, Result, exits};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::{Container, Exit, create::unmount_rootfs, start::KILL_TIMEOUT, state::State};
@@ -11,6 +12,10 @@ use super::{Container, Exit, create::unmount_rootfs, start::KILL_TIMEOUT, state:
 /// Longer waits are for a reader that does not read, or for a process outside
 /// the container that holds the pipe.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the OCI runtime may take to remove a container. The deletion can be
+/// tried again, so this is less than a daemon waits for an answer.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Container {
     /// Removes an exec that has ended or never ran: its pid and exit.
@@ -59,18 +64,23 @@ impl Container {
     }
 
     async fn kill_created(&self) -> Result<()> {
-        match self.runtime.kill(&self.id, nix::libc::SIGKILL as u32, false).await {
-            Err(e) if !e.is_not_found() => return Err(e),
-            _ => {}
-        }
-        match tokio::time::timeout(KILL_TIMEOUT, self.wait(None)).await {
-            Ok(exit) => exit.map(drop),
-            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "init does not end")),
-        }
+        let ended = async {
+            match self.runtime.kill(&self.id, nix::libc::SIGKILL as u32, false).await {
+                Err(e) if !e.is_not_found() => Err(e),
+                _ => self.wait(None).await.map(drop),
+            }
+        };
+        timeout(KILL_TIMEOUT, ended)
+            .await
+            .map_err(|_| Error::new(ErrorKind::DeadlineExceeded, "init does not end"))?
     }
 
     async fn remove(&self) -> Result<()> {
-        match self.runtime.delete(&self.id, false).await {
+        let removed = timeout(REMOVE_TIMEOUT, self.runtime.delete(&self.id, false)).await;
+        let removed = removed.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::DeadlineExceeded, "the OCI runtime does not end"))
+        });
+        match removed {
             // A checkpoint that stops the container has removed it, and one
             // that was never restored is not there yet.
             Err(e) if !e.is_not_found() => return Err(e).context("delete container", &self.id),

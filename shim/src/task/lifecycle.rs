@@ -135,9 +135,10 @@ impl Lifecycle {
         Ok(Snapshot { state, pid: process.pid, exit: process.exit() })
     }
 
-    /// The ids of all execs with their pids.
-    pub fn execs(&self) -> impl Iterator<Item = (&Id, u32)> {
-        self.execs.iter().map(|(id, process)| (id, process.pid))
+    /// The execs that run, with their pids.
+    pub fn running_execs(&self) -> impl Iterator<Item = (&Id, u32)> {
+        let running = self.execs.iter().filter(|(_, p)| p.pid != 0 && p.reaped.is_none());
+        running.map(|(id, process)| (id, process.pid))
     }
 
     /// Tells of the announced exit of a process; closed when it is deleted.

@@ -51,9 +51,9 @@ impl Container {
     /// # Errors
     /// Those of the OCI runtime.
     pub async fn processes(&self) -> Result<Vec<(u32, Option<Id>)>> {
-        let pids = self.runtime.ps(&self.id).await?;
+        let pids = self.unless_gone(self.runtime.ps(&self.id)).await?;
         let life = self.life();
-        let exec_of = |pid| life.execs().find(|(_, p)| *p == pid).map(|(id, _)| id.clone());
+        let exec_of = |pid| life.running_execs().find(|(_, p)| *p == pid).map(|(id, _)| id.clone());
         Ok(pids.into_iter().map(|pid| (pid, exec_of(pid))).collect())
     }
 

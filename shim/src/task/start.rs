@@ -2,21 +2,23 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use nix::sys::signal::Signal;
 use shim_protocol::{
     Id, Result,
     exits::{self, ExitRecord},
 };
+use tokio::time::timeout;
 use tracing::{error, warn};
 
-use super::{Container, Exit, lifecycle::Lifecycle};
+use super::{Container, Exit, container::RUNTIME_GRACE, lifecycle::Lifecycle};
 use crate::{
     io::ProcessIo,
-    reaper::{ExitFuture, ProcessExit},
+    reaper::{ExitFuture, KillOnDrop, ProcessExit},
     runtime::{Exec, Restore, Started},
-    sys::process,
+    sys::{process, wait},
 };
 
-const SIGKILL: u32 = nix::libc::SIGKILL as u32;
+const SIGKILL: u32 = Signal::SIGKILL as u32;
 /// How long a process that was killed may take to be reaped.
 pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,17 +34,13 @@ impl Container {
         let started = match (exec, &self.restore) {
             (Some(id), _) => self.start_exec(id).await.map(Some),
             (None, Some(restore)) => self.start_restored(restore).await.map(Some),
-            (None, None) => self.runtime.start(&self.id).await.map(|()| None),
+            (None, None) => self.unless_gone(self.runtime.start(&self.id)).await.map(|()| None),
         };
-        match started {
+        let result = match started {
             // Restored or added just now.
             Ok(Some(Started { pid, exit })) => {
                 self.try_announce(|life| life.started(exec, pid))?;
                 self.supervise(exec, pid, exit);
-                if exec.is_some() && self.life().is_init_gone() {
-                    // It may have come too late to be ended with the others.
-                    self.end_leftovers(false).await;
-                }
                 Ok(pid)
             }
             // Created before, and supervised since.
@@ -55,7 +53,12 @@ impl Container {
                 self.try_announce(|life| life.start_failed(exec))?;
                 Err(error)
             }
+        };
+        if exec.is_some() && self.life().is_init_gone() {
+            // What was made may have come too late to be ended with the others.
+            self.end_leftovers(false).await;
         }
+        result
     }
 
     async fn start_exec(&self, id: &Id) -> Result<Started> {
@@ -63,7 +66,7 @@ impl Container {
         let (io, stdio) = self.open_streams(id, &spec.stdio).await?;
         let pid_file = self.bundle.exec_pid_file(id);
         let request = Exec { pid_file: &pid_file, process: &spec.process, stdio };
-        let started = self.runtime.exec(&self.id, request).await;
+        let started = self.unless_gone(self.runtime.exec(&self.id, request)).await;
         self.attach(Some(id), io, started).await
     }
 
@@ -107,20 +110,15 @@ impl Container {
     }
 
     /// Ends a process that nobody has heard of yet; with init goes the container.
-    async fn end(&self, exec: Option<&Id>, mut started: Started) {
+    async fn end(&self, exec: Option<&Id>, Started { pid, exit }: Started) {
         if exec.is_none() {
             let removed = self.runtime.delete(&self.id, true).await;
             return removed.unwrap_or_else(|e| warn!("{}", e.report()));
         }
-        // Once it is reaped, its pid may be somebody else's.
-        if started.exit.is_over() {
-            return;
-        }
-        if let Err(e) = process::kill(started.pid, SIGKILL) {
-            warn!("kill {} in {}: {e}", started.pid, self.id);
-        }
-        if tokio::time::timeout(KILL_TIMEOUT, started.exit).await.is_err() {
-            error!("process {} in {} does not end", started.pid, self.id);
+        let mut process = KillOnDrop::new(pid, exit);
+        process.signal(Signal::SIGKILL);
+        if timeout(KILL_TIMEOUT, process.ended()).await.is_err() {
+            error!("process {pid} in {} does not end", self.id);
         }
     }
 
@@ -151,6 +149,7 @@ impl Container {
                 life.init_ending(exit);
                 is_frozen(&life)
             };
+            self.init_gone.cancel();
             self.end_leftovers(frozen).await;
         }
         self.announce(|life| life.reaped(exec.as_ref(), exit));
@@ -162,13 +161,33 @@ impl Container {
         if self.own_pid_namespace && !frozen {
             return;
         }
-        if frozen && let Err(e) = self.runtime.resume(&self.id).await {
-            warn!("thaw what is left of {}: {}", self.id, e.report());
+        let thaw = async {
+            if frozen && let Err(e) = self.runtime.resume(&self.id).await {
+                warn!("thaw what is left of {}: {}", self.id, e.report());
+            }
+        };
+        if timeout(RUNTIME_GRACE, thaw).await.is_err() {
+            warn!("the OCI runtime does not thaw what is left of {}", self.id);
         }
-        match self.runtime.kill(&self.id, SIGKILL, true).await {
-            Ok(()) => {}
-            Err(e) if e.is_not_found() => {}
-            Err(e) => warn!("end what is left of {}: {}", self.id, e.report()),
+        match timeout(RUNTIME_GRACE, self.runtime.kill(&self.id, SIGKILL, true)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(e)) if e.is_not_found() => {}
+            Ok(Err(e)) => warn!("end what is left of {}: {}", self.id, e.report()),
+            Err(_) => warn!("the OCI runtime does not end what is left of {}", self.id),
+        }
+        self.kill_execs();
+    }
+
+    /// Ends the execs without the OCI runtime, as init's end is not announced
+    /// before theirs. What they have started is out of reach.
+    fn kill_execs(&self) {
+        for (id, pid) in self.life().running_execs() {
+            // It may have been reaped just now, and its end not noticed yet.
+            if wait::is_child(pid)
+                && let Err(e) = process::kill(pid, SIGKILL)
+            {
+                warn!("kill exec {id} in {}: {e}", self.id);
+            }
         }
     }
 }

@@ -39,7 +39,7 @@ impl Container {
         let target = self.life().snapshot(exec)?;
         target.state.may_kill()?;
         match exec {
-            None => self.runtime.kill(&self.id, signal, all).await,
+            None => self.unless_gone(self.runtime.kill(&self.id, signal, all)).await,
             // A zombie keeps its pid: what is still our child is no stranger.
             Some(_) if !wait::is_child(target.pid) => {
                 Err(Error::not_found("process already finished"))
@@ -62,7 +62,7 @@ impl Container {
     /// `FailedPrecondition` unless it runs.
     pub async fn pause(&self) -> Result<()> {
         self.life().step(State::begin_pause)?;
-        match self.runtime.pause(&self.id).await {
+        match self.unless_gone(self.runtime.pause(&self.id)).await {
             Ok(()) => self.try_announce(|life| life.paused()),
             Err(error) => {
                 // Refused when init ended meanwhile; the first error says more.
@@ -78,7 +78,7 @@ impl Container {
     /// `FailedPrecondition` unless it is frozen.
     pub async fn resume(&self) -> Result<()> {
         self.life().step(State::begin_resume)?;
-        match self.runtime.resume(&self.id).await {
+        match self.unless_gone(self.runtime.resume(&self.id)).await {
             Ok(()) => self.try_announce(|life| life.resumed()),
             Err(error) => {
                 let _ = self.life().step(State::resume_failed);
@@ -93,7 +93,7 @@ impl Container {
     /// `FailedPrecondition` unless there is an init; else the OCI runtime's.
     pub async fn update(&self, resources: &[u8]) -> Result<()> {
         self.life().snapshot(None)?.state.may_update()?;
-        self.runtime.update(&self.id, resources).await
+        self.unless_gone(self.runtime.update(&self.id, resources)).await
     }
 
     /// Writes the container's processes to disk.
@@ -109,6 +109,7 @@ impl Container {
             return Err(Error::invalid("a checkpoint needs a folder for its images"));
         }
         request.work_path.get_or_insert_with(|| self.criu_work_path());
+        // Not given up when init is gone: it may end init itself, and not be done yet.
         self.runtime.checkpoint(&self.id, &request).await?;
         self.publish_checkpoint(&request.image_path.to_string_lossy());
         Ok(())

@@ -9,6 +9,7 @@ use self::stub::{Bench, KILL, exec, id};
 use super::{Create, ExecSpec, state::State};
 use crate::{io::Stdio, sys::process, testing};
 
+mod hang;
 mod stub;
 
 #[test]

@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// In place: a copy written here could not be executed while a child that
 /// another test is about to start holds it open.
-const RUNTIME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/protocol/runtime.sh");
+const RUNTIME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/runtime.sh");
 
 /// Folders of one test, and the shims it leaves behind.
 pub(super) struct Bench {

@@ -14,12 +14,13 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    bundle,
     events::Outbox,
     io::Stdio,
     options::RuntimeOptions,
     reaper::Reaper,
     runtime::{self, Checkpoint, ContainerState, Exec, Restore, Runtime, Started},
-    sys::process,
+    sys::{process, wait},
     task::{Container, Context, Create, ExecSpec, Tasks},
     testing,
 };
@@ -31,6 +32,8 @@ pub(super) struct Stub {
     pub(super) calls: Mutex<Vec<&'static str>>,
     /// The verb that fails from now on.
     pub(super) broken: Mutex<Option<&'static str>>,
+    /// The verbs that never come to an end.
+    pub(super) hanging: Mutex<Vec<&'static str>>,
     /// Pids of execs, which a kill of all processes ends too.
     pub(super) execs: Mutex<Vec<u32>>,
     /// What the next exec waits for.
@@ -38,8 +41,12 @@ pub(super) struct Stub {
 }
 
 impl Stub {
-    pub(super) fn call(&self, verb: &'static str) -> Result<()> {
+    pub(super) async fn call(&self, verb: &'static str) -> Result<()> {
         self.calls.lock().unwrap().push(verb);
+        let hangs = self.hanging.lock().unwrap().contains(&verb);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         match *self.broken.lock().unwrap() {
             Some(broken) if broken == verb => Err(Error::new(ErrorKind::Unknown, "broken")),
             _ => Ok(()),
@@ -48,6 +55,10 @@ impl Stub {
 
     pub(super) fn break_verb(&self, verb: Option<&'static str>) {
         *self.broken.lock().unwrap() = verb;
+    }
+
+    pub(super) fn hang(&self, verbs: &[&'static str]) {
+        *self.hanging.lock().unwrap() = verbs.to_vec();
     }
 
     pub(super) fn calls(&self) -> Vec<&'static str> {
@@ -63,18 +74,18 @@ impl Stub {
 #[async_trait]
 impl Runtime for Stub {
     async fn create(&self, _: &Id, _: runtime::Create<'_>) -> Result<Started> {
-        self.call("create")?;
+        self.call("create").await?;
         let started = self.spawn("exec sleep 1000")?;
         *self.init.lock().unwrap() = Some(started.pid);
         Ok(started)
     }
 
     async fn start(&self, _: &Id) -> Result<()> {
-        self.call("start")
+        self.call("start").await
     }
 
     async fn exec(&self, _: &Id, request: Exec<'_>) -> Result<Started> {
-        self.call("exec")?;
+        self.call("exec").await?;
         let gate = self.gate.lock().unwrap().take();
         if let Some(gate) = gate {
             gate.await.unwrap();
@@ -86,7 +97,7 @@ impl Runtime for Stub {
     }
 
     async fn kill(&self, _: &Id, signal: u32, all: bool) -> Result<()> {
-        self.call("kill")?;
+        self.call("kill").await?;
         if all {
             for pid in self.execs.lock().unwrap().drain(..) {
                 process::kill(pid, signal).unwrap();
@@ -97,36 +108,36 @@ impl Runtime for Stub {
     }
 
     async fn delete(&self, _: &Id, force: bool) -> Result<()> {
-        self.call("delete")?;
+        self.call("delete").await?;
         let init = self.init.lock().unwrap().filter(|_| force);
         init.map_or(Ok(()), |pid| process::kill(pid, KILL).context("kill", pid))
     }
 
     async fn pause(&self, _: &Id) -> Result<()> {
-        self.call("pause")
+        self.call("pause").await
     }
 
     async fn resume(&self, _: &Id) -> Result<()> {
-        self.call("resume")
+        self.call("resume").await
     }
 
     async fn update(&self, _: &Id, _: &[u8]) -> Result<()> {
-        self.call("update")
+        self.call("update").await
     }
 
     async fn checkpoint(&self, _: &Id, _: &Checkpoint) -> Result<()> {
-        self.call("checkpoint")
+        self.call("checkpoint").await
     }
 
     async fn restore(&self, _: &Id, _: Restore<'_>) -> Result<Started> {
-        self.call("restore")?;
+        self.call("restore").await?;
         let started = self.spawn("exec sleep 1000")?;
         *self.init.lock().unwrap() = Some(started.pid);
         Ok(started)
     }
 
     async fn ps(&self, _: &Id) -> Result<Vec<u32>> {
-        self.call("ps")?;
+        self.call("ps").await?;
         Ok(self.init.lock().unwrap().into_iter().collect())
     }
 
@@ -159,21 +170,21 @@ impl Bench {
             init: Mutex::default(),
             calls: Mutex::default(),
             broken: Mutex::default(),
+            hanging: Mutex::default(),
             execs: Mutex::default(),
             gate: Mutex::default(),
         });
-        let runtime = Arc::clone(&stub);
-        let tasks = Arc::new(Tasks::new(Context {
-            namespace: id("ns"),
-            reaper,
-            outbox: Arc::clone(&outbox),
-            runtimes: Box::new(move |_, _| Arc::clone(&runtime) as Arc<dyn Runtime>),
-            background: TaskTracker::new(),
-        }));
+        let runtime = Arc::clone(&stub) as Arc<dyn Runtime>;
+        let tasks = tasks(&reaper, &outbox, runtime);
         let bundle = tempfile::tempdir().unwrap();
         let config = r#"{"linux":{"namespaces":[{"type":"pid"}]}}"#;
         fs::write(bundle.path().join("config.json"), config).unwrap();
         Self { tasks, stub, outbox, bundle }
+    }
+
+    /// Has containers made by another runtime than the stub.
+    pub(super) fn use_runtime(&mut self, runtime: Arc<dyn Runtime>) {
+        self.tasks = tasks(&self.stub.reaper, &self.outbox, runtime);
     }
 
     pub(super) fn request(&self) -> Create {
@@ -207,6 +218,26 @@ impl Bench {
         }
         events
     }
+}
+
+impl Drop for Bench {
+    /// Ends an init that a real runtime has made. Those of the stub end by themselves.
+    fn drop(&mut self) {
+        let init = bundle::Bundle::new(self.bundle.path()).init_pid().unwrap();
+        if let Some(pid) = init.filter(|pid| wait::is_child(*pid)) {
+            process::kill(pid, KILL).unwrap();
+        }
+    }
+}
+
+fn tasks(reaper: &Arc<Reaper>, outbox: &Arc<Outbox>, runtime: Arc<dyn Runtime>) -> Arc<Tasks> {
+    Arc::new(Tasks::new(Context {
+        namespace: id("ns"),
+        reaper: Arc::clone(reaper),
+        outbox: Arc::clone(outbox),
+        runtimes: Box::new(move |_, _| Arc::clone(&runtime)),
+        background: TaskTracker::new(),
+    }))
 }
 
 pub(super) fn exec(script: &str) -> ExecSpec {

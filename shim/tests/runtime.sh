@@ -1,5 +1,6 @@
 #!/bin/sh
-# An OCI runtime whose containers sleep. Its working folder is the bundle.
+# An OCI runtime whose containers sleep. Its working folder is the bundle, and a
+# file hang-<verb> there keeps that verb from coming to an end.
 set -eu
 
 # A pid may have been given to a stranger meanwhile.
@@ -15,6 +16,11 @@ while [ $# -gt 0 ]; do
 done
 verb=$1
 shift
+if [ -e "hang-$verb" ]; then
+    printf %s $$ >hanging~
+    mv hanging~ hanging
+    exec sleep 1000
+fi
 case $verb in
     create)
         while [ $# -gt 1 ]; do
@@ -25,7 +31,10 @@ case $verb in
         printf %s $! >"$file"
         ;;
     start) ;;
-    kill) kill -"$2" "$(cat init.pid)" ;;
+    kill)
+        [ "$1" != --all ] || shift
+        kill -"$2" "$(cat init.pid)"
+        ;;
     delete)
         if [ "$1" = --force ] && is_ours "$(cat init.pid)"; then
             kill -9 "$(cat init.pid)"
