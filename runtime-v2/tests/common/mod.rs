@@ -37,7 +37,10 @@ use shim_protocol::{
     },
 };
 use tempfile::TempDir;
-use tokio::sync::Notify;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::Notify,
+};
 use ttrpc::asynchronous::{Server, TtrpcContext};
 
 /// Longer than anything here takes, even on a busy machine.
@@ -355,6 +358,12 @@ impl World {
 
     /// Ends all containers of a test that has failed, without any manners.
     fn end_by_force(&self) {
+        // Or the manager cleans up behind the shims, and with that makes some
+        // folders again. In a runtime with one thread it does nothing now.
+        let runtime = Handle::current();
+        if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
+            tokio::task::block_in_place(|| runtime.block_on(self.manager.shutdown()));
+        }
         let prefix = format!("{}-", self.namespace);
         let ours = |name: &String| name.starts_with(&prefix);
         let end = |pid| {

@@ -41,6 +41,7 @@ use shim_protocol::{
     },
 };
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 
 /// Longer than anything here takes, even on a busy machine.
@@ -300,6 +301,17 @@ impl Drop for World {
         }
         // Shims never remove it.
         let _ = fs::remove_dir_all(self.runc_root());
+    }
+}
+
+/// A test that failed ends the daemon before its shims, or the daemon would
+/// clean up behind them, and with that make some folders again.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let shutdown = self.manager.shutdown();
+            tokio::task::block_in_place(|| Handle::current().block_on(shutdown));
+        }
     }
 }
 
