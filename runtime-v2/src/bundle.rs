@@ -16,18 +16,18 @@
 //! Go shims and daemons read and write the same files. All of this blocks.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Read},
+    fs::{self, DirBuilder},
+    io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, symlink},
+        fs::{DirBuilderExt, PermissionsExt, chown, symlink},
     },
     path::{Path, PathBuf},
 };
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde::Deserialize;
-use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 use tracing::warn;
 
 use crate::{ManagerConfig, address::Bootstrap, mounts};
@@ -43,8 +43,6 @@ const LOG: &str = "log";
 const INIT_PID: &str = "init.pid";
 /// Suffix of the files in which runc's shim keeps the pids of execs and init.
 const PID_SUFFIX: &str = ".pid";
-/// The most that is read of a note, in bytes.
-const NOTE_LIMIT: u64 = 64 * 1024;
 
 /// The folder of one task, whether it exists or not.
 #[derive(Clone, Debug)]
@@ -243,7 +241,7 @@ impl Bundle {
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
-        match read_note(&path) {
+        match note::read(&path) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context("read", path.display()),
@@ -336,17 +334,8 @@ fn folders(parent: &Path, what: &str, others: &mut usize) -> Result<Vec<Id>> {
     Ok(names)
 }
 
-/// Reads a small file. What lies in a bundle may be anything, so this neither
-/// waits for somebody to write into a FIFO nor reads without end.
-fn read_note(path: &Path) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let mut text = Vec::new();
-    file.take(NOTE_LIMIT).read_to_end(&mut text)?;
-    Ok(text)
-}
-
 fn read_pid(path: &Path) -> Option<u32> {
-    std::str::from_utf8(&read_note(path).ok()?).ok()?.trim().parse().ok()
+    std::str::from_utf8(&note::read(path).ok()?).ok()?.trim().parse().ok()
 }
 
 /// The group that is root's in the container; 0 without a user namespace.

@@ -19,7 +19,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Context, Error, ErrorKind, Id, Result};
+use crate::{Context, Error, ErrorKind, Id, Result, note};
 
 /// Folder of the records inside a bundle.
 pub const FOLDER: &str = "exits";
@@ -87,7 +87,7 @@ pub fn write(bundle: &Path, record: &ExitRecord) -> Result<()> {
 /// `DataLoss` when the file is not a record.
 pub fn read(bundle: &Path, exec_id: Option<&Id>) -> Result<Option<ExitRecord>> {
     let path = path(bundle, exec_id);
-    let text = match fs::read(&path) {
+    let text = match note::read(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e).context("read", path.display()),

@@ -1,16 +1,17 @@
 //! What a container daemon and its shims agree on: the messages and services
 //! on the shim's socket, topics of events, checked identifiers, kinds of
-//! errors with their ttrpc codes, and the exit records in a bundle.
+//! errors with their ttrpc codes, and notes and exit records in a bundle.
 //!
 //! Both `runtime-v2` (the daemon's side) and `shim` build on this crate. It
 //! knows nothing of gRPC, of images or of OCI runtimes, and does no I/O but
-//! that of [`exits`].
+//! that of [`exits`] and [`note`].
 
 pub mod any;
 pub mod error;
 pub mod event;
 pub mod exits;
 pub mod id;
+pub mod note;
 pub mod rpc;
 
 pub use error::{Context, Error, ErrorKind, Result};

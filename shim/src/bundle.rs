@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
 use crate::options::RuntimeOptions;
 
@@ -148,9 +148,18 @@ impl Bundle {
     /// # Errors
     /// `DataLoss` when the file holds something else.
     pub fn options(&self) -> Result<RuntimeOptions> {
-        if let Some(json) = self.read(OPTIONS)? {
-            return RuntimeOptions::try_from(json.as_slice()).context("read", OPTIONS);
+        match self.read(OPTIONS)? {
+            Some(json) => RuntimeOptions::try_from(json.as_slice()).context("read", OPTIONS),
+            None => self.older_options(),
         }
+    }
+
+    /// The little of the task's options that older shims kept: the OCI
+    /// runtime's name.
+    ///
+    /// # Errors
+    /// `DataLoss` when what should be a file is none.
+    pub fn older_options(&self) -> Result<RuntimeOptions> {
         let binary = self.read(RUNTIME)?.unwrap_or_default();
         let binary_name = String::from_utf8_lossy(&binary).into_owned();
         Ok(RuntimeOptions { binary_name, ..Default::default() })
@@ -199,7 +208,7 @@ impl Bundle {
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.0.join(name);
-        match fs::read(&path) {
+        match note::read(&path) {
             Ok(content) => Ok(Some(content)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context("read", path.display()),

@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Result<()> {
     let namespace = Id::new("namespace", &args.namespace)?;
     let id = Id::new("container id", &args.id)?;
     let bundle = super::bundle(&args)?;
-    let recorded = recorded_exit(&bundle);
+    let recorded = exits::read(bundle.path(), None);
     let removed = serve::block_on(remove(&bundle, &namespace, &id));
     // Each of these is worth doing even if the one before has failed.
     let unmounted = mount::unmount_all(&bundle.rootfs());
@@ -40,38 +40,42 @@ pub fn run(args: Args) -> Result<()> {
     unmounted.context("unmount the root of", &id)?;
     unbound?;
 
-    let response = recorded?.unwrap_or(DeleteResponse {
-        pid: bundle.init_pid()?.unwrap_or_default(),
-        exit_status: KILLED,
-        exited_at: Some(Timestamp::from(SystemTime::now())).into(),
+    let (pid, exit_status, at) = match intact(recorded)?.flatten() {
+        Some(record) => (record.pid, record.status, record.at),
+        None => {
+            let pid = intact(bundle.init_pid())?.flatten().unwrap_or_default();
+            (pid, KILLED, SystemTime::now())
+        }
+    };
+    let response = DeleteResponse {
+        pid,
+        exit_status,
+        exited_at: Some(Timestamp::from(at)).into(),
         ..Default::default()
-    });
+    };
     let bytes = response
         .write_to_bytes()
         .map_err(|e| Error::caused(ErrorKind::Internal, "encode DeleteResponse", e))?;
     io::stdout().write_all(&bytes).context("print", "DeleteResponse")
 }
 
-/// How init ended, if the shim lived to see it.
-fn recorded_exit(bundle: &Bundle) -> Result<Option<DeleteResponse>> {
-    let record = match exits::read(bundle.path(), None) {
-        // Not the end that was, but the container has to go all the same.
+/// What was noted in the bundle; `None`, and a word on it, if the note is
+/// garbage: the container has to go all the same.
+fn intact<T>(note: Result<T>) -> Result<Option<T>> {
+    match note {
         Err(e) if e.kind() == ErrorKind::DataLoss => {
             eprintln!("{}", e.report());
-            None
+            Ok(None)
         }
-        other => other?,
-    };
-    Ok(record.map(|record| DeleteResponse {
-        pid: record.pid,
-        exit_status: record.status,
-        exited_at: Some(Timestamp::from(record.at)).into(),
-        ..Default::default()
-    }))
+        note => note.map(Some),
+    }
 }
 
 async fn remove(bundle: &Bundle, namespace: &Id, id: &Id) -> Result<()> {
-    let options = bundle.options()?;
+    let options = match intact(bundle.options())? {
+        Some(options) => options,
+        None => intact(bundle.older_options())?.unwrap_or_default(),
+    };
     let config = serve::binary_config(bundle.path(), &options, namespace);
     let runtime = BinaryRuntime::new(config, Arc::clone(&Reaper::start()?));
     match runtime.delete(id, true).await {
@@ -83,7 +87,7 @@ async fn remove(bundle: &Bundle, namespace: &Id, id: &Id) -> Result<()> {
 /// Removes the dead shim's socket. That of a group may serve other containers
 /// still, or again.
 fn remove_socket(bundle: &Bundle) -> Result<()> {
-    let address = bundle.address()?;
+    let address = intact(bundle.address())?.flatten();
     match address.as_deref().and_then(socket::path_of) {
         Some(path) if !socket::is_served(path) => socket::remove(path),
         _ => Ok(()),

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use nix::{sys::signal, unistd::Pid};
 use protobuf::{Message, MessageField, well_known_types::empty::Empty};
 use shim_protocol::{
-    any,
+    any, note,
     proto::{
         bootstrap::{BootstrapParams, Extension},
         events_ttrpc::ForwardRequest,
@@ -146,8 +146,9 @@ impl Drop for Bench {
             std::thread::sleep(PAUSE);
         }
         for entry in fs::read_dir(self.dir.path()).unwrap() {
-            let address = fs::read_to_string(entry.unwrap().path().join("address"));
-            if let Some(socket) = address.iter().find_map(|text| text.strip_prefix("unix://")) {
+            let address = note::read(&entry.unwrap().path().join("address"));
+            let address = String::from_utf8(address.unwrap_or_default()).unwrap_or_default();
+            if let Some(socket) = address.strip_prefix("unix://") {
                 // Most tests have seen to it.
                 let _ = fs::remove_file(socket);
             }

@@ -9,9 +9,11 @@ mod harness;
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
+    path::Path,
     process::{Command, Stdio},
 };
 
+use nix::{sys::stat::Mode, unistd::mkfifo};
 use protobuf::{EnumOrUnknown, Message};
 use shim_protocol::proto::{
     task_types::Status,
@@ -167,6 +169,27 @@ async fn delete_cleans_up_where_nothing_was_made() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let response = DeleteResponse::parse_from_bytes(&output.stdout).unwrap();
     assert_eq!((response.pid, response.exit_status), (0, 137));
+}
+
+#[tokio::test]
+async fn delete_cleans_up_whatever_lies_in_the_bundle() {
+    let notes = ["options.json", "address", "exits/init", "init.pid"];
+    let write = |path: &Path| fs::write(path, [0xff, b'{']).unwrap();
+    let folder = |path: &Path| fs::create_dir(path).unwrap();
+    let fifo = |path: &Path| mkfifo(path, Mode::S_IRWXU).unwrap();
+    for make in [&write as &dyn Fn(&Path), &folder, &fifo] {
+        let bench = Bench::new();
+        let bundle = bench.bundle("a", None);
+        fs::create_dir(bundle.join("exits")).unwrap();
+        notes.iter().for_each(|note| make(&bundle.join(note)));
+        fs::write(bundle.join("runtime"), "/no/such/runtime").unwrap();
+        let output = bench.command("a", "delete").output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        assert!(errors.contains("options.json") && errors.contains("exits/init"), "{errors}");
+        let response = DeleteResponse::parse_from_bytes(&output.stdout).unwrap();
+        assert_eq!((response.pid, response.exit_status), (0, 137));
+    }
 }
 
 #[tokio::test]
