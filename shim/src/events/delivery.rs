@@ -38,8 +38,8 @@ pub trait Connection: Send + Sync {
     /// Hands over one event; success means that the daemon is now responsible.
     ///
     /// # Errors
-    /// `InvalidArgument` when the daemon will never take it, all else when
-    /// trying again may help.
+    /// `InvalidArgument` when the daemon will never take it, `Unimplemented`
+    /// when it takes no events at all, all else when trying again may help.
     async fn forward(&self, event: &ForwardRequest) -> Result<()>;
 }
 
@@ -49,6 +49,7 @@ pub async fn run(outbox: &Outbox, daemon: &impl Daemon) {
     let mut progress = outbox.progress();
     let mut connection = None;
     let mut pause = FIRST_PAUSE;
+    let mut refused = false;
     loop {
         let Progress { kicks, closed, .. } = *progress.borrow_and_update();
         let Some(event) = outbox.oldest() else {
@@ -64,11 +65,15 @@ pub async fn run(outbox: &Outbox, daemon: &impl Daemon) {
         match forward(daemon, &mut connection, &event).await {
             Ok(()) => {
                 outbox.taken();
-                pause = FIRST_PAUSE;
+                (pause, refused) = (FIRST_PAUSE, false);
             }
-            // It would be refused for ever, and all others wait behind it.
-            Err(e) if e.kind() == ErrorKind::InvalidArgument => {
-                error!("daemon refuses {} event: {}", event.envelope.topic, e.report());
+            // It would be refused for ever, and all others wait behind it. A daemon that
+            // takes no events at all knows the containers by asking; Go's shim drops
+            // events too.
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidArgument | ErrorKind::Unimplemented) => {
+                if !std::mem::replace(&mut refused, true) {
+                    error!("daemon refuses {} event: {}", event.envelope.topic, e.report());
+                }
                 outbox.taken();
             }
             Err(e) => {
@@ -120,7 +125,7 @@ mod tests {
         Broken,
         /// The daemon took it, but died before it could say so.
         TakenThenBroken,
-        Refused,
+        Refused(ErrorKind),
     }
     use Answer::*;
 
@@ -169,7 +174,7 @@ mod tests {
             }
             match answer {
                 Good => Ok(()),
-                Refused => Err(Error::invalid("no")),
+                Refused(kind) => Err(Error::new(kind, "no")),
                 _ => Err(Error::unavailable("gone")),
             }
         }
@@ -243,8 +248,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_event_does_not_stop_the_others() {
-        let stub = deliver(&outbox(0..3), &[], &[Good, Refused]).await;
-        assert_eq!(stub.0.lock().unwrap().taken, [0, 2]);
+        for kind in [ErrorKind::InvalidArgument, ErrorKind::Unimplemented] {
+            let stub = deliver(&outbox(0..3), &[], &[Good, Refused(kind)]).await;
+            let script = stub.0.lock().unwrap();
+            assert_eq!((script.taken.as_slice(), script.connected), (&[0, 2][..], 1));
+        }
     }
 
     #[tokio::test(start_paused = true)]

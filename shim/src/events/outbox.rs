@@ -15,7 +15,7 @@ use shim_protocol::{
 use tokio::sync::watch;
 
 /// Events in order of publication, each kept until the daemon has
-/// acknowledged it, however long that takes.
+/// acknowledged it, however long that takes, or has refused it for good.
 ///
 /// What is queued while the daemon is away is bounded by what the containers
 /// can do on their own: each process ends once, and out-of-memory events of a
@@ -31,7 +31,7 @@ pub struct Outbox {
 pub struct Progress {
     /// Events that were ever published.
     pub published: u64,
-    /// Of these, the events that the daemon has taken.
+    /// Of these, the events that the daemon has taken or refused for good.
     pub taken: u64,
     /// No more will be published.
     pub closed: bool,
@@ -113,7 +113,7 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).front().cloned()
     }
 
-    /// The daemon has taken the oldest event.
+    /// The daemon has taken the oldest event, or never will.
     pub(crate) fn taken(&self) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.pop_front().is_some() {
