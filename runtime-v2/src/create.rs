@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use shim_protocol::{
-    Result,
+    ErrorKind, Result,
     proto::task_v2::{CreateTaskRequest, CreateTaskResponse},
 };
 
@@ -50,7 +50,11 @@ async fn steps(
     bundle: &Bundle,
     undo: &mut Undo,
 ) -> Result<Arc<Task>> {
-    let binary = shared.launcher.find(&request.runtime)?;
+    let binary = shared.launcher.find(&request.runtime).map_err(|e| match e.is_not_found() {
+        // It must not look as if there were no such container.
+        true => e.with_kind(ErrorKind::FailedPrecondition),
+        false => e,
+    })?;
 
     let spec = std::mem::take(&mut request.spec);
     let (folder, program) = (bundle.clone(), binary.clone());

@@ -65,10 +65,10 @@ impl Manager {
     ///
     /// # Errors
     /// `AlreadyExists` for the id of a task that exists or is being made,
-    /// `NotFound` for a runtime that is not installed, `InvalidArgument` for a
-    /// malformed runtime name or configuration, `DeadlineExceeded` for a shim
-    /// that hangs, `FailedPrecondition` for one that talks nonsense, and
-    /// whatever the shim answers.
+    /// `InvalidArgument` for a malformed runtime name or configuration,
+    /// `FailedPrecondition` for a runtime that is not installed or a shim that
+    /// talks nonsense, `DeadlineExceeded` for one that hangs, and whatever the
+    /// shim answers.
     pub async fn create(self: &Arc<Self>, request: CreateTask) -> Result<Arc<Task>> {
         if self.shared.work.is_closed() {
             return Err(Error::unavailable("the daemon shuts down"));

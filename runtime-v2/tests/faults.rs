@@ -111,8 +111,8 @@ async fn a_create_that_fails_leaves_nothing(world: World) -> World {
     };
     // Finding the shim.
     for (runtime, kind) in [
-        ("io.containerd.nothing.v9", ErrorKind::NotFound),
-        ("/nowhere/shim", ErrorKind::NotFound),
+        ("io.containerd.nothing.v9", ErrorKind::FailedPrecondition),
+        ("/nowhere/shim", ErrorKind::FailedPrecondition),
         ("../shim", ErrorKind::InvalidArgument),
         ("", ErrorKind::InvalidArgument),
     ] {

@@ -101,7 +101,7 @@ async fn unknown_runtime(bed: &mut Bed) -> Result<()> {
         let (kind, message) = refused(bed, name).await?;
         assert!(message.contains("nowhere"), "{message}");
         if bed.daemon.pairing().daemon == Origin::Ours {
-            assert_eq!(kind, Code::NotFound, "{message}");
+            assert_eq!(kind, Code::FailedPrecondition, "{message}");
         }
         // The original answers Unknown or InvalidArgument, by the way it fails.
     }

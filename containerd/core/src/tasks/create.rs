@@ -16,9 +16,9 @@ impl Tasks {
     /// if the caller goes away, it goes on.
     ///
     /// # Errors
-    /// `NotFound` when there is no such container or its runtime is not
-    /// installed, `AlreadyExists` when it has a task, `FailedPrecondition` when
-    /// it has no OCI configuration, `Unimplemented` for a checkpoint in the
+    /// `NotFound` when there is no such container, `AlreadyExists` when it has a
+    /// task, `FailedPrecondition` when it has no OCI configuration or its
+    /// runtime is not installed, `Unimplemented` for a checkpoint in the
     /// content store or a task API that is served by somebody else, and what
     /// [`Manager::create`](runtime_v2::Manager::create) says.
     pub async fn create(&self, request: Create) -> Result<u32> {
