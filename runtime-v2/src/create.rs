@@ -35,6 +35,12 @@ pub(crate) async fn create(shared: &Arc<Shared>, request: CreateTask) -> Result<
             Ok(())
         }
     });
+    // The shim may have announced the task before it failed to answer. While
+    // the id is reserved, no other task under it can be meant.
+    undo.push("announcement", {
+        let (shared, bundle) = (shared.clone(), bundle.clone());
+        async move { shared.events.close_task(bundle.namespace(), bundle.id()).await }
+    });
     match steps(shared, request, &bundle, &mut undo).await {
         Ok(task) => {
             undo.commit();

@@ -231,4 +231,11 @@ pub trait EventSink: Send + Sync + 'static {
     /// # Errors
     /// Whatever keeps the event from being recorded.
     async fn publish(&self, namespace: &Id, topic: &str, event: Any) -> Result<()>;
+
+    /// Publishes what is missing until a task is ended and deleted. Nothing is
+    /// missing of one that was never announced as made.
+    ///
+    /// # Errors
+    /// Whatever keeps the events from being recorded.
+    async fn close_task(&self, namespace: &Id, id: &Id) -> Result<()>;
 }

@@ -168,12 +168,24 @@ impl Task {
         self.life.send_replace(Life::Deleted);
         cleanup::retire(&self.shared, &self.bundle, &connection).await;
         // The shim has announced this itself, unless it has given up trying.
-        if let Ok(gone) = &answer {
-            cleanup::announce_end(&self.shared, &self.bundle, *gone).await;
+        match &answer {
+            Ok(gone) => cleanup::announce_end(&self.shared, &self.bundle, *gone).await,
+            Err(_) => self.announce_forgotten_end().await,
         }
         self.end_log();
         cleanup::forget(&self.shared, &self.bundle).await;
         answer
+    }
+
+    /// Announces the end of a task of which its shim knows nothing any more.
+    async fn announce_forgotten_end(&self) {
+        let SeenProcess { pid, exit } = self.seen_mut().init;
+        if let Some(exit) = exit {
+            return cleanup::announce_end(&self.shared, &self.bundle, Deleted { pid, exit }).await;
+        }
+        if let Err(error) = self.shared.events.close_task(self.namespace(), self.id()).await {
+            tracing::error!(id = %self.id(), error = %error.report(), "event is lost");
+        }
     }
 
     /// Waits until init or an exec has ended, however long that takes. The

@@ -171,6 +171,10 @@ impl EventSink for Log {
         self.add(topic, &wire);
         Ok(())
     }
+
+    async fn close_task(&self, _namespace: &Id, _id: &Id) -> Result<()> {
+        Ok(())
+    }
 }
 
 struct Endpoint(Arc<Log>);

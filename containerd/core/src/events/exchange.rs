@@ -196,4 +196,11 @@ impl EventSink for Exchange {
     async fn publish(&self, namespace: &Id, topic: &str, event: Any) -> Result<()> {
         Self::publish(self, namespace, topic, event)
     }
+
+    async fn close_task(&self, namespace: &Id, id: &Id) -> Result<()> {
+        let mut state = self.lock();
+        state.memory.close(namespace, id);
+        self.wake(&mut state);
+        Ok(())
+    }
 }

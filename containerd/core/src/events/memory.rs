@@ -119,12 +119,19 @@ impl Memory {
         for (key, pid) in std::mem::take(&mut self.inherited) {
             let Some((namespace, container)) = ledger::split(&key) else { continue };
             if self.ledger.lives(&key, pid) && !exists(&namespace, &container) {
-                let steps = self.ledger.close(&key, Timestamp::now());
-                self.commit(made_up(&namespace, &container, steps));
+                self.close(&namespace, &container);
                 closed += 1;
             }
         }
         closed
+    }
+
+    /// Announces the end of a task, unless it was, or its beginning was not.
+    pub(super) fn close(&mut self, namespace: &Id, container: &Id) {
+        let steps = self.ledger.close(&ledger::key(namespace, container), Timestamp::now());
+        if !steps.is_empty() {
+            self.commit(made_up(namespace, container, steps));
+        }
     }
 
     fn commit(&mut self, mut all: Vec<Announcement>) {

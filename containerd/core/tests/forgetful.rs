@@ -1,0 +1,154 @@
+//! A shim that announces a task and then knows nothing of it. It is served by
+//! the test itself; a sleeping process stands for the shim's. Needs root.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod common;
+
+use std::{
+    path::Path,
+    process::{Child, Command},
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use common::{Daemon, World, id, install, topics, until};
+use containerd_api::events::{TaskCreate, TaskExit};
+use containerd_core::{
+    Any,
+    events::{Envelope, Exchange, Timestamp},
+};
+use prost::{Message, Name};
+use protobuf::well_known_types::empty::Empty;
+use shim_protocol::{
+    ErrorKind, Id,
+    proto::{
+        task_v2::{
+            ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
+            DeleteResponse, ShutdownRequest,
+        },
+        task_v2_ttrpc::{Task, create_task},
+    },
+};
+use ttrpc::{
+    Code,
+    asynchronous::{Server, TtrpcContext},
+};
+
+/// The pid that the shim says init has.
+const INIT: u32 = 4_000_001;
+
+/// It forgets the task once it has announced it: with the answer to its
+/// creation, or after that.
+struct Forgetful {
+    at_once: bool,
+    events: Arc<Exchange>,
+    namespace: Id,
+    process: Mutex<Child>,
+}
+
+impl Drop for Forgetful {
+    fn drop(&mut self) {
+        end(&self.process);
+    }
+}
+
+fn end(process: &Mutex<Child>) {
+    let mut process = process.lock().unwrap();
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+fn refuse<T>(code: Code) -> ttrpc::Result<T> {
+    Err(ttrpc::Error::RpcStatus(ttrpc::get_status(code, "what task?")))
+}
+
+#[async_trait]
+impl Task for Forgetful {
+    async fn connect(&self, _: &TtrpcContext, _: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
+        let shim_pid = self.process.lock().unwrap().id();
+        Ok(ConnectResponse { shim_pid, ..Default::default() })
+    }
+
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> ttrpc::Result<CreateTaskResponse> {
+        let event = TaskCreate { container_id: request.id, pid: INIT, ..Default::default() };
+        self.events.forward(Envelope {
+            timestamp: Timestamp::now(),
+            namespace: self.namespace.clone(),
+            topic: "/tasks/create".into(),
+            event: Any { type_url: TaskCreate::full_name(), value: event.encode_to_vec() },
+        })?;
+        if self.at_once {
+            return refuse(Code::UNKNOWN);
+        }
+        Ok(CreateTaskResponse { pid: INIT, ..Default::default() })
+    }
+
+    async fn delete(&self, _: &TtrpcContext, _: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
+        refuse(Code::NOT_FOUND)
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
+        end(&self.process);
+        Ok(Empty::default())
+    }
+}
+
+/// Lets the container `a` have such a shim.
+async fn serve(world: &World, daemon: &Daemon, at_once: bool) -> Server {
+    let shim = Forgetful {
+        at_once,
+        events: daemon.events.clone(),
+        namespace: world.namespace.clone(),
+        process: Mutex::new(Command::new("sleep").arg("1000").spawn().unwrap()),
+    };
+    let address = format!("unix://{}", world.path().join("shim.sock").display());
+    let mut server =
+        Server::new().bind(&address).unwrap().register_service(create_task(Arc::new(shim)));
+    server.start().await.unwrap();
+    let (draft, program) = (world.path().join("draft"), world.path().join("shim"));
+    let script = format!("#!/bin/sh\ncase \"$*\" in *start) echo {address};; esac\n");
+    std::fs::write(&draft, script).unwrap();
+    install(&draft, &program);
+    let mut record = world.container("a", Path::new("rootfs"), "true");
+    record.runtime.name = program.to_str().unwrap().into();
+    daemon.containers.create(&world.namespace, record).await.unwrap();
+    server
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_announced_by_a_create_that_failed_is_announced_to_have_ended() {
+    let world = World::new();
+    let daemon = world.boot().await;
+    let mut shim = serve(&world, &daemon, true).await;
+    let mut events = daemon.subscribe(None);
+    let refused = daemon.tasks.create(world.create("a")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unknown);
+    let heard = until(&mut events, "/tasks/delete").await;
+    assert_eq!(topics(&heard), ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
+    let exit = TaskExit::decode(heard[2].event.value.as_slice()).unwrap();
+    assert_eq!((exit.pid, exit.exit_status), (INIT, 137));
+    shim.shutdown().await.unwrap();
+    daemon.stop().await;
+    world.ends_empty();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_its_shim_forgot_is_announced_to_have_ended() {
+    let world = World::new();
+    let daemon = world.boot().await;
+    let mut shim = serve(&world, &daemon, false).await;
+    let mut events = daemon.subscribe(None);
+    assert_eq!(daemon.tasks.create(world.create("a")).await.unwrap(), INIT);
+    let forgotten = daemon.tasks.delete(&world.target("a")).await.unwrap_err();
+    assert_eq!(forgotten.kind(), ErrorKind::NotFound);
+    let heard = until(&mut events, "/tasks/delete").await;
+    assert_eq!(topics(&heard), ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
+    assert!(daemon.manager.get(&world.namespace, &id("a")).is_err());
+    shim.shutdown().await.unwrap();
+    daemon.stop().await;
+    world.ends_empty();
+}
