@@ -5,9 +5,11 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use nix::{
+    errno::Errno,
     sys::{
         eventfd::{EfdFlags, EventFd},
         inotify::{AddWatchFlags, InitFlags, Inotify},
@@ -31,7 +33,7 @@ enum Version {
     V1,
     V2 {
         /// Kills that were told already.
-        seen: u64,
+        seen: AtomicU64,
     },
 }
 
@@ -54,7 +56,7 @@ impl OomWatcher {
 
     /// Changes of `memory.events`, and of `cgroup.events` for the end of the
     /// last process.
-    pub(super) fn v2(group: &Path) -> Result<Self> {
+    pub(crate) fn v2(group: &Path) -> Result<Self> {
         exists(group)?;
         let watch = || {
             let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
@@ -65,7 +67,7 @@ impl OomWatcher {
         };
         let inotify = watch().map_err(|errno: nix::Error| io::Error::from(errno));
         let inotify = inotify.context("watch memory of", group.display())?;
-        let seen = kills(group).context("read", group.display())?;
+        let seen = kills(group).context("read", group.display())?.into();
         Self::new(inotify.into(), group, Version::V2 { seen })
     }
 
@@ -75,10 +77,10 @@ impl OomWatcher {
     }
 
     /// Waits for the next kill. False when the group is gone or empty.
-    pub async fn next(&mut self) -> bool {
+    pub async fn next(&self) -> bool {
         loop {
             let noticed = self.noticed().await;
-            let more = noticed.and_then(|()| match &mut self.version {
+            let more = noticed.and_then(|()| match &self.version {
                 Version::V1 => Ok(Some(self.group.exists())),
                 Version::V2 { seen } => changed(&self.group, seen),
             });
@@ -91,6 +93,24 @@ impl OomWatcher {
                 }
             }
         }
+    }
+
+    /// Was there a kill that nobody was told of? Each is told once, here or by
+    /// [`OomWatcher::next`]. The kernel gives notice before it kills, so a
+    /// process that was reaped had its notice before.
+    pub fn take(&self) -> bool {
+        let taken = match &self.version {
+            Version::V1 => match unistd::read(self.notice.get_ref(), &mut [0; 8]) {
+                Ok(_) => Ok(self.group.exists()),
+                Err(Errno::EAGAIN) => Ok(false),
+                Err(errno) => Err(errno.into()),
+            },
+            Version::V2 { seen } => is_more(&self.group, seen),
+        };
+        taken.unwrap_or_else(|error| {
+            tracing::warn!(%error, group = %self.group.display(), "read oom notice");
+            false
+        })
     }
 
     /// Waits for a notice, and takes it and those that came with it.
@@ -107,14 +127,17 @@ impl OomWatcher {
 }
 
 /// True after a kill, false when no process is left, `None` otherwise.
-fn changed(group: &Path, seen: &mut u64) -> io::Result<Option<bool>> {
-    let kills = kills(group)?;
-    if kills > *seen {
-        *seen = kills;
+fn changed(group: &Path, seen: &AtomicU64) -> io::Result<Option<bool>> {
+    if is_more(group, seen)? {
         return Ok(Some(true));
     }
     let populated = Flat::read(group, "cgroup.events")?.get("populated") == 1;
     Ok(if populated { None } else { Some(false) })
+}
+
+fn is_more(group: &Path, seen: &AtomicU64) -> io::Result<bool> {
+    let kills = kills(group)?;
+    Ok(seen.fetch_max(kills, Ordering::Relaxed) < kills)
 }
 
 fn kills(group: &Path) -> io::Result<u64> {

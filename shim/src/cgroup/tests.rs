@@ -126,10 +126,16 @@ fn a_kill_for_want_of_memory_is_noticed() {
             eprintln!("oom: skipped, memory cannot be limited: {error}");
             return;
         }
-        let mut watcher = cgroup.oom_watcher().unwrap();
+        let watcher = cgroup.oom_watcher().unwrap();
         drop(input);
         assert!(timeout(LIMIT, watcher.next()).await.unwrap());
         assert_eq!(timeout(LIMIT, child.exit).await.unwrap().status, 137);
+        // Once more, and nobody looks before the end.
+        while watcher.take() {}
+        let (child, input) = member(&groups, script, &reaper);
+        drop(input);
+        assert_eq!(timeout(LIMIT, child.exit).await.unwrap().status, 137);
+        assert!(watcher.take());
         drop(groups);
         while timeout(LIMIT, watcher.next()).await.unwrap() {}
     });
@@ -148,9 +154,13 @@ fn v2_kills_are_counted_and_the_end_is_seen() {
             let file = fs::OpenOptions::new().write(true).open(group.path().join(name)).unwrap();
             file.write_all_at(content.as_bytes(), 0).unwrap();
         };
-        let mut watcher = OomWatcher::v2(group.path()).unwrap();
+        let watcher = OomWatcher::v2(group.path()).unwrap();
+        assert!(!watcher.take());
         write("memory.events", "low 1\noom 1\noom_kill 4\n");
         assert!(timeout(LIMIT, watcher.next()).await.unwrap());
+        assert!(!watcher.take());
+        write("memory.events", "low 1\noom 1\noom_kill 5\n");
+        assert!(watcher.take());
         write("cgroup.events", "populated 0\n");
         assert!(!timeout(LIMIT, watcher.next()).await.unwrap());
     });

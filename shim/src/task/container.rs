@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     bundle::{Bundle, Spec},
-    cgroup::Cgroup,
+    cgroup::{Cgroup, OomWatcher},
     io::{Owner, ProcessIo, Stdio},
     options::RuntimeOptions,
     runtime::{ChildStdio, Runtime},
@@ -45,6 +45,8 @@ pub struct Container {
     pub(super) restore: Option<PathBuf>,
     /// Known once init exists.
     pub(super) cgroup: Mutex<Option<Cgroup>>,
+    /// Notice of out-of-memory kills, once init exists.
+    oom: Mutex<Option<Arc<OomWatcher>>>,
     /// Init was reaped, whether that is announced or not.
     pub(super) init_gone: CancellationToken,
     /// Ends the watch for out-of-memory kills.
@@ -74,6 +76,7 @@ impl Container {
             own_pid_namespace: spec.has_own_pid_namespace(),
             restore: request.restore.clone(),
             cgroup: Mutex::default(),
+            oom: Mutex::default(),
             init_gone: CancellationToken::new(),
             unwatch: CancellationToken::new(),
             life: Mutex::new(Lifecycle::new(None)),
@@ -101,6 +104,10 @@ impl Container {
                 "init has ended, and the OCI runtime has not",
             )),
         }
+    }
+
+    pub(super) fn oom(&self) -> MutexGuard<'_, Option<Arc<OomWatcher>>> {
+        self.oom.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the lifecycle, or takes a step that announces nothing.

@@ -88,10 +88,11 @@ impl Container {
             self.set_cgroup(cgroup);
             watcher
         });
-        let mut watcher = match watcher {
-            Ok(watcher) => watcher,
+        let watcher = match watcher {
+            Ok(watcher) => Arc::new(watcher),
             Err(e) => return warn!("no notice of want of memory in {}: {}", self.id, e.report()),
         };
+        *self.oom() = Some(Arc::clone(&watcher));
         let container = Arc::clone(self);
         self.context.background.spawn(async move {
             let watch = async {

@@ -152,6 +152,10 @@ impl Container {
             self.init_gone.cancel();
             self.end_leftovers(frozen).await;
         }
+        // The cause before what came of it, even if both are found in one turn.
+        if self.oom().as_ref().is_some_and(|oom| oom.take()) {
+            self.publish_oom();
+        }
         self.announce(|life| life.reaped(exec.as_ref(), exit));
     }
 

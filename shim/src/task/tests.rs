@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use self::stub::{Bench, KILL, exec, id};
 use super::{Create, ExecSpec, state::State};
-use crate::{io::Stdio, sys::process, testing};
+use crate::{cgroup::OomWatcher, io::Stdio, sys::process, testing};
 
 mod hang;
 mod stub;
@@ -203,6 +203,24 @@ fn an_exec_that_starts_while_the_container_dies_is_ended() {
         container.wait(None).await.unwrap();
         let events = bench.events();
         assert_eq!(events[2..], ["exec-added", "exec-started", "exit e 137", "exit c 137"]);
+    });
+}
+
+#[test]
+fn want_of_memory_is_announced_before_the_end_it_brings() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let group = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(group.path().join(name), text).unwrap();
+        write("memory.events", "oom_kill 0\n");
+        write("cgroup.events", "populated 1\n");
+        let container = bench.running().await;
+        // Nobody waits for this one: what it has to tell is asked for.
+        *container.oom() = Some(Arc::new(OomWatcher::v2(group.path()).unwrap()));
+        write("memory.events", "oom_kill 1\n");
+        process::kill(container.pid(), KILL).unwrap();
+        container.wait(None).await.unwrap();
+        assert_eq!(bench.events(), ["create", "start", "oom", "exit c 137"]);
     });
 }
 
