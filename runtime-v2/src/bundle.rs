@@ -240,20 +240,11 @@ impl Bundle {
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.path.join(name);
-        match note::read(&path) {
-            Ok(text) => Ok(Some(text)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).context("read", path.display()),
-        }
+        note::read(&self.path.join(name))
     }
 
-    /// Writes a file so that a reader sees all of it or nothing.
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.path.join(name);
-        let aside = self.path.join(format!(".{name}"));
-        fs::write(&aside, content).context("write", path.display())?;
-        fs::rename(&aside, &path).context("write", path.display())
+        note::write(&self.path.join(name), content)
     }
 }
 
@@ -335,7 +326,7 @@ fn folders(parent: &Path, what: &str, others: &mut usize) -> Result<Vec<Id>> {
 }
 
 fn read_pid(path: &Path) -> Option<u32> {
-    std::str::from_utf8(&note::read(path).ok()?).ok()?.trim().parse().ok()
+    std::str::from_utf8(&note::read(path).ok()??).ok()?.trim().parse().ok()
 }
 
 /// The group that is root's in the container; 0 without a user namespace.

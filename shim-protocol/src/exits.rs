@@ -6,10 +6,9 @@
 //!                exec.<exec id>  a process added by exec
 //! ```
 //!
-//! Each file is one JSON object, see [`ExitRecord`]. The shim writes it as
-//! soon as the process has been reaped, before the exit is announced. A record
-//! appears whole or not at all: it is written aside and renamed. It is not
-//! synced, because a crash of the host ends every container anyway.
+//! Each file is a [`note`] of one JSON object, see [`ExitRecord`]. The shim
+//! writes it as soon as the process has been reaped, before the exit is
+//! announced.
 
 use std::{
     fs, io,
@@ -26,8 +25,6 @@ pub const FOLDER: &str = "exits";
 
 const INIT: &str = "init";
 const EXEC_PREFIX: &str = "exec.";
-/// Suffix of a record that is being written.
-const ASIDE: &str = "~";
 
 /// How one process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,10 +71,7 @@ pub fn write(bundle: &Path, record: &ExitRecord) -> Result<()> {
         }
         _ => {}
     }
-    let mut aside = path.clone().into_os_string();
-    aside.push(ASIDE);
-    fs::write(&aside, text).context("write", Path::new(&aside).display())?;
-    fs::rename(&aside, &path).context("write", path.display())
+    note::write(&path, &text)
 }
 
 /// Reads the record of one process; `None` when it has not ended, or when its
@@ -87,11 +81,7 @@ pub fn write(bundle: &Path, record: &ExitRecord) -> Result<()> {
 /// `DataLoss` when the file is not a record.
 pub fn read(bundle: &Path, exec_id: Option<&Id>) -> Result<Option<ExitRecord>> {
     let path = path(bundle, exec_id);
-    let text = match note::read(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).context("read", path.display()),
-    };
+    let Some(text) = note::read(&path)? else { return Ok(None) };
     let document: Document = serde_json::from_slice(&text)
         .map_err(|e| Error::caused(ErrorKind::DataLoss, format!("decode {}", path.display()), e))?;
     let at = UNIX_EPOCH
@@ -141,11 +131,7 @@ pub fn read_all(bundle: &Path) -> Result<Vec<ExitRecord>> {
 /// # Errors
 /// When the bundle's file system does.
 pub fn remove(bundle: &Path, exec_id: Option<&Id>) -> Result<()> {
-    let path = path(bundle, exec_id);
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("remove", path.display()),
-        _ => Ok(()),
-    }
+    note::remove(&path(bundle, exec_id))
 }
 
 fn path(bundle: &Path, exec_id: Option<&Id>) -> PathBuf {
@@ -198,7 +184,7 @@ mod tests {
         for record in [&late, &init, &early] {
             write(bundle.path(), record).unwrap();
         }
-        fs::write(bundle.path().join(FOLDER).join("exec.torn~"), "{").unwrap();
+        fs::write(bundle.path().join(FOLDER).join(".exec.torn~"), "{").unwrap();
         assert_eq!(read_all(bundle.path()).unwrap(), [early, late, init]);
     }
 

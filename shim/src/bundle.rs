@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -187,32 +187,15 @@ impl Bundle {
     /// # Errors
     /// When the file cannot be removed.
     pub fn remove_exec_pid(&self, exec: &Id) -> Result<()> {
-        let path = self.exec_pid_file(exec);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
-        .context("remove", path.display())
+        note::remove(&self.exec_pid_file(exec))
     }
 
-    /// Whole or not at all: half of a file would keep `delete` from cleaning up.
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let (path, aside) = (self.0.join(name), self.0.join(format!(".{name}~")));
-        let written = fs::write(&aside, content).and_then(|()| fs::rename(&aside, &path));
-        if written.is_err() {
-            // The first error says more, and the rest goes with the bundle.
-            let _ = fs::remove_file(&aside);
-        }
-        written.context("write", path.display())
+        note::write(&self.0.join(name), content)
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.0.join(name);
-        match note::read(&path) {
-            Ok(content) => Ok(Some(content)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).context("read", path.display()),
-        }
+        note::read(&self.0.join(name))
     }
 }
 
@@ -276,16 +259,6 @@ mod tests {
         assert_eq!(bundle.init_pid().unwrap(), None);
         fs::write(folder.path().join(INIT_PID), "12\n").unwrap();
         assert_eq!(bundle.init_pid().unwrap(), Some(12));
-    }
-
-    #[test]
-    fn a_file_is_written_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let bundle = Bundle::new(folder.path());
-        fs::create_dir(folder.path().join(ADDRESS)).unwrap();
-        let error = bundle.write_address("unix:///s").unwrap_err();
-        assert!(error.to_string().ends_with(ADDRESS), "{error}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
