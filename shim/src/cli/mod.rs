@@ -41,10 +41,12 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<()> {
     }
 }
 
-/// The bundle named by the arguments, else the working directory.
+/// The bundle named by the arguments, else the working directory; by a path
+/// that stays good when that changes.
 fn bundle(args: &Args) -> Result<Bundle> {
-    match &args.bundle {
-        Some(path) => Ok(Bundle::new(path)),
-        None => env::current_dir().map(Bundle::new).context("find", "the working directory"),
-    }
+    let path = match &args.bundle {
+        Some(path) => std::path::absolute(path),
+        None => env::current_dir(),
+    };
+    path.map(Bundle::new).context("find", "the bundle")
 }

@@ -6,8 +6,8 @@
 //!    ▲                └──────── print address, exit
 //! ```
 //!
-//! Everything that can fail happens before the fork, so a serving process is
-//! there if and only if an address is printed. The fork is the only one: no
+//! All that is likely to fail happens before the fork, so that an address is
+//! printed only if there is a process that serves. The fork is the only one: no
 //! runtime and no thread exists before it.
 
 use std::{
@@ -73,6 +73,8 @@ pub fn run(args: Args) -> Result<()> {
     if !cgroup.is_empty() {
         Cgroup::join(Path::new(cgroup), std::process::id()).context("join cgroup", cgroup)?;
     }
+    env::set_current_dir(bundle.path()).context("enter", bundle.path().display())?;
+    let streams = Streams::open(&bundle)?;
     let ttrpc_address = bootstrap.ttrpc_address.or_else(|| env::var("TTRPC_ADDRESS").ok());
     match process::fork().context("fork", "the serving process")? {
         Some(child) => print(&answer)
@@ -83,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
             .and_then(|()| socket.into_listener().map(drop)),
         None => {
             let listener = socket.into_listener()?;
-            detach(&bundle, listener.as_raw_fd())?;
+            detach(streams, listener.as_raw_fd())?;
             let debug = args.debug || bootstrap.debug;
             serve::run(Config { namespace, id, bundle, path, listener, ttrpc_address, debug })
         }
@@ -105,18 +107,30 @@ fn raise_oom_score() -> Result<()> {
     fs::write("/proc/self/oom_score_adj", score.to_string()).context("set", "OOM score")
 }
 
-/// Leaves the daemon: own session, working directory, no streams of its, and
-/// no descriptor that it may have leaked. Standard error becomes the log.
-fn detach(bundle: &Bundle, listener: i32) -> Result<()> {
-    unistd::setsid().map_err(io::Error::from).context("make", "a session")?;
-    env::set_current_dir(bundle.path()).context("enter", bundle.path().display())?;
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-    let null = null.context("open", "/dev/null")?;
-    unistd::dup2_stdin(&null).map_err(io::Error::from).context("redirect", "standard input")?;
-    unistd::dup2_stdout(&null).map_err(io::Error::from).context("redirect", "standard output")?;
-    let log = open_log(&bundle.log()).unwrap_or(null);
-    unistd::dup2_stderr(&log).map_err(io::Error::from).context("redirect", "standard error")?;
-    drop(log);
+/// What the serving process has in place of the daemon's streams.
+struct Streams {
+    null: File,
+    log: Option<File>,
+}
+
+impl Streams {
+    fn open(bundle: &Bundle) -> Result<Self> {
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+        Ok(Self { null: null.context("open", "/dev/null")?, log: open_log(&bundle.log()) })
+    }
+}
+
+/// Leaves the daemon: own session, no streams of its, and no descriptor that it
+/// may have leaked. Standard error becomes the log.
+fn detach(streams: Streams, listener: i32) -> Result<()> {
+    let redirect = || {
+        unistd::setsid()?;
+        unistd::dup2_stdin(&streams.null)?;
+        unistd::dup2_stdout(&streams.null)?;
+        unistd::dup2_stderr(streams.log.as_ref().unwrap_or(&streams.null))
+    };
+    redirect().map_err(io::Error::from).context("leave", "the daemon")?;
+    drop(streams);
     process::close_all_but(listener);
     Ok(())
 }
