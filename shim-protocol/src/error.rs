@@ -210,8 +210,8 @@ pub fn io_kind(error: &io::Error) -> ErrorKind {
         | io::ErrorKind::NotConnected => ErrorKind::Unavailable,
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ErrorKind::DataLoss,
         _ => match error.raw_os_error() {
-            // EMFILE and ENFILE, asm-generic/errno-base.h: no kind of their own in std.
-            Some(24 | 23) => ErrorKind::ResourceExhausted,
+            // No kind of their own in std.
+            Some(libc::EMFILE | libc::ENFILE) => ErrorKind::ResourceExhausted,
             _ => ErrorKind::Internal,
         },
     }

@@ -35,17 +35,17 @@ pub(super) struct TempFile {
 impl TempFile {
     /// An empty file that only root can read: it may hold environment variables.
     pub(super) fn new(dir: &Path, name: &str) -> Result<Self> {
-        // The prefix keeps it apart from what else lives in a bundle.
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join(format!(".{name}-{}-{number}", std::process::id()));
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .context("create", path.display())?;
-        Ok(Self { path, file })
+        loop {
+            // The prefix keeps it apart from what else lives in a bundle.
+            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let path = dir.join(format!(".{name}-{}-{number}", std::process::id()));
+            let mut options = OpenOptions::new();
+            match options.read(true).append(true).create_new(true).mode(0o600).open(&path) {
+                // Left by one that was killed and had our pid.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                file => return Ok(Self { file: file.context("create", path.display())?, path }),
+            }
+        }
     }
 
     /// A file with `content`.

@@ -13,6 +13,7 @@ use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
     sys::{prctl, signal::Signal},
+    unistd::Pid,
 };
 
 /// The first descriptor after the standard streams.
@@ -20,9 +21,14 @@ const FIRST: RawFd = 3;
 
 /// The child is killed when the thread that started it ends.
 pub(crate) fn die_with_parent(command: &mut Command) {
-    // SAFETY: the hook is one prctl call; it neither allocates nor takes a lock.
+    let parent = Pid::this();
+    // SAFETY: the hook is two system calls; it neither allocates nor takes a lock.
     unsafe {
-        command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+        command.pre_exec(move || {
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // The parent may have ended before it was asked for.
+            if Pid::parent() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+        });
     }
 }
 
