@@ -280,6 +280,8 @@ impl Lifecycle {
     /// Init is gone, and the container with it.
     pub fn deleted(&mut self) -> Vec<Announcement> {
         self.execs.clear();
+        // Who waits for an init that never ran waits for nothing.
+        (self.init.ended, _) = watch::channel(self.init.exit());
         vec![Announcement::Deleted(self.init.pid, self.init.exit())]
     }
 

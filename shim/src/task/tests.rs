@@ -286,8 +286,11 @@ fn a_container_to_be_restored_has_no_process_before_its_start() {
         let request = Create { restore: Some("/image".into()), ..bench.request() };
         let container = bench.tasks.create(request.clone()).await.unwrap();
         assert_eq!(container.pid(), 0);
+        let mut wait = Box::pin(container.wait(None));
+        assert!(futures::poll!(wait.as_mut()).is_pending());
         let (pid, exit) = bench.tasks.delete("c", None).await.unwrap();
         assert_eq!((pid, exit), (0, None));
+        assert!(wait.await.unwrap_err().is_not_found());
         let container = bench.tasks.create(request).await.unwrap();
         let pid = container.start(None).await.unwrap();
         assert_eq!(bench.stub.calls(), ["delete", "restore"]);
