@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Environment variable: the folder with our release binaries. Without it,
-/// `release` in cargo's target folder.
+/// `release` in the target folder that the test was built in.
 const BIN_DIR: &str = "CONTAINERD_TESTS_BIN";
 
 /// Environment variable: file to which a line is added for each test that was
@@ -60,9 +60,13 @@ pub fn bin_dir() -> PathBuf {
     if let Some(dir) = env::var_os(BIN_DIR) {
         return dir.into();
     }
-    let target = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    target.join("release")
+    // <target>/debug/deps/<test>, or <target>/release/measure.
+    let test = env::current_exe().unwrap_or_default();
+    let mut profile = test.parent().unwrap_or(Path::new("."));
+    if profile.ends_with("deps") {
+        profile = profile.parent().unwrap_or(profile);
+    }
+    profile.with_file_name("release")
 }
 
 /// The path of a program, whether it is there or not.

@@ -2,23 +2,27 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{File, OpenOptions},
     io::{Read, Write},
-    path::PathBuf,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::{
-    pty::{Winsize, openpty},
-    unistd::ttyname,
+    fcntl::OFlag,
+    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
 };
 use tokio::sync::watch;
 
 use crate::time::within;
 
-/// Size of a new terminal.
-const SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+/// Columns and rows of a new terminal.
+const SIZE: (u32, u32) = (80, 24);
 
 /// A command that runs on a terminal.
 pub struct Terminal {
@@ -31,20 +35,29 @@ pub struct Terminal {
 impl Terminal {
     /// Starts a command in a session of its own, whose terminal this is.
     pub(crate) fn start(words: Vec<OsString>) -> Result<Self> {
-        let pty = openpty(&SIZE, None)?;
-        let slave = ttyname(&pty.slave)?;
-        let master = File::from(pty.master);
-        let end = |fd: &std::os::fd::OwnedFd| -> Result<Stdio> { Ok(fd.try_clone()?.into()) };
+        // Not openpty(3): what other tests start meanwhile would inherit it.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let slave = PathBuf::from(ptsname_r(&master)?);
+        let master = File::from(master.as_fd().try_clone_to_owned()?);
+        let line = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_NOCTTY.bits())
+            .open(&slave)?;
+        set_size(&slave, SIZE.0, SIZE.1)?;
+        let end = || -> Result<Stdio> { Ok(OwnedFd::from(line.try_clone()?).into()) };
         let mut child = Command::new("setsid")
             .args(["--ctty", "--wait"])
             .args(words)
-            .stdin(end(&pty.slave)?)
-            .stdout(end(&pty.slave)?)
-            .stderr(end(&pty.slave)?)
+            .stdin(end()?)
+            .stdout(end()?)
+            .stderr(end()?)
             .spawn()
             .context("setsid")?;
         // Reading the master ends when the last slave is closed.
-        drop(pty.slave);
+        drop(line);
 
         let (screen_sender, screen) = watch::channel(String::new());
         let mut reader = master.try_clone()?;
@@ -95,13 +108,7 @@ impl Terminal {
     /// # Errors
     /// `stty` failed.
     pub fn resize(&self, columns: u32, rows: u32) -> Result<()> {
-        let status = Command::new("stty")
-            .arg("--file")
-            .arg(&self.slave)
-            .args(["cols", &columns.to_string(), "rows", &rows.to_string()])
-            .status()?;
-        ensure!(status.success(), "stty failed");
-        Ok(())
+        set_size(&self.slave, columns, rows)
     }
 
     /// Waits for the end of the command.
@@ -115,4 +122,14 @@ impl Terminal {
             Err(error) => Err(error.context(format!("screen: {:?}", *self.screen.borrow()))),
         }
     }
+}
+
+fn set_size(terminal: &Path, columns: u32, rows: u32) -> Result<()> {
+    let status = Command::new("stty")
+        .arg("--file")
+        .arg(terminal)
+        .args(["cols", &columns.to_string(), "rows", &rows.to_string()])
+        .status()?;
+    ensure!(status.success(), "stty failed");
+    Ok(())
 }

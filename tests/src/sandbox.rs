@@ -8,10 +8,9 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -41,10 +40,11 @@ impl Sandbox {
     /// # Errors
     /// No root, no disk space, or no `unshare` program.
     pub fn new() -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
         // Short, because socket paths below it may have 107 bytes.
         let folder = tempfile::Builder::new().prefix("ct-").tempdir_in("/tmp")?;
+        let name = folder.path().file_name().and_then(|name| name.to_str()).context("name")?;
+        // No other test has it, in this run or in one beside it.
+        let cgroup = format!("/{name}");
         let mut holder = Command::new("unshare")
             .args(["--mount", "--propagation", "slave", "sh", "-c"])
             .arg("mount -t tmpfs tmpfs /run && echo ready && exec cat")
@@ -57,12 +57,8 @@ impl Sandbox {
             BufReader::new(stdout).read_line(&mut ready)?;
         }
         let namespace = proc::mount_namespace(holder.id());
-        let sandbox = Self {
-            folder,
-            holder,
-            namespace: namespace.context("read mount namespace")?,
-            cgroup: format!("/ct-{}-{number}", std::process::id()),
-        };
+        let sandbox =
+            Self { folder, holder, namespace: namespace.context("read mount namespace")?, cgroup };
         ensure!(ready == "ready\n", "cannot make a mount namespace");
         rootfs::build(&sandbox.rootfs())?;
         Ok(sandbox)
@@ -76,6 +72,29 @@ impl Sandbox {
     /// A path in the private folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
+    }
+
+    /// Makes an executable file in the private folder.
+    ///
+    /// A program of its own writes it. If we did, a child that another test
+    /// forks meanwhile would hold it open for writing until its exec, and the
+    /// kernel executes no file that somebody writes (`ETXTBSY`).
+    ///
+    /// # Errors
+    /// No disk space, or no `install` program.
+    pub fn executable(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.path(name);
+        let mut install = Command::new("install")
+            .args(["--mode=755", "/dev/stdin"])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .context("install")?;
+        let mut input = install.stdin.take().context("standard input")?;
+        input.write_all(text.as_bytes())?;
+        drop(input);
+        ensure!(install.wait()?.success(), "cannot write {}", path.display());
+        Ok(path)
     }
 
     /// The busybox root filesystem.

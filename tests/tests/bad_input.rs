@@ -1,7 +1,7 @@
 //! Requests and files that are wrong: the right code, a message that names the
 //! thing, and nothing left behind.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use containerd_api::services::{
@@ -207,7 +207,8 @@ async fn shim_that_fails_to_start(bed: &mut Bed) -> Result<()> {
 async fn shim_that_hangs_on_start(bed: &mut Bed) -> Result<()> {
     bed.daemon.stop().await?;
     let config = fs::read_to_string(bed.daemon.config())?;
-    let limit = "[timeouts]\n'io.containerd.timeout.shim.start' = '2s'\n";
+    // Long enough for a shim that does not hang, also on a busy machine.
+    let limit = "[timeouts]\n'io.containerd.timeout.shim.start' = '5s'\n";
     fs::write(bed.daemon.config(), config + limit)?;
     bed.daemon.start(&bed.sandbox).await?;
     let shim = odd_shim(bed, "start) exec sleep 1000 ;;")?;
@@ -311,10 +312,8 @@ async fn refused(bed: &Bed, name: &str) -> Result<(Code, String)> {
 /// A shell script in place of a shim: `case` arms for its actions, of which
 /// `delete` succeeds unless it is among them.
 fn odd_shim(bed: &Bed, arms: &str) -> Result<String> {
-    let path = bed.sandbox.path("containerd-shim-odd-v1");
     let script =
         format!("#!/bin/sh\nfor last; do :; done\ncase $last in\n{arms}\ndelete) ;;\nesac\n");
-    fs::write(&path, script)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    let path = bed.sandbox.executable("containerd-shim-odd-v1", &script)?;
     path.to_str().map(str::to_owned).context("path")
 }

@@ -60,9 +60,15 @@ async fn others_are_not_disturbed(bed: &mut Bed) -> Result<()> {
     assert_eq!(exec.wait().await?.status, 21);
     bed.destroy(&other).await?;
     if bed.daemon.pairing() == Pairing::ORIGINAL {
-        // Neither the original daemon nor its shim removes the dead one's socket.
-        let socket = bed.sandbox.run("containerd/s").read_dir()?.next().context("socket")??;
-        std::fs::remove_file(socket.path())?;
+        // Neither the original daemon nor its shim removes the dead one's
+        // socket. The other shim removes its own, in a moment.
+        let sockets = bed.sandbox.run("containerd/s");
+        eventually(async || {
+            let left: Vec<_> = sockets.read_dir()?.collect::<Result<_, _>>()?;
+            ensure!(left.len() == 1, "{left:?}");
+            Ok(std::fs::remove_file(left[0].path())?)
+        })
+        .await?;
     }
     bed.remove_record("victim").await
 }

@@ -1,7 +1,7 @@
 //! What a shim does besides running one process: groups, memory events,
 //! logging URIs, runtime options.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use containerd_api::{runc::v1::Options, to_any};
@@ -94,7 +94,6 @@ async fn output_to_a_file(bed: &mut Bed) -> Result<()> {
 
 /// `binary://`: a program gets both streams, and knows whose they are.
 async fn output_to_a_program(bed: &mut Bed) -> Result<()> {
-    let logger = bed.sandbox.path("logger");
     let folder = bed.sandbox.path("logged");
     fs::create_dir(&folder)?;
     // Descriptors 3 and 4 are the streams; closing 5 says that it is ready.
@@ -107,8 +106,7 @@ async fn output_to_a_program(bed: &mut Bed) -> Result<()> {
         cat <&3 >$2/out\n\
         wait\n\
         echo done >$2/done\n";
-    fs::write(&logger, script)?;
-    fs::set_permissions(&logger, fs::Permissions::from_mode(0o755))?;
+    let logger = bed.sandbox.executable("logger", script)?;
     let spec = bed.spec("logged", "seq 1 20000; echo err >&2");
     let container = bed.container("logged", &spec).await?;
     let uri = format!("binary://{}?folder={}", logger.display(), folder.display());
@@ -127,12 +125,10 @@ async fn output_to_a_program(bed: &mut Bed) -> Result<()> {
 /// The runtime named in the options is the one that is called, with the root
 /// that is named there.
 async fn options_reach_the_runtime(bed: &mut Bed) -> Result<()> {
-    let runtime = bed.sandbox.path("own-runc");
     let calls = bed.sandbox.path("calls");
     let root = bed.sandbox.path("own-root");
     let script = format!("#!/bin/sh\necho \"$@\" >>{}\nexec runc \"$@\"\n", calls.display());
-    fs::write(&runtime, script)?;
-    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755))?;
+    let runtime = bed.sandbox.executable("own-runc", &script)?;
     let options = Options {
         binary_name: runtime.display().to_string(),
         root: root.display().to_string(),
