@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    pin::Pin,
     time::{Duration, SystemTime},
 };
 
@@ -24,6 +25,10 @@ const AFTER_HEADER: &str = "containerd-events-after";
 /// The first pause before connecting again; it doubles up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a daemon may take to confirm a subscription. Ours does it at once;
+/// Go's is silent until it has the first event to send.
+const CONFIRMATION: Duration = Duration::from_millis(500);
 
 /// An event with its address.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,14 +120,21 @@ impl SubscribeOptions {
 }
 
 impl Client {
-    /// Subscribes to events. When this returns, the daemon has the
-    /// subscription: what happens from now on will come.
+    /// Subscribes to events. When this returns, our daemon has the
+    /// subscription: what happens from now on will come. Go's daemon does not
+    /// tell when it has it, so it is given a moment, and some of its errors
+    /// come from [`Events::next`].
     ///
     /// # Errors
     /// `InvalidArgument` when a filter cannot be parsed.
     pub async fn subscribe(&self, options: SubscribeOptions) -> Result<Events> {
         let before = SystemTime::now();
-        let stream = open(self, &options.filters, options.after).await?;
+        let mut opening: Opening =
+            Box::pin(open(self.clone(), options.filters.clone(), options.after));
+        let stream = match tokio::time::timeout(CONFIRMATION, &mut opening).await {
+            Ok(stream) => Stream::Open(Box::new(stream?)),
+            Err(_) => Stream::Opening(opening),
+        };
         Ok(Events {
             client: self.clone(),
             filters: options.filters,
@@ -130,7 +142,7 @@ impl Client {
             // where to go on.
             last: options.after.unwrap_or(before),
             reconnect: options.reconnect,
-            stream: Some(stream),
+            stream,
         })
     }
 }
@@ -156,7 +168,17 @@ pub struct Events {
     filters: Vec<String>,
     last: SystemTime,
     reconnect: bool,
-    stream: Option<Streaming<Wire>>,
+    stream: Stream,
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Streaming<Wire>>> + Send>>;
+
+/// Where a subscription is in its life.
+enum Stream {
+    /// The daemon has been asked, and has not answered yet.
+    Opening(Opening),
+    Open(Box<Streaming<Wire>>),
+    Ended,
 }
 
 impl Events {
@@ -170,26 +192,34 @@ impl Events {
     /// too slow and does not reconnect.
     pub async fn next(&mut self) -> Result<Option<Envelope>> {
         loop {
-            let Some(stream) = &mut self.stream else {
-                if !self.reconnect {
-                    return Ok(None);
-                }
-                self.stream = Some(self.open_again().await?);
-                continue;
-            };
-            match stream.message().await {
-                Ok(Some(wire)) => {
-                    let envelope = Envelope::from(wire);
-                    self.last = envelope.timestamp.unwrap_or(self.last);
-                    return Ok(Some(envelope));
-                }
-                Ok(None) => self.stream = None,
-                Err(status) => {
-                    self.stream = None;
-                    if !self.reconnect {
-                        return Err(status).context("receive events", "");
+            match &mut self.stream {
+                Stream::Opening(opening) => match opening.await {
+                    Ok(stream) => self.stream = Stream::Open(Box::new(stream)),
+                    Err(error) => {
+                        self.stream = Stream::Ended;
+                        if !self.reconnect || is_final(error.kind()) {
+                            return Err(error);
+                        }
                     }
+                },
+                Stream::Open(stream) => match stream.message().await {
+                    Ok(Some(wire)) => {
+                        let envelope = Envelope::from(wire);
+                        self.last = envelope.timestamp.unwrap_or(self.last);
+                        return Ok(Some(envelope));
+                    }
+                    Ok(None) => self.stream = Stream::Ended,
+                    Err(status) => {
+                        self.stream = Stream::Ended;
+                        if !self.reconnect {
+                            return Err(status).context("receive events", "");
+                        }
+                    }
+                },
+                Stream::Ended if self.reconnect => {
+                    self.stream = Stream::Open(Box::new(self.open_again().await?));
                 }
+                Stream::Ended => return Ok(None),
             }
         }
     }
@@ -212,7 +242,7 @@ impl Events {
     async fn open_again(&self) -> Result<Streaming<Wire>> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match open(&self.client, &self.filters, Some(self.last)).await {
+            match open(self.client.clone(), self.filters.clone(), Some(self.last)).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) if is_final(error.kind()) => return Err(error),
                 Err(_) => tokio::time::sleep(pause).await,
@@ -233,11 +263,11 @@ impl fmt::Debug for Events {
 }
 
 async fn open(
-    client: &Client,
-    filters: &[String],
+    client: Client,
+    filters: Vec<String>,
     after: Option<SystemTime>,
 ) -> Result<Streaming<Wire>> {
-    let mut request = Request::new(SubscribeRequest { filters: filters.to_vec() });
+    let mut request = Request::new(SubscribeRequest { filters });
     if let Some(value) = after.and_then(|t| MetadataValue::try_from(time::decimal(t)).ok()) {
         request.metadata_mut().insert(AFTER_HEADER, value);
     }
