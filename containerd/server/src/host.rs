@@ -24,9 +24,12 @@ pub(crate) fn prepare(config: &Config) -> Result<()> {
     if let Some(temp) = &config.temp {
         make_folder(temp, 0o700)?;
     }
-    if config.oom_score != 0 {
-        let file = "/proc/self/oom_score_adj";
-        fs::write(file, config.oom_score.to_string()).context("write", file)?;
+    if config.oom_score != 0
+        && let Err(error) = fs::write("/proc/self/oom_score_adj", config.oom_score.to_string())
+    {
+        // A lower score needs CAP_SYS_RESOURCE, which the root of a container
+        // lacks: the daemon is as useful without it (as in containerd).
+        tracing::error!(%error, score = config.oom_score, "cannot set the OOM score");
     }
     if let Some(path) = &config.cgroup_path {
         cgroup::join(path).context("join cgroup", path)?;
