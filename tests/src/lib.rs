@@ -64,6 +64,16 @@ macro_rules! every_pairing {
     };
 }
 
+/// Makes one `#[test]` of each function for each daemon, where it is of no
+/// matter which shim it has.
+#[macro_export]
+macro_rules! every_daemon {
+    ($($test:ident),+ $(,)?) => {
+        $crate::pairing!(original, $crate::Pairing::ORIGINAL, $($test),+);
+        $crate::pairing!(ours, $crate::Pairing::OURS, $($test),+);
+    };
+}
+
 /// Makes one `#[test]` of each function for one [`Pairing`], in a module of
 /// the name that is given first.
 #[macro_export]

@@ -1,6 +1,10 @@
 //! The daemon as a process: configuration, start, signals, end.
 
-use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -9,7 +13,10 @@ use tests::{Bed, Origin, Pairing, Status, eventually, proc, program, run_plain, 
 tests::every_pairing!(
     sigterm_ends_open_streams,
     socket_is_for_root,
-    shims_have_a_higher_oom_score;
+    shims_have_a_higher_oom_score,
+    oom_score_is_set,
+    socket_has_the_configured_owner,
+    daemon_enters_its_cgroup;
     our_daemon:
     second_daemon_says_so,
     configuration_of_version_3,
@@ -42,13 +49,66 @@ async fn socket_is_for_root(bed: &mut Bed) -> Result<()> {
 /// A shim goes before the daemon when memory runs out, by one point.
 async fn shims_have_a_higher_oom_score(bed: &mut Bed) -> Result<()> {
     let task = bed.start_container("any", "sleep 1000").await?;
-    let score = |pid: u32| -> Result<i32> {
-        Ok(fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?.trim().parse()?)
-    };
-    let daemon = score(bed.daemon.pid().context("daemon")?)?;
-    let shim = score(bed.sandbox.shim_of("any").context("shim")?)?;
+    let daemon = oom_score(bed.daemon.pid().context("daemon")?)?;
+    let shim = oom_score(bed.sandbox.shim_of("any").context("shim")?)?;
     assert_eq!(shim, daemon + 1);
     bed.destroy(&task).await
+}
+
+/// The score in the file is that of the process, and its shims follow. (One
+/// below that of the test would need a capability that not every root has.)
+async fn oom_score_is_set(bed: &mut Bed) -> Result<()> {
+    configure(bed, |file| format!("oom_score = 321\n{file}")).await?;
+    assert_eq!(oom_score(bed.daemon.pid().context("daemon")?)?, 321);
+    let task = bed.start_container("any", "sleep 1000").await?;
+    assert_eq!(oom_score(bed.sandbox.shim_of("any").context("shim")?)?, 322);
+    bed.destroy(&task).await
+}
+
+/// A group that may use the daemon.
+async fn socket_has_the_configured_owner(bed: &mut Bed) -> Result<()> {
+    configure(bed, |file| file.replace("[grpc]\n", "[grpc]\nuid = 1234\ngid = 5678\n")).await?;
+    let socket = fs::metadata(bed.daemon.socket())?;
+    assert_eq!((socket.uid(), socket.gid()), (1234, 5678));
+    assert_eq!(socket.mode() & 0o007, 0, "{:o}", socket.mode());
+    Ok(())
+}
+
+/// The daemon is where the file says, and its containers are not.
+async fn daemon_enters_its_cgroup(bed: &mut Bed) -> Result<()> {
+    let path = format!("{}/daemon", bed.sandbox.cgroup());
+    let plain = fs::read_to_string(bed.daemon.config())?;
+    configure(bed, |file| format!("{file}[cgroup]\npath = {path:?}\n")).await?;
+    let task = bed.start_container("any", "sleep 1000").await?;
+    let cgroups = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    let daemon = cgroups(bed.daemon.pid().context("daemon")?)?;
+    let inside = |text: &str| text.lines().any(|line| line.ends_with(&path));
+    ensure!(inside(&daemon), "{daemon}");
+    let container = cgroups(task.pid)?;
+    ensure!(!inside(&container), "{container}");
+    bed.destroy(&task).await?;
+
+    // The cgroup is the administrator's, who takes it away again.
+    configure(bed, |_| plain).await?;
+    for parent in bed.sandbox.cgroups() {
+        let left = parent.join("daemon");
+        if left.exists() {
+            fs::remove_dir(left)?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts the daemon again, with another configuration.
+async fn configure(bed: &mut Bed, change: impl FnOnce(String) -> String) -> Result<()> {
+    bed.daemon.stop().await?;
+    let file = fs::read_to_string(bed.daemon.config())?;
+    fs::write(bed.daemon.config(), change(file))?;
+    bed.daemon.start(&bed.sandbox).await
+}
+
+fn oom_score(pid: u32) -> Result<i32> {
+    Ok(fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?.trim().parse()?)
 }
 
 /// The root folder belongs to one daemon at a time. (The original waits for
@@ -70,17 +130,16 @@ async fn second_daemon_says_so(bed: &mut Bed) -> Result<()> {
 
 /// A file of version 3, with keys of plugins that we do not have.
 async fn configuration_of_version_3(bed: &mut Bed) -> Result<()> {
-    bed.daemon.stop().await?;
-    let text = fs::read_to_string(bed.daemon.config())?;
-    let text = text.replace("version = 2", "version = 3")
-        + "[plugins.'io.containerd.cri.v1.images']\n\
-           snapshotter = 'overlayfs'\n\
-           [plugins.'io.containerd.cri.v1.runtime'.containerd]\n\
-           default_runtime_name = 'runc'\n\
-           [timeouts]\n\
-           'io.containerd.timeout.shim.load' = '4s'\n";
-    fs::write(bed.daemon.config(), text)?;
-    bed.daemon.start(&bed.sandbox).await?;
+    configure(bed, |file| {
+        file.replace("version = 2", "version = 3")
+            + "[plugins.'io.containerd.cri.v1.images']\n\
+               snapshotter = 'overlayfs'\n\
+               [plugins.'io.containerd.cri.v1.runtime'.containerd]\n\
+               default_runtime_name = 'runc'\n\
+               [timeouts]\n\
+               'io.containerd.timeout.shim.load' = '4s'\n"
+    })
+    .await?;
     let task = bed.start_container("any", "sleep 1000").await?;
     bed.destroy(&task).await?;
     ensure!(
