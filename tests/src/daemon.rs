@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
@@ -14,7 +15,9 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{Origin, Pairing, Sandbox, bin_dir, proc, program, time::within};
+use crate::{
+    Origin, Pairing, Runtime, Sandbox, bin_dir, proc, program, programs::CRUN, time::within,
+};
 
 /// Plugins of Debian's daemon that the suite does not use: they look for
 /// tools, devices and networks of the machine.
@@ -37,6 +40,8 @@ pub struct Daemon {
     state: PathBuf,
     root: PathBuf,
     log: PathBuf,
+    /// Programs that come before those of the machine.
+    programs: PathBuf,
     /// A name for the next socket on which a daemon says that it is ready.
     notify: PathBuf,
     process: Option<Child>,
@@ -65,6 +70,7 @@ impl Daemon {
             state: sandbox.path("state"),
             root: sandbox.path("root"),
             log: sandbox.path("daemon.log"),
+            programs: sandbox.path("programs"),
             notify: sandbox.path("notify.sock"),
             process: None,
             status: None,
@@ -82,6 +88,11 @@ impl Daemon {
             daemon.root, daemon.state, daemon.socket
         );
         fs::write(&daemon.config, config)?;
+        fs::create_dir(&daemon.programs)?;
+        if pairing.runtime == Runtime::Crun {
+            sandbox.mount_missing_cgroups()?;
+            symlink(CRUN, daemon.programs.join("runc"))?;
+        }
         Ok(daemon)
     }
 
@@ -218,9 +229,10 @@ impl Daemon {
     /// when it is to run ours. Our daemon looks beside itself.
     fn search_path(&self) -> String {
         let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let own = self.programs.display();
         match self.pairing.shim {
-            Origin::Debian => system.into(),
-            Origin::Ours => format!("{}:{system}", bin_dir().display()),
+            Origin::Debian => format!("{own}:{system}"),
+            Origin::Ours => format!("{own}:{}:{system}", bin_dir().display()),
         }
     }
 }

@@ -34,7 +34,7 @@ pub use container::{Container, Exit, Process, Status};
 pub use ctr::{Ctr, Output};
 pub use daemon::Daemon;
 pub use events::{Event, Events, Topic};
-pub use programs::{Origin, Pairing, bin_dir, program, skip};
+pub use programs::{Origin, Pairing, Runtime, bin_dir, obstacle_to_crun, program, skip};
 pub use pty::Terminal;
 pub use random::Random;
 pub use sandbox::Sandbox;
@@ -71,6 +71,25 @@ macro_rules! every_daemon {
     ($($test:ident),+ $(,)?) => {
         $crate::pairing!(original, $crate::Pairing::ORIGINAL, $($test),+);
         $crate::pairing!(ours, $crate::Pairing::OURS, $($test),+);
+    };
+}
+
+/// Makes one `#[test]` of each function for our daemon and shim with crun,
+/// where the machine is one on which crun works.
+#[macro_export]
+macro_rules! with_crun {
+    ($($test:ident),+ $(,)?) => {
+        mod crun {
+            $(
+                #[test]
+                fn $test() {
+                    match $crate::obstacle_to_crun() {
+                        Some(reason) => $crate::skip(concat!("crun::", stringify!($test)), &reason),
+                        None => $crate::run($crate::Pairing::OURS_WITH_CRUN, super::$test),
+                    }
+                }
+            )+
+        }
     };
 }
 

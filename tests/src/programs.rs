@@ -6,7 +6,10 @@ use std::{
     fs::OpenOptions,
     io::Write,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
+
+use crate::Sandbox;
 
 /// Environment variable: the folder with our release binaries. Without it,
 /// `release` in the target folder that the test was built in.
@@ -36,22 +39,39 @@ pub struct Pairing {
     pub daemon: Origin,
     /// Whose `containerd-shim-runc-v2` it is.
     pub shim: Origin,
+    /// What the shim calls when it calls `runc`.
+    pub runtime: Runtime,
+}
+
+/// An OCI runtime of Debian's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// The original.
+    Runc,
+    /// The one in C, with the same command line.
+    Crun,
 }
 
 impl Pairing {
     /// All of it Debian's: shows that the test itself is right.
-    pub const ORIGINAL: Self = Self { daemon: Origin::Debian, shim: Origin::Debian };
+    pub const ORIGINAL: Self = Self::with_runc(Origin::Debian, Origin::Debian);
     /// Our shim under Debian's daemon.
-    pub const OUR_SHIM: Self = Self { daemon: Origin::Debian, shim: Origin::Ours };
+    pub const OUR_SHIM: Self = Self::with_runc(Origin::Debian, Origin::Ours);
     /// Debian's shim under our daemon.
-    pub const OUR_DAEMON: Self = Self { daemon: Origin::Ours, shim: Origin::Debian };
+    pub const OUR_DAEMON: Self = Self::with_runc(Origin::Ours, Origin::Debian);
     /// All of it ours.
-    pub const OURS: Self = Self { daemon: Origin::Ours, shim: Origin::Ours };
+    pub const OURS: Self = Self::with_runc(Origin::Ours, Origin::Ours);
+    /// All of it ours, with crun in the place of runc.
+    pub const OURS_WITH_CRUN: Self = Self { runtime: Runtime::Crun, ..Self::OURS };
+
+    const fn with_runc(daemon: Origin, shim: Origin) -> Self {
+        Self { daemon, shim, runtime: Runtime::Runc }
+    }
 }
 
 impl Display for Pairing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "daemon {:?}, shim {:?}", self.daemon, self.shim)
+        write!(f, "daemon {:?}, shim {:?}, {:?}", self.daemon, self.shim, self.runtime)
     }
 }
 
@@ -67,6 +87,28 @@ pub fn bin_dir() -> PathBuf {
         profile = profile.parent().unwrap_or(profile);
     }
     profile.with_file_name("release")
+}
+
+/// crun, whether it is there or not.
+pub(crate) const CRUN: &str = "/usr/bin/crun";
+
+/// Why no test can run with crun here, if none can: most of all that it wants
+/// cgroup hierarchies which the machine does not let a test mount.
+///
+/// # Panics
+/// It is not installed, and the run is a strict one.
+pub fn obstacle_to_crun() -> Option<String> {
+    static REFUSED: OnceLock<Option<String>> = OnceLock::new();
+    if let Some(reason) = obstacle(&[Origin::Ours]) {
+        return Some(reason);
+    }
+    if !Path::new(CRUN).exists() {
+        assert!(env::var_os(STRICT).is_none(), "{CRUN} is not installed");
+        return Some(format!("{CRUN} is not installed"));
+    }
+    let try_it = || Sandbox::new().and_then(|sandbox| sandbox.mount_missing_cgroups());
+    let refused = REFUSED.get_or_init(|| try_it().err().map(|error| format!("{error:#}")));
+    refused.as_ref().map(|reason| format!("crun misses cgroup hierarchies: {reason}"))
 }
 
 /// The path of a program, whether it is there or not.

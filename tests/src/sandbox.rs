@@ -24,6 +24,9 @@ use crate::{proc, rootfs};
 /// How long cleaning up may wait for processes that were killed.
 const REAP_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Where the machine's cgroup hierarchies are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// A private place for a test; dropping it removes everything in it.
 pub struct Sandbox {
     folder: TempDir,
@@ -141,6 +144,51 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Mounts the hierarchies of cgroup v1 that this machine has left out, for
+    /// the programs of the test. crun wants all controllers of the kernel.
+    ///
+    /// # Errors
+    /// The machine does not allow it.
+    pub fn mount_missing_cgroups(&self) -> Result<()> {
+        let controllers = fs::read_to_string("/proc/cgroups")?;
+        let mounted = proc::mounts_below(std::process::id(), Path::new(CGROUPS));
+        // The names of version 1 and 2 are the same; only version 1 has a
+        // folder for each (cgroups(7)).
+        if !mounted.iter().any(|path| path.ends_with("memory")) {
+            return Ok(());
+        }
+        let missing: Vec<_> = controllers
+            .lines()
+            .filter(|line| !line.starts_with('#') && line.ends_with("\t1"))
+            .filter_map(|line| line.split('\t').next())
+            .filter(|name| !mounted.iter().any(|path| path.ends_with(name)))
+            .collect();
+        // A new tmpfs with all that was there: folders in the machine's would
+        // be seen by everybody.
+        let script = "set -e\n\
+            mkdir /run/cgroups && mount --rbind $0 /run/cgroups\n\
+            umount --recursive --lazy $0 && mount -t tmpfs cgroups $0\n\
+            cd /run/cgroups\n\
+            for name in *; do\n\
+              if [ -L $name ]; then cp -P $name $0; continue; fi\n\
+              mkdir $0/$name && mount --bind $name $0/$name\n\
+            done\n\
+            for name; do mkdir $0/$name && mount -t cgroup -o $name cgroup $0/$name; done\n\
+            cd / && umount --recursive --lazy /run/cgroups && rmdir /run/cgroups";
+        let (program, arguments) = self.command(Path::new("/bin/sh"));
+        let output = Command::new(program)
+            .args(arguments)
+            .args(["-c", script, CGROUPS])
+            .args(&missing)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "{missing:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
     /// Mounts below `folder` as the programs of the test see them.
     pub fn mounts_below(&self, folder: &Path) -> Vec<PathBuf> {
         proc::mounts_below(self.holder.id(), folder)
@@ -170,10 +218,21 @@ impl Sandbox {
 
     /// The folders of the test's cgroup that exist, in any hierarchy.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        hierarchies()
+        self.hierarchies()
             .into_iter()
             .map(|root| root.join(self.namespace()))
             .filter(|path| path.exists())
+            .collect()
+    }
+
+    /// The roots of all cgroup hierarchies that the programs of the test see:
+    /// v1, v2, or both side by side.
+    fn hierarchies(&self) -> BTreeSet<PathBuf> {
+        let root = Path::new("/proc").join(self.holder.id().to_string()).join("root");
+        self.mounts_below(Path::new(CGROUPS))
+            .into_iter()
+            .filter_map(|path| Some(root.join(path.strip_prefix("/").ok()?)))
+            .filter(|path| path.join("cgroup.procs").exists())
             .collect()
     }
 
@@ -254,14 +313,6 @@ impl Drop for Sandbox {
 fn is_shim(arguments: &[String]) -> bool {
     let name = arguments.first().and_then(|path| path.rsplit('/').next());
     name.is_some_and(|name| name.starts_with("containerd-shim"))
-}
-
-/// The roots of all cgroup hierarchies: v1, v2, or both side by side.
-fn hierarchies() -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
-    let mut found: Vec<_> = proc::mounts_below(std::process::id(), root);
-    found.retain(|path| path.join("cgroup.procs").exists());
-    found
 }
 
 /// Calls `visit` for `folder` and each folder below it, parents first.

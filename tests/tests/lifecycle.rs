@@ -31,6 +31,26 @@ tests::every_pairing!(
     no_streams,
 );
 
+// Without rootfs_is_mounted: crun lets a container write to a root that is
+// mounted read-only, unless the spec says read-only too.
+tests::with_crun!(
+    create_start_exit_delete,
+    exit_codes_are_true,
+    input_arrives_and_ends,
+    terminal_and_its_size,
+    exec_has_its_own_life,
+    exec_with_terminal,
+    signals_are_delivered,
+    kill_all_reaches_every_process,
+    pause_and_resume,
+    pids_are_those_of_the_kernel,
+    limits_can_change,
+    metrics_are_measured,
+    overlay_is_mounted,
+    created_but_never_started,
+    wrong_order_is_refused,
+);
+
 /// The whole way, with all its events.
 async fn create_start_exit_delete(bed: &mut Bed) -> Result<()> {
     let events = bed.events().await?;
