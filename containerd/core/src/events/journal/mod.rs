@@ -10,6 +10,9 @@
 //! flushed to the disk, because the crash of the host ends every container
 //! and with it what the journal is about.
 //!
+//! Some space is allocated ahead, so that a full disk does not keep the next
+//! thousand events from being written.
+//!
 //! A record that was cut short is the last one, and is cut off when the
 //! journal is read. Compaction writes all that is still needed into a new file
 //! and renames it, so there is always one whole journal.
@@ -25,6 +28,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::{
+    fcntl::{FallocateFlags, fallocate},
+    libc::off_t,
+};
 use shim_protocol::{Context, Result};
 use tracing::warn;
 
@@ -32,6 +39,9 @@ pub(super) use self::record::Record;
 
 /// First bytes of the file; the last of them is the version of the format.
 const MAGIC: [u8; 8] = *b"ctdevnt\x01";
+
+/// Space that is allocated ahead, in bytes. Most records have some hundred.
+const RESERVE: u64 = 256 << 10;
 
 /// An open journal, positioned at its end.
 #[derive(Debug)]
@@ -42,6 +52,10 @@ pub(super) struct Journal {
     length: u64,
     /// The file may have a torn record after `length`.
     torn: bool,
+    /// Up to where space is allocated.
+    reserved: u64,
+    /// Space could not be allocated the last time.
+    scarce: bool,
     buffer: Vec<u8>,
 }
 
@@ -73,6 +87,8 @@ impl Journal {
             file,
             length: u64::try_from(good).unwrap_or(u64::MAX),
             torn: good < bytes.len(),
+            reserved: 0,
+            scarce: false,
             buffer: Vec::new(),
         };
         if good == 0 {
@@ -123,6 +139,8 @@ impl Journal {
         self.file = file;
         self.length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.torn = false;
+        self.reserved = 0;
+        self.reserve();
         Ok(())
     }
 
@@ -139,7 +157,29 @@ impl Journal {
         self.file.write_all(bytes).context("append to", self.path.display())?;
         self.torn = false;
         self.length += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.reserve();
         Ok(())
+    }
+
+    /// Allocates space behind the end, when half of the last has been used.
+    /// Without it the journal is as good, until the disk is full.
+    fn reserve(&mut self) {
+        if self.length + RESERVE / 2 <= self.reserved {
+            return;
+        }
+        let from = off_t::try_from(self.length).unwrap_or(off_t::MAX);
+        let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&self.file, flags, from, RESERVE as off_t) {
+            Ok(()) => {
+                self.reserved = self.length + RESERVE;
+                self.scarce = false;
+            }
+            Err(_) if self.scarce => {}
+            Err(error) => {
+                warn!(path = %self.path.display(), %error, "no space for events can be allocated ahead");
+                self.scarce = true;
+            }
+        }
     }
 
     /// Cuts off a torn end.
@@ -147,6 +187,7 @@ impl Journal {
         if self.torn {
             self.file.set_len(self.length).context("cut", self.path.display())?;
             self.torn = false;
+            self.reserved = 0;
         }
         self.file.seek(SeekFrom::Start(self.length)).context("seek in", self.path.display())?;
         Ok(())

@@ -1,5 +1,9 @@
-use std::sync::Arc;
+use std::{sync::Arc, thread};
 
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 use runtime_v2::Any;
 use shim_protocol::Id;
 
@@ -133,4 +137,39 @@ fn an_event_that_is_too_big_leaves_the_journal_as_it_was() {
     assert!(journal.append(&[event(1), big]).is_err());
     journal.append(&[event(2)]).unwrap();
     assert_eq!(read(folder.path()).1, [event(2)]);
+}
+
+/// Needs root, for a disk that is small.
+#[test]
+fn a_full_disk_has_room_for_the_next_events() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: not root");
+    }
+    // A thread can have mounts of its own, which end with it.
+    thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        mount(none, folder.path(), Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
+        let (mut journal, _) = read(folder.path());
+        let filler = folder.path().join("filler");
+        fs::write(&filler, vec![1; 1 << 20]).unwrap_err();
+
+        let mut written = 0;
+        while journal.append(&[event(100)]).is_ok() {
+            written += 1;
+        }
+        assert!(written > 500, "{written} events");
+        assert_eq!(read(folder.path()).1.len(), written, "and nothing of the last");
+        assert!(journal.replace([event(1)]).is_err());
+        fs::remove_file(filler).unwrap();
+        journal.append(&[event(2)]).unwrap();
+        assert_eq!(read(folder.path()).1.last(), Some(&event(2)));
+        journal.replace([event(1)]).unwrap();
+        assert_eq!(read(folder.path()).1, [event(1)]);
+        nix::mount::umount2(folder.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    })
+    .join()
+    .unwrap();
 }
