@@ -77,6 +77,8 @@ impl App {
 struct Background {
     /// Announces tasks that were lost while there was no daemon.
     lost: JoinHandle<()>,
+    /// Writes events that the journal could not take.
+    journal: JoinHandle<()>,
     monitor: Option<Monitor>,
 }
 
@@ -93,6 +95,14 @@ impl Background {
                 tracing::warn!(lost, "tasks were lost while there was no daemon");
             }
         });
+        let events = core.events.clone();
+        let stopped = stop.clone().cancelled_owned();
+        let journal = tokio::spawn(async move {
+            tokio::select! {
+                () = events.keep_up() => {}
+                () = stopped => {}
+            }
+        });
         let monitor = (!config.is_disabled(plugins::RESTART)).then(|| {
             Monitor::start(
                 MonitorConfig { interval: config.restart_interval },
@@ -102,7 +112,7 @@ impl Background {
                 core.events.clone(),
             )
         });
-        Self { lost, monitor }
+        Self { lost, journal, monitor }
     }
 
     /// Ends it; the daemon's stop must have been asked for.
@@ -112,6 +122,9 @@ impl Background {
         }
         if let Err(e) = self.lost.await {
             tracing::error!(error = %e, "the search for lost tasks ended in a panic");
+        }
+        if let Err(e) = self.journal.await {
+            tracing::error!(error = %e, "the keeper of the event journal ended in a panic");
         }
     }
 }

@@ -76,6 +76,7 @@ impl Core {
         self.manager.shutdown().await;
         self.db.shutdown().await;
         self.announcer.shutdown().await;
+        self.events.catch_up();
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use runtime_v2::{Any, EventSink};
 use shim_protocol::{Error, Id, Result};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     Envelope, Subscribe, Subscription, Timestamp,
@@ -20,6 +20,9 @@ use super::{
     subscription::Latest,
 };
 use crate::filter::Filter;
+
+/// How long to wait before a journal that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What an [`Exchange`] needs to know.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ pub struct ExchangeConfig {
 pub struct Exchange {
     state: Mutex<State>,
     latest: watch::Sender<Latest>,
+    /// The journal has failed.
+    behind: Notify,
     booted: Instant,
     boot_replay: Duration,
 }
@@ -52,10 +57,11 @@ struct State {
 }
 
 impl Exchange {
-    /// Reads the journal and goes on where it ends.
+    /// Reads the journal and goes on where it ends. [`Self::keep_up`] is to be
+    /// run beside it.
     ///
     /// # Errors
-    /// When the journal cannot be read or written.
+    /// When the journal cannot be read, or one cannot be started.
     pub fn open(config: ExchangeConfig) -> Result<Arc<Self>> {
         let memory = Memory::open(&config.journal)?;
         let mut delivered = Delivered::open(&config.journal)?;
@@ -65,6 +71,7 @@ impl Exchange {
         delivered.advance(boot);
         Ok(Arc::new(Self {
             latest: watch::Sender::new(Latest { at: last, open: true }),
+            behind: Notify::new(),
             state: Mutex::new(State { memory, delivered, boot, replayed: HashSet::new() }),
             booted: Instant::now(),
             boot_replay: config.boot_replay,
@@ -82,8 +89,8 @@ impl Exchange {
     }
 
     /// Publishes an event that a shim, or another publisher, has put into an
-    /// envelope. When this returns, the event is in the journal. The exchange
-    /// gives it a timestamp of its own; the sender's serves to know the event
+    /// envelope. When this returns, the event is in the journal, or in memory
+    /// until the journal can be written again. The exchange gives it a timestamp of its own; the sender's serves to know the event
     /// again if it is sent twice.
     ///
     /// # Errors
@@ -121,8 +128,28 @@ impl Exchange {
         Ok(())
     }
 
+    /// Writes what the journal misses, when it has failed, as soon as it can be
+    /// written again. Never ends.
+    pub async fn keep_up(&self) {
+        loop {
+            self.behind.notified().await;
+            while self.lock().memory.is_behind() {
+                tokio::time::sleep(RETRY).await;
+                self.catch_up();
+            }
+        }
+    }
+
+    /// Writes what the journal misses, if that can be done now.
+    pub fn catch_up(&self) {
+        self.lock().memory.catch_up();
+    }
+
     /// Under the lock, so that the latest timestamp never goes back.
     fn wake(&self, state: &mut State) {
+        if state.memory.is_behind() {
+            self.behind.notify_one();
+        }
         let at = state.memory.history.last();
         if self.latest.receiver_count() == 0 {
             state.delivered.advance(at);
@@ -177,6 +204,11 @@ impl Exchange {
     #[cfg(test)]
     pub(super) fn last(&self) -> Timestamp {
         self.lock().memory.history.last()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_behind(&self) -> bool {
+        self.lock().memory.is_behind()
     }
 
     #[cfg(test)]

@@ -1,10 +1,6 @@
 //! What the exchange remembers, in memory and on disk, always the two together.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc};
 
 use shim_protocol::{Id, Result};
 use tracing::{debug, error, info};
@@ -25,9 +21,6 @@ const HISTORY: Limits = Limits { events: 4096, bytes: 2 << 20 };
 /// least twice as long as after the last time.
 const COMPACT_AT: u64 = 8 << 20;
 
-/// How long to wait before a journal that failed is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-
 /// History, ledger and journal.
 pub(super) struct Memory {
     pub history: History,
@@ -36,8 +29,8 @@ pub(super) struct Memory {
     inherited: Vec<(Key, u32)>,
     journal: Journal,
     compact_at: u64,
-    /// Since when the journal misses events that are in memory.
-    behind: Option<Instant>,
+    /// The journal misses events that are in memory, because it failed.
+    behind: bool,
 }
 
 /// The task that an event is about, and what it says of it.
@@ -63,10 +56,11 @@ impl Subject {
 }
 
 impl Memory {
-    /// Reads what an earlier daemon left in `folder`, and compacts it.
+    /// Reads what an earlier daemon left in `folder`, and compacts it if there
+    /// is room for that.
     ///
     /// # Errors
-    /// When the journal cannot be read or written.
+    /// When the journal cannot be read, or one cannot be started.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         let (mut history, mut ledger) = (History::new(HISTORY), Ledger::default());
         let journal = Journal::open(folder, |record| match record {
@@ -81,8 +75,8 @@ impl Memory {
             Record::Floor(floor) => history.set_floor(floor),
         })?;
         let inherited = ledger.live().map(|(key, pid)| (key.to_owned(), pid)).collect();
-        let mut memory = Self { history, ledger, inherited, journal, compact_at: 0, behind: None };
-        memory.compact()?;
+        let mut memory = Self { history, ledger, inherited, journal, compact_at: 0, behind: false };
+        memory.compact_if_long();
         Ok(memory)
     }
 
@@ -90,8 +84,9 @@ impl Memory {
     /// before it. `sent` is the sender's timestamp.
     ///
     /// A journal that cannot be written to does not keep the event from those
-    /// who listen now: it is told to them, logged, and written as soon as the
-    /// journal works again.
+    /// who listen now: it is told to them, and is written by
+    /// [`Self::catch_up`]. Nor is the sender asked to keep it: shims send one
+    /// event after the other, so that would hold back all that follow.
     pub(super) fn announce(
         &mut self,
         envelope: Envelope,
@@ -145,11 +140,11 @@ impl Memory {
             records.push(Record::New { envelope: Arc::new(envelope), sent });
             steps.extend(step.map(|(key, step)| (key, step, sent)));
         }
-        if self.behind.is_none()
+        if !self.behind
             && let Err(e) = self.journal.append(&records)
         {
             error!(error = %e.report(), "events are not kept across a restart now");
-            self.behind = Some(Instant::now());
+            self.behind = true;
         }
         for (key, step, sent) in steps {
             self.ledger.apply(&key, &step, sent);
@@ -159,19 +154,44 @@ impl Memory {
                 self.history.push(envelope);
             }
         }
-        let retry = self.behind.is_some_and(|since| since.elapsed() >= RETRY);
-        if (retry || self.behind.is_none() && self.journal.length() > self.compact_at)
-            && let Err(e) = self.compact()
-        {
-            error!(error = %e.report(), "the event journal cannot be compacted");
-            self.compact_at = self.journal.length() + COMPACT_AT;
-            self.behind = self.behind.map(|_| Instant::now());
+        if !self.behind {
+            self.compact_if_long();
+        }
+    }
+
+    /// Does the journal miss events?
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// Writes the events that the journal misses, if that can be done now, and
+    /// with them all that is in memory: nothing newer comes before them.
+    pub(super) fn catch_up(&mut self) {
+        if !self.behind {
+            return;
+        }
+        match self.compact() {
+            Ok(()) => {
+                info!("events are kept across a restart again");
+                self.behind = false;
+            }
+            Err(e) => debug!(error = %e.report(), "the event journal still fails"),
         }
     }
 
     #[cfg(test)]
     pub(super) fn break_journal(&mut self) {
         self.journal.break_file();
+    }
+
+    /// The journal stays good if it fails, only long.
+    fn compact_if_long(&mut self) {
+        if self.journal.length() > self.compact_at
+            && let Err(e) = self.compact()
+        {
+            error!(error = %e.report(), "the event journal cannot be compacted");
+            self.compact_at = self.journal.length() + COMPACT_AT;
+        }
     }
 
     /// Writes all that is in memory, and nothing else, into the journal.
@@ -181,9 +201,6 @@ impl Memory {
         let pages = self.ledger.pages().map(Record::Page);
         self.journal.replace([floor].into_iter().chain(events).chain(pages))?;
         self.compact_at = COMPACT_AT.max(2 * self.journal.length());
-        if self.behind.take().is_some() {
-            info!("events are kept across a restart again");
-        }
         Ok(())
     }
 }

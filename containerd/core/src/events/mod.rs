@@ -13,7 +13,9 @@
 //!   create, start, exit and delete of each process in that order and once,
 //!   whatever shims resend or lose.
 //! - The journal is written before anybody hears of an event and before a shim
-//!   is told that its event has arrived. It is read at boot.
+//!   is told that its event has arrived. It is read at boot. While its disk is
+//!   full, which space allocated ahead puts off, events are told all the same
+//!   and written as soon as there is room.
 //! - The history holds the latest events in memory. A [`Subscription`] is a
 //!   position in it: live delivery and resuming after a reconnect are the same
 //!   thing, and a subscriber that falls too far behind is told so.

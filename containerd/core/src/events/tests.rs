@@ -241,20 +241,47 @@ async fn tasks_that_an_earlier_daemon_left_and_are_gone_are_closed() {
     assert_eq!(drain(&exchange, &mut subscription).await, [], "late, and announced already");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_journal_that_fails_delays_nobody_and_is_caught_up_with() {
     let folder = tempfile::tempdir().unwrap();
     let exchange = open(folder.path(), LONG);
+    let keeper = tokio::spawn({
+        let exchange = exchange.clone();
+        async move { exchange.keep_up().await }
+    });
     let mut subscription = exchange.subscribe(Subscribe::default()).unwrap();
+    // Neither the journal can be written, nor another in its place.
     exchange.break_journal();
+    let aside = folder.path().join("aside");
+    std::fs::create_dir(&aside).unwrap();
     exchange.forward(envelope("a", &exit(1), 1)).unwrap();
     assert_eq!(topics(&mut subscription, 3).await.len(), 3);
-    // The next try after a while writes all that is missing.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(LONG).await;
+    assert!(exchange.is_behind());
+    std::fs::remove_dir(&aside).unwrap();
+    // No further event is needed for it.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!exchange.is_behind());
     exchange.publish(&namespace(), "/after", Any::default()).unwrap();
+    keeper.abort();
+
     let exchange = open(folder.path(), LONG);
     let request = Subscribe { after: Some(Timestamp::ZERO), ..Default::default() };
     let mut subscription = exchange.subscribe(request).unwrap();
     let life = ["/tasks/create", "/tasks/start", "/tasks/exit", "/after"];
     assert_eq!(topics(&mut subscription, 4).await, life);
+}
+
+#[tokio::test]
+async fn a_journal_that_cannot_be_compacted_is_no_reason_not_to_boot() {
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path(), LONG).forward(envelope("a", &exit(1), 1)).unwrap();
+    std::fs::create_dir(folder.path().join("aside")).unwrap();
+    for _ in 0..2 {
+        let exchange = open(folder.path(), LONG);
+        exchange.forward(envelope("a", &exit(1), 1)).unwrap();
+        let request = Subscribe { after: Some(Timestamp::ZERO), ..Default::default() };
+        let mut subscription = exchange.subscribe(request).unwrap();
+        assert_eq!(drain(&exchange, &mut subscription).await.len(), 3);
+    }
 }
