@@ -52,7 +52,7 @@ pub use time::{DEADLINE, eventually, within};
 /// tests::every_pairing!(hello; our_daemon: hello_again);
 ///
 /// /// A container says hello.
-/// async fn hello(bed: &mut Bed) -> Result<()> { … }
+/// async fn hello(bed: &mut Bed) -> Result<()> { Ok(()) }
 /// ```
 #[macro_export]
 macro_rules! every_pairing {

@@ -11,6 +11,7 @@ mod commands;
 mod console;
 mod json;
 mod labels;
+mod listing;
 mod output;
 mod session;
 mod signal;

@@ -20,6 +20,13 @@ impl Table {
         Self { lines: Vec::new(), min_width, padding }
     }
 
+    /// Those columns with their names above.
+    pub(crate) fn with_header(min_width: usize, padding: usize, header: &str) -> Self {
+        let mut table = Self::new(min_width, padding);
+        table.line(header);
+        table
+    }
+
     /// Adds a line.
     pub(crate) fn line(&mut self, line: impl AsRef<str>) {
         self.lines.push(line.as_ref().split('\t').map(str::to_owned).collect());

@@ -3,14 +3,13 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{cli::Global, labels, output, session, table::Table, time};
+use crate::{cli::Global, labels, listing::Listing, session, table::Table, time};
 
 /// List leases.
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Print ids only
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    listing: Listing,
     /// Only those that a filter matches, such as labels.app==web
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
@@ -19,19 +18,16 @@ pub(crate) struct List {
 impl List {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         let leases = session::namespace(global).await?.leases().list(&self.filters).await?;
-        if self.quiet {
-            for lease in &leases {
-                output::line(&lease.id)?;
-            }
-            return Ok(());
-        }
-        let mut table = Table::new(1, 1);
-        table.line("ID\tCREATED AT\tLABELS\t");
-        for lease in leases {
-            let labels = labels::join(&lease.labels);
-            let labels = if labels.is_empty() { "-" } else { &labels };
-            table.line(format!("{}\t{}\t{labels}\t", lease.id, time::rfc3339(lease.created_at)));
-        }
-        Ok(table.print()?)
+        let table = Table::with_header(1, 1, "ID\tCREATED AT\tLABELS\t");
+        Ok(self.listing.print(
+            &leases,
+            |lease| &lease.id,
+            table,
+            |lease| {
+                let labels = labels::join(&lease.labels);
+                let labels = if labels.is_empty() { "-" } else { &labels };
+                format!("{}\t{}\t{labels}\t", lease.id, time::rfc3339(lease.created_at))
+            },
+        )?)
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use containerd_client::{Platform, Plugin};
 
-use crate::{cli::Global, output, session, table::Table};
+use crate::{cli::Global, listing::Listing, session, table::Table};
 
 /// What Go's daemon says of a plugin that is off on purpose
 /// (`github.com/containerd/plugin`); there is no code for it.
@@ -15,9 +15,8 @@ const SKIPPED: &str = "skip plugin";
 /// List the parts of the daemon.
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Print ids only
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    listing: Listing,
     /// Print everything that is known of each
     #[arg(short, long)]
     detailed: bool,
@@ -29,29 +28,26 @@ pub(crate) struct List {
 impl List {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         let plugins = session::connect(global).await?.plugins(&self.filters).await?;
-        if self.quiet {
-            for plugin in &plugins {
-                output::line(&plugin.id)?;
-            }
-            return Ok(());
-        }
-        let mut table = Table::new(4, 4);
-        if self.detailed {
+        if self.detailed && !self.listing.quiet {
+            let mut table = Table::new(4, 4);
             for (i, plugin) in plugins.iter().enumerate() {
                 if i > 0 {
                     table.line("\t\t\t");
                 }
                 describe(&mut table, plugin);
             }
-        } else {
-            table.line("TYPE\tID\tPLATFORMS\tSTATUS\t");
-            for plugin in &plugins {
-                let (kind, id) = (&plugin.kind, &plugin.id);
-                let platforms = platforms(&plugin.platforms);
-                table.line(format!("{kind}\t{id}\t{platforms}\t{}\t", status(plugin)));
-            }
+            return Ok(table.print()?);
         }
-        Ok(table.print()?)
+        let table = Table::with_header(4, 4, "TYPE\tID\tPLATFORMS\tSTATUS\t");
+        Ok(self.listing.print(
+            &plugins,
+            |plugin| &plugin.id,
+            table,
+            |plugin| {
+                let (kind, id) = (&plugin.kind, &plugin.id);
+                format!("{kind}\t{id}\t{}\t{}\t", platforms(&plugin.platforms), status(plugin))
+            },
+        )?)
     }
 }
 

@@ -4,31 +4,25 @@ use anyhow::Result;
 use clap::Args;
 use containerd_client::Status;
 
-use crate::{cli::Global, output, session, table::Table};
+use crate::{cli::Global, listing::Listing, session, table::Table};
 
 /// List tasks.
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Print ids only
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 impl List {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         let tasks = session::namespace(global).await?.tasks().await?;
-        if self.quiet {
-            for task in &tasks {
-                output::line(&task.id)?;
-            }
-            return Ok(());
-        }
-        let mut table = Table::new(4, 4);
-        table.line("TASK\tPID\tSTATUS\t");
-        for task in tasks {
-            table.line(format!("{}\t{}\t{}", task.id, task.init.pid, name(task.init.status)));
-        }
-        Ok(table.print()?)
+        let table = Table::with_header(4, 4, "TASK\tPID\tSTATUS\t");
+        Ok(self.listing.print(
+            &tasks,
+            |task| &task.id,
+            table,
+            |task| format!("{}\t{}\t{}", task.id, task.init.pid, name(task.init.status)),
+        )?)
     }
 }
 
