@@ -90,7 +90,7 @@ impl Daemon {
         fs::write(&daemon.config, config)?;
         fs::create_dir(&daemon.programs)?;
         if pairing.runtime == Runtime::Crun {
-            sandbox.mount_missing_cgroups()?;
+            sandbox.hide_second_cgroup_tree()?;
             symlink(CRUN, daemon.programs.join("runc"))?;
         }
         Ok(daemon)

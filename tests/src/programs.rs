@@ -92,8 +92,7 @@ pub fn bin_dir() -> PathBuf {
 /// crun, whether it is there or not.
 pub(crate) const CRUN: &str = "/usr/bin/crun";
 
-/// Why no test can run with crun here, if none can: most of all that it wants
-/// cgroup hierarchies which the machine does not let a test mount.
+/// Why no test can run with crun here, if none can.
 ///
 /// # Panics
 /// It is not installed, and the run is a strict one.
@@ -106,9 +105,9 @@ pub fn obstacle_to_crun() -> Option<String> {
         assert!(env::var_os(STRICT).is_none(), "{CRUN} is not installed");
         return Some(format!("{CRUN} is not installed"));
     }
-    let try_it = || Sandbox::new().and_then(|sandbox| sandbox.mount_missing_cgroups());
+    let try_it = || Sandbox::new().and_then(|sandbox| sandbox.hide_second_cgroup_tree());
     let refused = REFUSED.get_or_init(|| try_it().err().map(|error| format!("{error:#}")));
-    refused.as_ref().map(|reason| format!("crun misses cgroup hierarchies: {reason}"))
+    refused.as_ref().map(|reason| format!("crun refuses the cgroups of this machine: {reason}"))
 }
 
 /// The path of a program, whether it is there or not.

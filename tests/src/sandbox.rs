@@ -144,48 +144,17 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Mounts the hierarchies of cgroup v1 that this machine has left out, for
-    /// the programs of the test. crun wants all controllers of the kernel.
+    /// Hides the tree of cgroup v2 that some machines have beside those of v1
+    /// from the programs of the test. crun refuses the mixture if a controller
+    /// is in the tree of v2.
     ///
     /// # Errors
     /// The machine does not allow it.
-    pub fn mount_missing_cgroups(&self) -> Result<()> {
-        let controllers = fs::read_to_string("/proc/cgroups")?;
-        let mounted = proc::mounts_below(std::process::id(), Path::new(CGROUPS));
-        // The names of version 1 and 2 are the same; only version 1 has a
-        // folder for each (cgroups(7)).
-        if !mounted.iter().any(|path| path.ends_with("memory")) {
-            return Ok(());
+    pub fn hide_second_cgroup_tree(&self) -> Result<()> {
+        let second = Path::new(CGROUPS).join("unified");
+        if !self.mounts_below(&second).is_empty() {
+            self.unmount(&second)?;
         }
-        let missing: Vec<_> = controllers
-            .lines()
-            .filter(|line| !line.starts_with('#') && line.ends_with("\t1"))
-            .filter_map(|line| line.split('\t').next())
-            .filter(|name| !mounted.iter().any(|path| path.ends_with(name)))
-            .collect();
-        // A new tmpfs with all that was there: folders in the machine's would
-        // be seen by everybody.
-        let script = "set -e\n\
-            mkdir /run/cgroups && mount --rbind $0 /run/cgroups\n\
-            umount --recursive --lazy $0 && mount -t tmpfs cgroups $0\n\
-            cd /run/cgroups\n\
-            for name in *; do\n\
-              if [ -L $name ]; then cp -P $name $0; continue; fi\n\
-              mkdir $0/$name && mount --bind $name $0/$name\n\
-            done\n\
-            for name; do mkdir $0/$name && mount -t cgroup -o $name cgroup $0/$name; done\n\
-            cd / && umount --recursive --lazy /run/cgroups && rmdir /run/cgroups";
-        let (program, arguments) = self.command(Path::new("/bin/sh"));
-        let output = Command::new(program)
-            .args(arguments)
-            .args(["-c", script, CGROUPS])
-            .args(&missing)
-            .output()?;
-        ensure!(
-            output.status.success(),
-            "{missing:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
         Ok(())
     }
 
@@ -288,12 +257,17 @@ impl Sandbox {
 
     fn unmount_all(&self) {
         for mount in self.mounts_below(self.folder()).iter().rev() {
-            let (program, arguments) = self.command(Path::new("/bin/umount"));
-            let status = Command::new(program).args(arguments).arg("-l").arg(mount).status();
-            if !status.is_ok_and(|status| status.success()) {
-                eprintln!("cannot unmount {}", mount.display());
+            if let Err(error) = self.unmount(mount) {
+                eprintln!("{error:#}");
             }
         }
+    }
+
+    fn unmount(&self, mount: &Path) -> Result<()> {
+        let (program, arguments) = self.command(Path::new("/bin/umount"));
+        let status = Command::new(program).args(arguments).arg("--lazy").arg(mount).status()?;
+        ensure!(status.success(), "cannot unmount {}", mount.display());
+        Ok(())
     }
 }
 
