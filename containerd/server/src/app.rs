@@ -177,7 +177,9 @@ impl Running {
     pub(crate) async fn drain(mut self) -> bool {
         self.stop.cancel();
         self.core.events.close();
-        let clean = time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_ok();
+        // One that has failed was waited for already, and must not be again.
+        let clean = self.server.is_finished()
+            || time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_ok();
         if !clean {
             self.server.abort();
         }

@@ -181,6 +181,14 @@ async fn a_drain_ends_streams() {
 }
 
 #[tokio::test]
+async fn a_server_that_has_failed_is_drained_too() {
+    let mut daemon = Daemon::start(|_| {}).await;
+    daemon.running.server.abort();
+    assert_eq!(daemon.running.failed().await.kind(), ErrorKind::Internal);
+    assert!(daemon.running.drain().await);
+}
+
+#[tokio::test]
 async fn the_root_has_one_daemon() {
     let daemon = Daemon::start(|_| {}).await;
     let second = App::bind(config(&daemon.folder)).await.err().unwrap();
