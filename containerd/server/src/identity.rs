@@ -40,7 +40,8 @@ impl Identity {
 fn uuid(folder: &Path) -> Result<String> {
     let path = folder.join("uuid");
     match fs::read_to_string(&path) {
-        // A daemon that ended in the middle of writing it has told nobody.
+        // The original writes it in place. One that ended in the midst of that
+        // has told nobody.
         Ok(text) if text.is_empty() => {}
         Ok(text) if is_uuid(&text) => return Ok(text),
         Ok(_) => {
@@ -57,10 +58,14 @@ fn uuid(folder: &Path) -> Result<String> {
         .mode(0o700)
         .create(folder)
         .context("make", folder.display())?;
+    // After a loss of power a file may have its length and not its bytes, and
+    // no later daemon would start. So it gets its name when it is complete.
+    let new = folder.join("uuid.new");
     let write = || {
-        let mut file = fs::File::create(&path)?;
+        let mut file = fs::File::create(&new)?;
         file.write_all(uuid.as_bytes())?;
-        file.sync_all()
+        file.sync_all()?;
+        fs::rename(&new, &path)
     };
     write().context("write", path.display())?;
     Ok(uuid)

@@ -10,7 +10,7 @@ use containerd_core::{
     events::{Envelope, Exchange, Timestamp},
 };
 use shim_protocol::{
-    Context, Error, ErrorKind, Id, Result,
+    Context, Error, Id, Result,
     proto::{
         events_ttrpc::ForwardRequest,
         events_ttrpc_ttrpc::{Events, create_events},
@@ -64,7 +64,7 @@ impl Events for Service {
 }
 
 fn decode(request: ForwardRequest) -> Result<Envelope> {
-    let missing = |what| Error::new(ErrorKind::InvalidArgument, format!("{what} is required"));
+    let missing = |what| Error::invalid(format!("{what} is required"));
     let envelope = request.envelope.into_option().ok_or_else(|| missing("envelope"))?;
     let event = envelope.event.into_option().ok_or_else(|| missing("event"))?;
     let timestamp = envelope
