@@ -70,13 +70,9 @@ impl Tasks {
         if !name.is_empty() {
             return Ok(name);
         }
-        let labels = match self.namespaces.get(namespace).await {
-            Ok(namespace) => namespace.labels,
-            Err(e) if e.is_not_found() => return Ok(self.config.default_runtime.clone()),
-            Err(e) => return Err(e),
-        };
+        let mut labels = self.namespaces.get(namespace).await?.labels;
         let default = || self.config.default_runtime.clone();
-        Ok(labels.get(DEFAULT_RUNTIME_LABEL).cloned().unwrap_or_else(default))
+        Ok(labels.remove(DEFAULT_RUNTIME_LABEL).unwrap_or_else(default))
     }
 }
 
