@@ -110,8 +110,9 @@ impl SubscribeOptions {
 
     /// Connects again when the connection ends, and goes on after the last
     /// event that came: from our daemon nothing is missed and nothing comes
-    /// twice, also across its restarts. From Go's daemon, what happened in
-    /// between is lost.
+    /// twice, also across its restarts, unless it was away from so many events
+    /// that the daemon has not kept them all; [`Events::next`] says so then.
+    /// From Go's daemon, what happened in between is lost.
     #[must_use]
     pub fn reconnect(mut self) -> Self {
         self.reconnect = true;
@@ -188,8 +189,9 @@ impl Events {
     /// is away. Nothing is lost if the future is dropped.
     ///
     /// # Errors
-    /// Those of the connection, and `ResourceExhausted` when the subscriber is
-    /// too slow and does not reconnect.
+    /// Those of the connection; `ResourceExhausted` when the subscriber is too
+    /// slow and does not reconnect, `OutOfRange` when it does and the daemon has
+    /// not kept what it missed.
     pub async fn next(&mut self) -> Result<Option<Envelope>> {
         loop {
             match &mut self.stream {
@@ -279,7 +281,10 @@ async fn open(
 fn is_final(kind: ErrorKind) -> bool {
     matches!(
         kind,
-        ErrorKind::InvalidArgument | ErrorKind::PermissionDenied | ErrorKind::Unimplemented
+        ErrorKind::InvalidArgument
+            | ErrorKind::OutOfRange
+            | ErrorKind::PermissionDenied
+            | ErrorKind::Unimplemented
     )
 }
 
