@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 tests::every_pairing!(
     a_life,
     an_exec,
+    labels_are_set_one_by_one,
     errors_have_kinds;
     our_daemon:
     handles_outlive_the_daemon,
@@ -65,6 +66,24 @@ async fn a_life(bed: &mut Bed) -> Result<()> {
     let state = task.state().await?;
     assert_eq!((state.status, state.exit.as_ref()), (Status::Stopped, Some(&exit)));
     assert_eq!(task.delete().await?, exit);
+    container.delete().await?;
+    Ok(())
+}
+
+/// Setting none changes none.
+async fn labels_are_set_one_by_one(bed: &mut Bed) -> Result<()> {
+    let labels = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let mut container = container(bed, "labelled", &["/bin/true"]).await?;
+    let namespaces = container.namespace().client().namespaces();
+    for pairs in [&[("a", "1"), ("b", "2")][..], &[], &[("a", "")]] {
+        container.set_labels(labels(pairs)).await?;
+        namespaces.set_labels(bed.namespace(), labels(pairs)).await?;
+    }
+    let left = labels(&[("b", "2")]);
+    assert_eq!(container.record().labels, left);
+    assert_eq!(namespaces.get(bed.namespace()).await?.labels, left);
     container.delete().await?;
     Ok(())
 }

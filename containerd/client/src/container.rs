@@ -239,6 +239,10 @@ impl Container {
     /// # Errors
     /// `NotFound`, or `InvalidArgument` when a label is bad.
     pub async fn set_labels(&mut self, labels: BTreeMap<String, String>) -> Result<()> {
+        if labels.is_empty() {
+            // A mask without a path would mean the whole record.
+            return self.refresh().await;
+        }
         let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
         let wire = Wire { labels, ..Wire::default() };
         self.update("label container", wire, paths).await

@@ -169,6 +169,10 @@ impl Namespaces {
         name: &str,
         labels: BTreeMap<String, String>,
     ) -> Result<NamespaceRecord> {
+        if labels.is_empty() {
+            // A mask without a path would mean all of them.
+            return self.get(name).await;
+        }
         let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
         let message = UpdateNamespaceRequest {
             namespace: Some(Wire { name: name.into(), labels }),

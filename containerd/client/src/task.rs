@@ -123,8 +123,9 @@ impl Container {
     /// waits to be started.
     ///
     /// # Errors
-    /// `AlreadyExists` when it has one; `NotFound` when the runtime or the root
-    /// filesystem is not there; those of the shim.
+    /// `AlreadyExists` when it has one; `NotFound` when the container is gone;
+    /// `FailedPrecondition` when its runtime is not installed, to which Go's
+    /// daemon answers `Unknown`; those of the shim.
     pub async fn create_task(&self, task: NewTask) -> Result<Task> {
         let rootfs = task.rootfs.into_iter().map(|mount| Mount {
             r#type: mount.kind,
