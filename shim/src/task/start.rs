@@ -1,10 +1,10 @@
 //! Starting processes, and what happens when they end.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use nix::sys::signal::Signal;
 use shim_protocol::{
-    Id, Result,
+    Error, ErrorKind, Id, Result,
     exits::{self, ExitRecord},
 };
 use tokio::time::timeout;
@@ -51,7 +51,7 @@ impl Container {
             }
             Err(error) => {
                 self.try_announce(|life| life.start_failed(exec))?;
-                Err(error)
+                Err(if exec.is_some() { self.blame_init(error) } else { error })
             }
         };
         if exec.is_some() && self.life().is_init_gone() {
@@ -59,6 +59,16 @@ impl Container {
             self.end_leftovers(false).await;
         }
         result
+    }
+
+    /// A refusal of the OCI runtime that has no kind is init's fault if init is
+    /// on its way out. The runtime itself calls it running until it is a zombie.
+    fn blame_init(&self, error: Error) -> Error {
+        let ending = || self.life().is_init_gone() || is_exiting(self.pid());
+        if error.kind() == ErrorKind::Unknown && ending() {
+            return error.with_kind(ErrorKind::FailedPrecondition);
+        }
+        error
     }
 
     async fn start_exec(&self, id: &Id) -> Result<Started> {
@@ -200,4 +210,34 @@ fn is_frozen(life: &Lifecycle) -> bool {
     use super::state::State;
     let state = life.snapshot(None).map(|init| init.state);
     matches!(state, Ok(State::Pausing | State::Paused | State::Resuming))
+}
+
+/// Has a process begun to end? The kernel tells long before it can be reaped,
+/// in the flags of `/proc/<pid>/stat` (proc(5)). One that is gone has.
+fn is_exiting(pid: u32) -> bool {
+    /// `include/linux/sched.h`.
+    const PF_EXITING: u32 = 0x4;
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The name in parentheses may hold anything, so count from its end.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let flags = fields.split(' ').nth(6).and_then(|flags| flags.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_was_not_reaped_is_exiting() {
+        assert!(!is_exiting(std::process::id()));
+        let mut child = std::process::Command::new("true")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The pipe is closed on the way out, after the flag is set.
+        std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
+        assert!(is_exiting(child.id()));
+        child.wait().unwrap();
+    }
 }
