@@ -72,12 +72,11 @@ impl Exec {
         let process = task.exec(NewExec::new(&self.exec_id, &process, io.stdio())?).await?;
 
         let result = async {
+            process.start().await?;
             if self.detach {
-                process.start().await?;
                 drop(streams);
                 return Ok(ExitCode::SUCCESS);
             }
-            process.start().await?;
             let mut attachment = Attachment::new(&process, streams, terminal)?;
             let exit = attachment.wait().await?;
             process.delete().await?;

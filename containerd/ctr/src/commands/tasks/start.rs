@@ -81,12 +81,11 @@ pub(crate) async fn start(container: &Container, options: StartOptions<'_>) -> R
         if let Some(file) = options.pid_file {
             write_pid(file, task.pid())?;
         }
+        task.start().await?;
         if options.detach {
-            task.start().await?;
             drop(streams);
             return Ok(ExitCode::SUCCESS);
         }
-        task.start().await?;
         let mut attachment = Attachment::new(task.init(), streams, terminal)?;
         let exit = attachment.wait().await?;
         task.delete().await?;
