@@ -35,12 +35,6 @@ pub(crate) async fn create(shared: &Arc<Shared>, request: CreateTask) -> Result<
             Ok(())
         }
     });
-    // The shim may have announced the task before it failed to answer. While
-    // the id is reserved, no other task under it can be meant.
-    undo.push("announcement", {
-        let (shared, bundle) = (shared.clone(), bundle.clone());
-        async move { shared.events.close_task(bundle.namespace(), bundle.id()).await }
-    });
     match steps(shared, request, &bundle, &mut undo).await {
         Ok(task) => {
             undo.commit();
@@ -67,6 +61,12 @@ async fn steps(
     blocking(move || folder.create(&spec)).await?;
     let folder = bundle.clone();
     undo.push("bundle", async move { blocking(move || folder.remove()).await });
+    // The shim may have announced the task before it failed to answer. While
+    // the id and its bundle are ours, no other task can be meant.
+    undo.push("announcement", {
+        let (shared, bundle) = (shared.clone(), bundle.clone());
+        async move { shared.events.close_task(bundle.namespace(), bundle.id()).await }
+    });
     // Noted before the start, so that whoever finds the bundle can clean up.
     let folder = bundle.clone();
     blocking(move || folder.write_shim_binary(&program)).await?;

@@ -121,6 +121,9 @@ async fn serve(world: &World, daemon: &Daemon, at_once: bool) -> Server {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_announced_by_a_create_that_failed_is_announced_to_have_ended() {
+    if common::skip() {
+        return;
+    }
     let world = World::new();
     let daemon = world.boot().await;
     let mut shim = serve(&world, &daemon, true).await;
@@ -138,6 +141,9 @@ async fn what_was_announced_by_a_create_that_failed_is_announced_to_have_ended()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_its_shim_forgot_is_announced_to_have_ended() {
+    if common::skip() {
+        return;
+    }
     let world = World::new();
     let daemon = world.boot().await;
     let mut shim = serve(&world, &daemon, false).await;
