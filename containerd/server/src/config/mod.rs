@@ -226,7 +226,13 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        for (key, path) in [("root", &self.root), ("state", &self.state)] {
+        // Shims get them too, and each has another working directory.
+        for (key, path) in [
+            ("root", &self.root),
+            ("state", &self.state),
+            ("grpc.address", &self.grpc.socket.address),
+            ("ttrpc.address", &self.ttrpc.address),
+        ] {
             if !path.is_absolute() {
                 return Err(Error::invalid(format!(
                     "key {key}: expected an absolute path, found {path:?}"

@@ -51,6 +51,9 @@ impl Config {
         let mut proxies = top.section("proxy_plugins")?;
         for name in proxies.keys() {
             let proxy = ProxyPlugin::read(proxies.section(&name)?)?;
+            ineffective.push(format!(
+                "proxy_plugins.{name} has no effect: no part is left to other processes"
+            ));
             config.proxy_plugins.insert(name, proxy);
         }
         config.read_plugins(top.section("plugins")?)?;
