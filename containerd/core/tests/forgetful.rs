@@ -58,6 +58,16 @@ fn end(process: &Mutex<Child>) {
     process.wait().unwrap();
 }
 
+fn created(namespace: &Id, container_id: String) -> Envelope {
+    let event = TaskCreate { container_id, pid: INIT, ..Default::default() };
+    Envelope {
+        timestamp: Timestamp::now(),
+        namespace: namespace.clone(),
+        topic: "/tasks/create".into(),
+        event: Any { type_url: TaskCreate::full_name(), value: event.encode_to_vec() },
+    }
+}
+
 fn refuse<T>(code: Code) -> ttrpc::Result<T> {
     Err(ttrpc::Error::RpcStatus(ttrpc::get_status(code, "what task?")))
 }
@@ -74,13 +84,7 @@ impl Task for Forgetful {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
-        let event = TaskCreate { container_id: request.id, pid: INIT, ..Default::default() };
-        self.events.forward(Envelope {
-            timestamp: Timestamp::now(),
-            namespace: self.namespace.clone(),
-            topic: "/tasks/create".into(),
-            event: Any { type_url: TaskCreate::full_name(), value: event.encode_to_vec() },
-        })?;
+        self.events.forward(created(&self.namespace, request.id))?;
         if self.at_once {
             return refuse(Code::UNKNOWN);
         }
@@ -154,6 +158,29 @@ async fn a_task_that_its_shim_forgot_is_announced_to_have_ended() {
     let heard = until(&mut events, "/tasks/delete").await;
     assert_eq!(topics(&heard), ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
     assert!(daemon.manager.get(&world.namespace, &id("a")).is_err());
+    shim.shutdown().await.unwrap();
+    daemon.stop().await;
+    world.ends_empty();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_create_that_finds_the_bundle_of_another_says_nothing_of_that_one() {
+    if common::skip() {
+        return;
+    }
+    let world = World::new();
+    let daemon = world.boot().await;
+    let mut shim = serve(&world, &daemon, true).await;
+    let mut events = daemon.subscribe(None);
+    let bundle = world.path().join("state").join(&world.namespace).join("a");
+    std::fs::create_dir_all(&bundle).unwrap();
+    daemon.events.forward(created(&world.namespace, "a".into())).unwrap();
+    let refused = daemon.tasks.create(world.create("a")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+    daemon.events.publish(&world.namespace, "/marker", Any::default()).unwrap();
+    let heard = until(&mut events, "/marker").await;
+    assert_eq!(topics(&heard), ["/tasks/create", "/marker"]);
+    std::fs::remove_dir(bundle).unwrap();
     shim.shutdown().await.unwrap();
     daemon.stop().await;
     world.ends_empty();
