@@ -40,10 +40,12 @@ struct Linux {
 pub(crate) fn remove(bundle: &Path) -> Result<()> {
     let Some(path) = named_by(bundle)? else { return Ok(()) };
     let deadline = Instant::now() + LAST_PROCESSES;
+    let mut outcome = Ok(());
     for hierarchy in hierarchies()? {
-        remove_one(&hierarchy.join(&path), deadline)?;
+        // One that is in use keeps nobody from removing the others.
+        outcome = outcome.and(remove_tree(&hierarchy.join(&path), deadline));
     }
-    Ok(())
+    outcome
 }
 
 /// Is a process in the cgroup that the bundle at `bundle` names, or in one
@@ -52,23 +54,44 @@ pub(crate) fn remove(bundle: &Path) -> Result<()> {
 /// # Errors
 /// When the bundle's configuration cannot be read, or there is no such process.
 pub(crate) fn contains(bundle: &Path, pid: u32) -> Result<bool> {
-    let Some(path) = named_by(bundle)? else { return Ok(false) };
+    let Some(path) = cgroups_path(bundle)? else { return Ok(false) };
     let file = format!("/proc/{pid}/cgroup");
     // hierarchy:controllers:path, one line each (cgroups(7)).
     let lines = fs::read_to_string(&file).context("read", file)?;
-    let mut paths = lines.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    Ok(paths.any(|found| Path::new(found).strip_prefix("/").is_ok_and(|p| p.starts_with(&path))))
+    let mut paths = lines.lines().filter_map(|line| line.splitn(3, ':').nth(2)).map(Path::new);
+    Ok(match (below_root(&path), scope(&path)) {
+        (Some(path), _) => {
+            paths.any(|found| found.strip_prefix("/").is_ok_and(|found| found.starts_with(path)))
+        }
+        (None, Some(scope)) => {
+            paths.any(|found| found.components().any(|part| part.as_os_str() == scope.as_str()))
+        }
+        (None, None) => false,
+    })
+}
+
+/// Name of systemd's scope for a path of the form `slice:prefix:name`, as runc
+/// and crun make it.
+fn scope(path: &Path) -> Option<String> {
+    let mut parts = path.to_str()?.splitn(3, ':').skip(1);
+    let (prefix, name) = (parts.next()?, parts.next()?);
+    let dash = if prefix.is_empty() { "" } else { "-" };
+    (!name.is_empty()).then(|| format!("{prefix}{dash}{name}.scope"))
 }
 
 /// The cgroup of the bundle's configuration, relative to a hierarchy's root.
 /// None when it names none that is meant to be a plain path.
 fn named_by(bundle: &Path) -> Result<Option<PathBuf>> {
+    Ok(cgroups_path(bundle)?.as_deref().and_then(below_root).map(Path::to_owned))
+}
+
+/// What the bundle's configuration says of cgroups.
+fn cgroups_path(bundle: &Path) -> Result<Option<PathBuf>> {
     let file = bundle.join("config.json");
     let config = fs::read(&file).context("read", file.display())?;
     // The client's, and perhaps never good enough for a runtime.
     let config = serde_json::from_slice::<Config>(&config).ok();
-    let path = config.and_then(|config| config.linux?.cgroups_path);
-    Ok(path.as_deref().and_then(below_root).map(Path::to_owned))
+    Ok(config.and_then(|config| config.linux?.cgroups_path))
 }
 
 /// The path relative to a hierarchy's root. None for systemd's form
@@ -93,6 +116,21 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
         })
         .map(PathBuf::from)
         .collect())
+}
+
+/// Removes a cgroup after those below it, which the container made.
+fn remove_tree(cgroup: &Path, deadline: Instant) -> Result<()> {
+    let entries = match fs::read_dir(cgroup) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.context("list cgroup", cgroup.display())?,
+    };
+    for entry in entries {
+        let entry = entry.context("list cgroup", cgroup.display())?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path(), deadline)?;
+        }
+    }
+    remove_one(cgroup, deadline)
 }
 
 /// A cgroup in use is left alone by the kernel: rmdir(2) refuses.
@@ -124,6 +162,17 @@ mod tests {
     }
 
     #[test]
+    fn systemd_makes_a_scope_of_prefix_and_name() {
+        let scope = |path: &str| scope(Path::new(path));
+        assert_eq!(scope("system.slice:cri-containerd:a").unwrap(), "cri-containerd-a.scope");
+        assert_eq!(scope(":runc:a").unwrap(), "runc-a.scope");
+        assert_eq!(scope("user.slice::a").unwrap(), "a.scope");
+        for other in ["", "/a/b", "a:b", "a:b:"] {
+            assert_eq!(scope(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn a_process_is_in_its_cgroup_only() {
         let bundle = tempfile::tempdir().unwrap();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
@@ -147,7 +196,7 @@ mod tests {
             .unwrap()
             .into_iter()
             .map(|hierarchy| hierarchy.join(&name))
-            .filter(|cgroup| fs::create_dir(cgroup).is_ok())
+            .filter(|cgroup| fs::create_dir_all(cgroup.join("below/it")).is_ok())
             .collect();
         if made.is_empty() {
             eprintln!("skipped: no cgroup can be made here");
