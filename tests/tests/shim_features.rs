@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use containerd_api::{runc::v1::Options, to_any};
 use nix::sys::signal::Signal;
-use tests::{Bed, Status, Stdio, Topic, code, eventually};
+use tests::{Bed, Origin, Status, Stdio, Topic, code, eventually};
 use tonic::Code;
 
 tests::every_pairing!(
@@ -88,6 +88,14 @@ async fn output_to_a_file(bed: &mut Bed) -> Result<()> {
     let mut lines: Vec<_> = text.lines().collect();
     // Two streams into one file: their order is not promised.
     lines[1..].sort_unstable();
+    if bed.daemon.pairing().shim == Origin::Debian {
+        // It closes the file as soon as the first of the two streams has ended, and
+        // loses what comes on the other one.
+        ensure!(lines.len() > 1, "{text:?}");
+        lines.retain(|line| !["err", "out"].contains(line));
+        assert_eq!(lines, ["before"]);
+        return Ok(());
+    }
     assert_eq!(lines, ["before", "err", "out"]);
     Ok(())
 }
