@@ -103,7 +103,8 @@ impl Address {
     /// Connects, without waiting.
     ///
     /// # Errors
-    /// `Unavailable` when nobody listens there.
+    /// `NotFound` when nobody listens there; `Unavailable` when that cannot be
+    /// told: descriptors may be used up, or too many wait to be let in.
     pub(crate) async fn connect(&self) -> Result<UnixStream> {
         let connected = match self {
             Self::Abstract(name) => UnixStream::connect(format!("\0{name}")).await,
@@ -113,14 +114,19 @@ impl Address {
             Self::Path(path) => connect_long(path).await,
         };
         connected.map_err(|e| {
-            Error::caused(ErrorKind::Unavailable, format!("connect to shim at {self}"), e)
+            let kind = match e.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ErrorKind::NotFound,
+                _ => ErrorKind::Unavailable,
+            };
+            Error::caused(kind, format!("connect to shim at {self}"), e)
         })
     }
 
     /// Removes the socket's file if nobody listens there any more.
     pub(crate) async fn remove_stale(&self) -> Result<()> {
         let Self::Path(path) = self else { return Ok(()) };
-        if fs::symlink_metadata(path).await.is_err() || self.connect().await.is_ok() {
+        let is_gone = self.connect().await.is_err_and(|e| e.is_not_found());
+        if !is_gone || fs::symlink_metadata(path).await.is_err() {
             return Ok(());
         }
         match fs::remove_file(path).await {
@@ -251,7 +257,7 @@ mod tests {
         address.remove_stale().await.unwrap();
         assert!(deep.join("s").exists());
         drop(listener);
-        assert_eq!(address.connect().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(address.connect().await.unwrap_err().is_not_found());
         address.remove_stale().await.unwrap();
         assert!(!deep.join("s").exists());
     }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use shim_protocol::{
-    Context, Error, ErrorKind, Id, Result, exits,
+    Context, Error, ErrorKind, Id, Result,
+    exits::{self, ExitRecord},
     proto::task_v2::{DeleteRequest, DeleteResponse},
 };
 use tokio::time::timeout;
@@ -24,7 +25,7 @@ use crate::{
     manager::{Shared, blocking},
     strays,
     sys::ProcessHandle,
-    task::Seen,
+    task::{Seen, SeenProcess},
 };
 
 /// Exit status of a process that died with its shim: SIGKILL's.
@@ -126,32 +127,47 @@ async fn dismantle(shared: &Shared, bundle: &Bundle, connection: &Connection) {
     }
 }
 
-/// Ends what was begun when the daemon died: in the middle of a create there
-/// is nothing to tell, in the middle of a delete the rest of it.
+/// Ends a task whose shim lives, but does not know the container: a create or
+/// a delete was cut short. In the midst of a create there is nothing to tell,
+/// in the midst of a delete the rest of it: the recorded end, else the one that
+/// was `seen`.
 pub(crate) async fn dismiss(
     shared: &Shared,
     bundle: &Bundle,
     binary: &Path,
     connection: &Arc<Connection>,
+    seen: SeenProcess,
 ) {
     info!(id = %bundle.id(), "shim does not know its container");
     let folder = bundle.clone();
-    let notes = blocking(move || Ok((exits::read(folder.path(), None)?, folder.init_pid())));
-    let (record, pid) = notes.await.unwrap_or_else(|error| {
+    let record = blocking(move || exits::read(folder.path(), None)).await.unwrap_or_else(|error| {
         warn!(id = %bundle.id(), error = %error.report(), "exit record is lost");
-        (None, None)
+        None
     });
-    let existed = record.is_some() || pid.is_some();
-    match discard(shared, bundle, binary, Some(connection)).await {
-        Ok(cleaned) if existed => {
-            let gone = record.map_or(cleaned, |record| Deleted {
-                pid: record.pid,
-                exit: Exit { status: record.status, at: record.at },
-            });
-            announce_end(shared, bundle, gone).await;
+    let folder = bundle.clone();
+    let noted = blocking(move || Ok(folder.init_pid())).await.ok().flatten();
+    let cleaned = discard(shared, bundle, binary, Some(connection)).await;
+    let told = match record {
+        Some(ExitRecord { pid, status, at, .. }) => {
+            Some(Deleted { pid, exit: Exit { status, at } })
         }
-        Ok(_) => {}
-        Err(error) => warn!(id = %bundle.id(), error = %error.report(), "shim is not cleaned up"),
+        None => seen.exit.map(|exit| Deleted { pid: seen.pid, exit }),
+    };
+    let cleaned = cleaned.map_err(|error| {
+        warn!(id = %bundle.id(), error = %error.report(), "shim is not cleaned up");
+    });
+    match told.or(cleaned.ok().filter(|_| noted.is_some())) {
+        Some(gone) => announce_end(shared, bundle, gone).await,
+        // Its beginning may have been announced.
+        None => close(shared, bundle).await,
+    }
+}
+
+/// Announces the end of a task of which nothing is known, unless that was done,
+/// or nobody was told of its beginning.
+async fn close(shared: &Shared, bundle: &Bundle) {
+    if let Err(error) = shared.events.close_task(bundle.namespace(), bundle.id()).await {
+        tracing::error!(id = %bundle.id(), error = %error.report(), "event is lost");
     }
 }
 
@@ -182,11 +198,14 @@ async fn end_init(bundle: &Bundle) -> Result<()> {
     let folder = bundle.clone();
     let Some(pid) = blocking(move || Ok(folder.init_pid())).await? else { return Ok(()) };
     // With the handle open, the pid cannot become another's.
-    let Ok(process) = ProcessHandle::open(pid) else { return Ok(()) };
+    let found = ProcessHandle::find(pid).context("find init of", bundle.id())?;
+    let Some(process) = found else { return Ok(()) };
     let folder = bundle.clone();
     if blocking(move || cgroups::contains(folder.path(), pid)).await? {
         process.kill().context("kill init of", bundle.id())?;
         process.ended().await.context("wait for init of", bundle.id())?;
+    } else {
+        debug!(id = %bundle.id(), pid, "the pid of init is another's now");
     }
     Ok(())
 }

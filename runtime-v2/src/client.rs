@@ -62,7 +62,7 @@ impl Connection {
     /// is. `closing` ends all calls.
     ///
     /// # Errors
-    /// `Unavailable` when nobody listens, `DeadlineExceeded` when nobody
+    /// As [`Connection::dial`]; `DeadlineExceeded` when nobody
     /// answers within `limit`.
     pub(crate) async fn open(
         bootstrap: &Bootstrap,
@@ -79,7 +79,7 @@ impl Connection {
     /// Connects, and asks nothing yet.
     ///
     /// # Errors
-    /// `Unavailable` when nobody listens.
+    /// As [`Address::connect`]; `InvalidArgument` when it is no address.
     pub(crate) async fn dial(
         bootstrap: &Bootstrap,
         namespace: &Id,
@@ -257,6 +257,11 @@ impl Connection {
             }
             None => self.closed().await,
         }
+    }
+
+    /// Is it known which process the shim is?
+    pub(crate) fn knows_process(&self) -> bool {
+        self.process().is_some()
     }
 
     fn process(&self) -> Option<&ProcessHandle> {

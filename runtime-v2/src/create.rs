@@ -96,7 +96,12 @@ async fn steps(
     let limit = shared.config.timeouts.load;
     let connection =
         Connection::open(&bootstrap, bundle.namespace(), bundle.id(), &shared.closing, limit)
-            .await?;
+            .await
+            .map_err(|e| match e.is_not_found() {
+                // It must not look as if there were no such container.
+                true => e.with_kind(ErrorKind::Unavailable),
+                false => e,
+            })?;
     let connection = connected.get_or_init(|| Arc::new(connection)).clone();
 
     let wire: CreateTaskRequest = convert::create_to_wire(request, bundle.path())?;

@@ -7,6 +7,7 @@ use shim_protocol::{
     Context, Error, ErrorKind, Id, Result, exits,
     proto::task_v2::{StateRequest, StateResponse},
 };
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
     manager::{Shared, blocking},
     task::{Life, Seen, SeenProcess},
 };
+
+/// How long a shim is left alone that gave no answer, or none that helps.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What came of asking a shim.
 pub(crate) enum Learned {
@@ -31,6 +35,31 @@ pub(crate) enum Learned {
 
 /// Asks a shim for all it has to tell, and announces it.
 pub(crate) async fn learn(shared: &Shared, connection: &Connection, bundle: &Bundle) -> Learned {
+    let limit = shared.config.timeouts.load;
+    let asked = match timeout(limit, ask_for_all(shared, connection, bundle)).await {
+        Ok(asked) => asked,
+        Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "ask shim for its processes")),
+    };
+    match asked {
+        Ok((status, seen)) => {
+            announce_exits(shared, bundle, &seen).await;
+            Learned::Known(status, seen)
+        }
+        Err(e) if e.is_not_found() => Learned::Stranger,
+        Err(error) => {
+            warn!(id = %bundle.id(), error = %error.report(), "state is unknown");
+            Learned::Nothing
+        }
+    }
+}
+
+/// # Errors
+/// `NotFound` when the shim does not know the container.
+async fn ask_for_all(
+    shared: &Shared,
+    connection: &Connection,
+    bundle: &Bundle,
+) -> Result<(Status, Seen)> {
     let timeouts = &shared.config.timeouts;
     // First what the shim has to say, in its own order; other shims than ours
     // do not know the question.
@@ -38,24 +67,23 @@ pub(crate) async fn learn(shared: &Shared, connection: &Connection, bundle: &Bun
         Ok(delivered) => debug!(id = %bundle.id(), delivered, "outbox is empty"),
         Err(error) => debug!(id = %bundle.id(), error = %error.report(), "no outbox"),
     }
-    let mut seen = Seen::init(noted_init(bundle).await.unwrap_or_default());
-    let mut status = Status::Unknown;
-    match ask(connection, bundle, None, timeouts.state).await {
-        Ok(process) => {
-            status = process.status;
-            seen.init = SeenProcess { pid: process.pid, exit: process.exit };
-            seen.execs = ask_for_execs(connection, bundle, timeouts.state).await;
-        }
-        Err(e) if e.is_not_found() => return Learned::Stranger,
-        Err(error) => {
-            warn!(id = %bundle.id(), error = %error.report(), "state is unknown");
-            if connection.is_closed() || error.kind() == ErrorKind::DeadlineExceeded {
-                return Learned::Nothing;
+    let init = ask(connection, bundle, None, timeouts.state).await?;
+    let mut seen = Seen::init(init.pid);
+    seen.init.exit = init.exit;
+    // The process list would name those that live, too, but getting it costs a
+    // run of the OCI runtime.
+    for exec in noted_execs(bundle).await.into_keys() {
+        match ask(connection, bundle, Some(&exec), timeouts.state).await {
+            Ok(process) => {
+                seen.execs.insert(exec, SeenProcess { pid: process.pid, exit: process.exit });
             }
+            // Deleted, or it was never an exec.
+            Err(e) if e.is_not_found() => debug!(%exec, error = %e.report(), "no such exec"),
+            // Not for lack of the container, which it has just told of.
+            Err(e) => return Err(e),
         }
     }
-    announce_exits(shared, bundle, &seen).await;
-    Learned::Known(status, seen)
+    Ok((init.status, seen))
 }
 
 /// Waits, in the background, until a shim answers that hangs while the daemon
@@ -77,15 +105,14 @@ async fn make_up(shared: &Arc<Shared>, task: &Arc<Task>) {
             identified = connection.identify(task.id(), None) => identified,
             _ = life.changed() => continue,
         };
-        if let Err(error) = identified {
-            debug!(id = %task.id(), error = %error.report(), "shim does not come to");
-            // Whoever supervises the task says what becomes of it.
-            match life.changed().await {
-                Ok(()) => continue,
-                Err(_) => return,
+        let learned = match identified {
+            Ok(()) => learn(shared, &connection, task.bundle_of()).await,
+            Err(error) => {
+                debug!(id = %task.id(), error = %error.report(), "shim does not come to");
+                Learned::Nothing
             }
-        }
-        match learn(shared, &connection, task.bundle_of()).await {
+        };
+        match learned {
             Learned::Known(_, seen) => return task.learned(seen),
             Learned::Stranger => {
                 let (owner, task) = (shared.clone(), task.clone());
@@ -94,7 +121,8 @@ async fn make_up(shared: &Arc<Shared>, task: &Arc<Task>) {
                 let _ = shared.work.spawn(dismissal).await;
                 return;
             }
-            Learned::Nothing => {}
+            // If it is dead, whoever supervises the task will say so.
+            Learned::Nothing => sleep(PAUSE).await,
         }
     }
 }
@@ -106,7 +134,8 @@ async fn dismiss(shared: &Shared, task: &Task, connection: &Arc<Connection>) {
     if !matches!(&*task.life().borrow(), Life::Live(_)) {
         return;
     }
-    cleanup::dismiss(shared, task.bundle_of(), task.runtime(), connection).await;
+    let (bundle, seen) = (task.bundle_of(), task.seen().init);
+    cleanup::dismiss(shared, bundle, task.runtime(), connection, seen).await;
     cleanup::forget(shared, task.bundle_of()).await;
     task.vanish();
 }
@@ -124,26 +153,6 @@ async fn ask(
     };
     let answer: StateResponse = connection.task("State", &request, Some(limit)).await?;
     Ok(convert::process_from_wire(bundle.id(), exec, bundle.path(), answer))
-}
-
-/// Asks for each exec that the bundle has a note of. The process list would
-/// name those that live, too, but getting it costs a run of the OCI runtime.
-async fn ask_for_execs(
-    connection: &Connection,
-    bundle: &Bundle,
-    limit: Duration,
-) -> HashMap<Id, SeenProcess> {
-    let mut execs = HashMap::new();
-    for exec in noted_execs(bundle).await.into_keys() {
-        match ask(connection, bundle, Some(&exec), limit).await {
-            Ok(process) => {
-                execs.insert(exec, SeenProcess { pid: process.pid, exit: process.exit });
-            }
-            // Deleted, or it was never an exec.
-            Err(error) => debug!(%exec, error = %error.report(), "no such exec"),
-        }
-    }
-    execs
 }
 
 /// Pid of init, if there was one.

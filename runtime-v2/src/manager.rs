@@ -85,6 +85,12 @@ impl Manager {
         self.shared.registry.get(namespace, id)
     }
 
+    /// Is there a task of that id, one that is being made, or a bundle of which
+    /// it could not be told what became?
+    pub fn is_known(&self, namespace: &Id, id: &Id) -> bool {
+        self.shared.registry.contains(namespace, id)
+    }
+
     /// All tasks of a namespace, by id.
     pub fn list(&self, namespace: &Id) -> Vec<Arc<Task>> {
         self.shared.registry.list(namespace)

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use shim_protocol::{Id, Result};
+use shim_protocol::{Error, ErrorKind, Id, Result};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::task::AbortOnDrop;
 use tracing::{debug, error, info, warn};
@@ -41,6 +41,8 @@ enum Outcome {
     Stopped,
     /// It is not needed, and can be removed.
     Done(Bundle),
+    /// What became of it cannot be told now.
+    Left,
     /// Its shim lives, but does not know it: a create or delete was cut short.
     Stray(Bundle, PathBuf, Arc<Connection>, Option<AbortOnDrop>),
 }
@@ -69,6 +71,7 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> Result<Recovered> {
             Ok(Outcome::Live) => recovered.live += 1,
             Ok(Outcome::Stopped) => recovered.stopped += 1,
             Ok(Outcome::Done(bundle)) => remove(bundle, &mut recovered).await,
+            Ok(Outcome::Left) => recovered.left += 1,
             Ok(Outcome::Stray(bundle, binary, connection, log)) => {
                 strays.push((bundle, binary, connection, log));
             }
@@ -80,7 +83,7 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> Result<Recovered> {
     }
     // Only now is it known which shims hold other containers too.
     for (bundle, binary, connection, _log) in strays {
-        cleanup::dismiss(shared, &bundle, &binary, &connection).await;
+        cleanup::dismiss(shared, &bundle, &binary, &connection, SeenProcess::default()).await;
         remove(bundle, &mut recovered).await;
     }
     let owner = shared.clone();
@@ -103,19 +106,38 @@ async fn remove(bundle: Bundle, recovered: &mut Recovered) {
 }
 
 async fn look_at(shared: &Arc<Shared>, bundle: Bundle) -> Outcome {
-    let (binary, bootstrap) = read_notes(&bundle).await;
-    let told = binary.is_some() || bootstrap.is_some();
-    let binary = binary.or_else(|| shared.launcher.find(DEFAULT_RUNTIME).ok());
-    let (true, Some(binary)) = (told, binary) else {
+    let notes = match read_notes(&bundle).await {
+        Ok(notes) => notes,
+        Err(error) => return leave(shared, bundle, &error),
+    };
+    let Notes { binary, bootstrap } = notes;
+    if binary.is_none() && bootstrap.is_none() {
         warn!(id = %bundle.id(), "bundle does not tell of any shim");
         return Outcome::Done(bundle);
+    }
+    let binary = match binary.map_or_else(|| shared.launcher.find(DEFAULT_RUNTIME), Ok) {
+        Ok(binary) => binary,
+        Err(error) => return leave(shared, bundle, &error),
     };
     // A shim that has just been started waits for a reader before it serves.
     let log = relay_log(shared, &bundle);
     match reach(shared, &bundle, bootstrap).await {
-        Some(connection) => take_over(shared, bundle, binary, connection, log).await,
-        None => bury(shared, bundle, &binary).await,
+        Ok(connection) => take_over(shared, bundle, binary, connection, log).await,
+        Err(error) if error.is_not_found() => {
+            debug!(id = %bundle.id(), error = %error.report(), "shim is gone");
+            bury(shared, bundle, &binary).await
+        }
+        Err(error) => leave(shared, bundle, &error),
     }
+}
+
+/// Touches nothing: its container may live. Nobody else gets the id.
+fn leave(shared: &Shared, bundle: Bundle, error: &Error) -> Outcome {
+    let id = bundle.id();
+    error!(%id, error = %error.report(), "bundle is left for the next start of the daemon");
+    // Only this bundle has the id, so nobody has reserved it.
+    let _ = shared.registry.reserve(&bundle);
+    Outcome::Left
 }
 
 fn relay_log(shared: &Shared, bundle: &Bundle) -> Option<AbortOnDrop> {
@@ -129,36 +151,44 @@ fn relay_log(shared: &Shared, bundle: &Bundle) -> Option<AbortOnDrop> {
 }
 
 /// Which shim it is, and how to reach it.
-async fn read_notes(bundle: &Bundle) -> (Option<PathBuf>, Option<Bootstrap>) {
-    let folder = bundle.clone();
-    let notes = blocking(move || Ok((folder.shim_binary(), folder.bootstrap()))).await;
-    let (binary, bootstrap) = notes.unwrap_or_else(|e| (Err(e), Ok(None)));
-    (readable(bundle, binary), readable(bundle, bootstrap))
+struct Notes {
+    binary: Option<PathBuf>,
+    bootstrap: Option<Bootstrap>,
 }
 
-/// What a note in a bundle says; one that cannot be read says nothing.
-fn readable<T>(bundle: &Bundle, note: Result<Option<T>>) -> Option<T> {
-    note.unwrap_or_else(|error| {
-        warn!(id = %bundle.id(), error = %error.report(), "note in bundle cannot be read");
-        None
-    })
+/// # Errors
+/// When it cannot be told what the bundle says.
+async fn read_notes(bundle: &Bundle) -> Result<Notes> {
+    let folder = bundle.clone();
+    let notes = blocking(move || Ok((folder.shim_binary(), folder.bootstrap())));
+    let (binary, bootstrap) = notes.await?;
+    Ok(Notes { binary: readable(bundle, binary)?, bootstrap: readable(bundle, bootstrap)? })
+}
+
+/// What a note in a bundle says. Garbage says nothing; a note that cannot be
+/// read now, or that a newer daemon wrote, may say a lot.
+fn readable<T>(bundle: &Bundle, note: Result<Option<T>>) -> Result<Option<T>> {
+    match note {
+        Err(e) if matches!(e.kind(), ErrorKind::DataLoss | ErrorKind::FailedPrecondition) => {
+            warn!(id = %bundle.id(), error = %e.report(), "garbage in bundle");
+            Ok(None)
+        }
+        note => note,
+    }
 }
 
 /// Connects to a shim that listens, whether it answers or not.
+///
+/// # Errors
+/// `NotFound` when it is gone; others when that cannot be told.
 async fn reach(
     shared: &Shared,
     bundle: &Bundle,
     bootstrap: Option<Bootstrap>,
-) -> Option<Arc<Connection>> {
+) -> Result<Arc<Connection>> {
     let bootstrap = bootstrap.unwrap_or_else(|| cleanup::customary(shared, bundle));
     let dialed = Connection::dial(&bootstrap, bundle.namespace(), &shared.closing).await;
-    match dialed {
-        Ok(connection) => Some(Arc::new(connection)),
-        Err(error) => {
-            debug!(id = %bundle.id(), error = %error.report(), "shim is gone");
-            None
-        }
-    }
+    dialed.map(Arc::new)
 }
 
 /// Makes a task of a bundle whose shim lives.

@@ -103,13 +103,16 @@ impl Registry {
         self.slots().get(namespace).is_some_and(|tasks| tasks.contains_key(id))
     }
 
-    /// Does the shim at `address` hold another task than that of `bundle`?
+    /// Does the shim at `address` hold another task than that of `bundle`? One
+    /// that was deleted just now does not count: of the last two that go at
+    /// once, each takes the shim for its own.
     pub(crate) fn is_shared(&self, address: &Address, bundle: &Bundle) -> bool {
         let slots = self.slots();
         slots.iter().any(|(namespace, tasks)| {
             tasks.iter().any(|(id, slot)| {
                 slot.address.as_ref() == Some(address)
                     && (namespace, id) != (bundle.namespace(), bundle.id())
+                    && !slot.task.as_ref().is_some_and(|task| task.is_deleted())
             })
         })
     }

@@ -54,7 +54,7 @@ async fn kill_until_none(bundle: &Bundle, binary: &Path) -> Result<()> {
 }
 
 async fn end(pid: u32, sought: &Sought) -> std::io::Result<()> {
-    let Ok(process) = ProcessHandle::open(pid) else { return Ok(()) };
+    let Some(process) = ProcessHandle::find(pid)? else { return Ok(()) };
     // With the handle open, the pid cannot become another's.
     if sought.is(pid) {
         process.kill()?;

@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use shim_protocol::ErrorKind;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     Task,
@@ -11,6 +12,7 @@ use crate::{
     cleanup,
     client::Connection,
     manager::{Shared, blocking},
+    strays,
     task::Life,
 };
 
@@ -39,23 +41,26 @@ async fn supervise(shared: &Arc<Shared>, task: &Arc<Task>) {
             return;
         }
         warn!(namespace = %task.namespace(), id = %task.id(), "connection to shim lost");
-        match reconnect(shared, task, &connection).await {
+        let lost = connection;
+        match reconnect(shared, task, &lost).await {
             Some(connection) => {
                 info!(namespace = %task.namespace(), id = %task.id(), "shim is back");
-                task.revive(connection);
+                task.revive(&lost, connection);
             }
             None => {
                 // The rest must not end halfway.
                 let (owner, task) = (shared.clone(), task.clone());
-                let _ = shared.work.spawn(async move { bury(&owner, &task).await }).await;
+                let _ = shared.work.spawn(async move { bury(&owner, &task, &lost).await }).await;
                 return;
             }
         }
     }
 }
 
-/// Tries to reach the shim again while its process lives. One that lives but
-/// cannot be reached within the limit is killed: nobody could steer it.
+/// Tries to reach the shim again while its process lives. One that lives, but
+/// neither listens nor answers within the limit, is killed: nobody could steer
+/// it. What keeps us from asking at all, such as a want of descriptors, says
+/// nothing of the shim, and is waited out.
 async fn reconnect(
     shared: &Arc<Shared>,
     task: &Task,
@@ -66,14 +71,24 @@ async fn reconnect(
     let bundle = task.bundle_of().clone();
     let bootstrap = blocking(move || bundle.bootstrap()).await.ok().flatten();
     let bootstrap = bootstrap.unwrap_or_else(|| Bootstrap::bare(&lost.address().to_string()));
-    while Instant::now() < deadline {
+    loop {
         let attempt =
             Connection::open(&bootstrap, task.namespace(), task.id(), &shared.closing, limit);
-        if let Ok(connection) = attempt.await {
-            return Some(Arc::new(connection));
+        let error = match attempt.await {
+            Ok(connection) => return Some(Arc::new(connection)),
+            Err(error) => error,
+        };
+        debug!(id = %task.id(), error = %error.report(), "shim is not back");
+        let judged = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DeadlineExceeded);
+        // Without its process, that nobody listens is all there is to go by.
+        if error.is_not_found() && !lost.knows_process() {
+            return None;
+        }
+        if judged && Instant::now() >= deadline {
+            break;
         }
         tokio::select! {
-            () = lost.ended() => return None,
+            () = lost.ended(), if lost.knows_process() => return None,
             () = sleep(RETRY_PAUSE) => {}
         }
     }
@@ -88,11 +103,15 @@ async fn reconnect(
 }
 
 /// Cleans up behind a dead shim, and says so to everybody who waits.
-async fn bury(shared: &Shared, task: &Task) {
+async fn bury(shared: &Shared, task: &Task, lost: &Connection) {
     let _ending = task.end_of_life().await;
     // A delete may have been faster.
     if !matches!(&*task.life().borrow(), Life::Live(_)) {
         return;
+    }
+    // Should it live after all, and nobody know which process it is.
+    if !lost.knows_process() {
+        strays::end_all(task.bundle_of(), task.runtime(), shared.config.timeouts.cleanup).await;
     }
     let obituary = cleanup::bury(shared, task.bundle_of(), task.runtime(), task.seen()).await;
     // Whoever is told that the task is gone may use its id again.

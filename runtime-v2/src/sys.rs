@@ -34,6 +34,17 @@ impl ProcessHandle {
         Ok(Self(registered.map_err(io::Error::from)?))
     }
 
+    /// The same; none when there is no such process.
+    ///
+    /// # Errors
+    /// EMFILE and ENFILE when descriptors are used up.
+    pub(crate) fn find(pid: u32) -> io::Result<Option<Self>> {
+        match Self::open(pid) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
     /// Waits until the process has ended, reaped or not: its handle is
     /// readable then (pidfd_open(2)).
     ///
@@ -82,5 +93,6 @@ mod tests {
     async fn no_process_is_an_error() {
         let error = ProcessHandle::open(u32::MAX).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+        assert!(ProcessHandle::find(u32::MAX).unwrap().is_none());
     }
 }

@@ -5,7 +5,10 @@ mod common;
 
 use std::{
     fs,
-    os::unix::{fs::symlink, process::ExitStatusExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{fs::symlink, process::ExitStatusExt},
+    },
     path::Path,
     process::Stdio,
     time::Duration,
@@ -16,12 +19,13 @@ use nix::{
     mount::{MsFlags, mount},
     sys::{
         signal::{Signal, kill},
+        socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr},
         stat::Mode,
     },
     unistd::{Pid, mkfifo},
 };
 use runtime_v2::{Recovered, Status, Timeouts};
-use shim_protocol::Id;
+use shim_protocol::{ErrorKind, Id};
 
 for_each_shim!(
     live_and_ended_containers,
@@ -299,6 +303,20 @@ async fn many_at_once(mut world: World) -> World {
     world
 }
 
+/// A socket that lets nobody in, and one who waits before it; more may not.
+fn listen_to_nobody(path: &Path) -> [OwnedFd; 2] {
+    let socket = || {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        socket::socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap()
+    };
+    let (listener, waiting) = (socket(), socket());
+    let address = UnixAddr::new(path).unwrap();
+    socket::bind(listener.as_raw_fd(), &address).unwrap();
+    socket::listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    socket::connect(waiting.as_raw_fd(), &address).unwrap();
+    [listener, waiting]
+}
+
 /// Folders that no daemon would leave.
 #[tokio::test]
 async fn garbage() {
@@ -307,6 +325,7 @@ async fn garbage() {
         fs::create_dir(&precious).unwrap();
         fs::write(precious.join("file"), "data").unwrap();
         let at = precious.clone();
+        let mut crowd = Vec::new();
         let recovered = world
             .restart(async |world| {
                 let make = |name: &str| {
@@ -320,6 +339,15 @@ async fn garbage() {
                 let nonsense = make("nonsense");
                 fs::write(nonsense.join("bootstrap.json"), "{ nonsense").unwrap();
                 fs::write(nonsense.join("shim-binary-path"), [0xff, 0xfe]).unwrap();
+                // Of these it cannot be told whether a container lives.
+                let newer = make("newer");
+                let bootstrap = r#"{"version":9,"address":"unix:///s","protocol":"ttrpc"}"#;
+                fs::write(newer.join("bootstrap.json"), bootstrap).unwrap();
+                let busy = make("busy");
+                fs::write(busy.join("shim-binary-path"), "/nowhere/shim").unwrap();
+                let socket = world.folder.path().join("busy.sock");
+                crowd.push(listen_to_nobody(&socket));
+                fs::write(busy.join("address"), format!("unix://{}", socket.display())).unwrap();
                 let gone = make("gone");
                 fs::write(gone.join("shim-binary-path"), "/nowhere/shim").unwrap();
                 fs::write(gone.join("address"), "unix:///nowhere/s").unwrap();
@@ -346,12 +374,17 @@ async fn garbage() {
                 fs::create_dir_all(unused).unwrap();
             })
             .await;
-        assert_eq!(recovered, Recovered { cleaned: 6, left: 3, ..Default::default() });
+        assert_eq!(recovered, Recovered { cleaned: 6, left: 5, ..Default::default() });
+        for name in ["newer", "busy"] {
+            assert!(world.manager.is_known(&world.namespace, &id(name)));
+            let refused = world.manager.create(world.request(name, "true")).await.err().unwrap();
+            assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        }
         assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "data");
         let folder = world.bundle("..").canonicalize().unwrap().join(&world.namespace);
         let mut left = names_in(&folder);
         left.sort();
-        assert_eq!(left, ["a-file", "no id", "rootfs-of-files"]);
+        assert_eq!(left, ["a-file", "busy", "newer", "no id", "rootfs-of-files"]);
         assert!(folder.join("rootfs-of-files/rootfs/file").exists());
         assert_eq!(world.log.all(), []);
         fs::remove_dir_all(&folder).unwrap();

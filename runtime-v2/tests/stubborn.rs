@@ -42,6 +42,8 @@ struct Fake {
     hang_on: Mutex<Option<&'static str>>,
     /// It does not know the container.
     ignorant: AtomicBool,
+    /// It answers no question about states.
+    refusing: AtomicBool,
     status: Mutex<WireStatus>,
     asked: Mutex<Vec<&'static str>>,
     shim_pid: u32,
@@ -89,6 +91,9 @@ impl Task for Fake {
 
     async fn state(&self, _: &TtrpcContext, _: StateRequest) -> ttrpc::Result<StateResponse> {
         self.ask("state").await;
+        if self.refusing.load(Ordering::SeqCst) {
+            return refuse();
+        }
         if self.ignorant.load(Ordering::SeqCst) {
             let status = ttrpc::get_status(ttrpc::Code::NOT_FOUND, "what container?");
             return Err(ttrpc::Error::RpcStatus(status));
@@ -389,33 +394,60 @@ async fn the_outbox_is_emptied_before_states_are_asked() {
     .await;
 }
 
-/// A shim that hangs has a task, and is asked what it has to tell when it
-/// answers: what it says, or that there never was a container.
+/// A shim that hangs, or gives no sense, has a task, and is asked again.
 #[tokio::test]
-async fn what_a_shim_has_to_tell_is_asked_when_it_answers() {
-    for ignorant in [false, true] {
+async fn what_a_shim_has_to_tell_is_asked_until_it_answers() {
+    for refusing in [false, true] {
         with_world(async |mut world: World| {
             world.set_timeouts(short()).await;
             let mut shim = Shim::serve(&world, None).await;
             shim.is_status(WireStatus::STOPPED);
             world.manager.create(shim.request(&world)).await.unwrap();
-            shim.fake.hangs_on(Some("connect"));
+            shim.fake.refusing.store(refusing, Ordering::SeqCst);
+            shim.fake.hangs_on(Some("connect").filter(|_| !refusing));
             let recovered = world.restart(async |_| {}).await;
             assert_eq!(recovered, Recovered { live: 1, ..Default::default() });
             assert!(world.log.all().is_empty());
-            shim.fake.ignorant.store(ignorant, Ordering::SeqCst);
-            if ignorant {
-                shim.process.kill().unwrap();
-            }
+            shim.fake.refusing.store(false, Ordering::SeqCst);
             shim.fake.hangs_on(None);
-            if ignorant {
-                world.gone("a").await;
-                assert!(world.log.all().is_empty());
-            } else {
-                world.log.exit_of("a").await;
-                shim.process.kill().unwrap();
-                world.manager.get(&world.namespace, &id("a")).unwrap().delete().await.unwrap();
+            world.log.exit_of("a").await;
+            shim.process.kill().unwrap();
+            world.manager.get(&world.namespace, &id("a")).unwrap().delete().await.unwrap();
+            world
+        })
+        .await;
+    }
+}
+
+/// A shim that hangs, and then does not know the container: there never was
+/// one, or it was deleted, and then its end is on record. That its program
+/// cannot clean up is no reason to keep that back.
+#[tokio::test]
+async fn a_container_that_a_shim_does_not_know_is_ended() {
+    for recorded in [false, true] {
+        with_world(async |mut world: World| {
+            world.set_timeouts(short()).await;
+            let mut shim = Shim::serve(&world, None).await;
+            let mut request = shim.request(&world);
+            let script = std::fs::read_to_string(&request.runtime).unwrap();
+            request.runtime =
+                world.script_shim(&format!("{script}\ncase \"$*\" in *delete) exit 1;; esac"));
+            let task = world.manager.create(request).await.unwrap();
+            if recorded {
+                let at = SystemTime::now();
+                let record = ExitRecord { exec_id: None, pid: 7, status: 42, at };
+                exits::write(task.bundle(), &record).unwrap();
             }
+            shim.fake.hangs_on(Some("connect"));
+            let recovered = world.restart(async |_| {}).await;
+            assert_eq!(recovered, Recovered { live: 1, ..Default::default() });
+            shim.fake.ignorant.store(true, Ordering::SeqCst);
+            shim.process.kill().unwrap();
+            shim.fake.hangs_on(None);
+            world.gone("a").await;
+            let said: Vec<_> = world.log.all().into_iter().map(|e| (e.topic, e.status)).collect();
+            let end = [("/tasks/exit".to_owned(), 42), ("/tasks/delete".to_owned(), 42)];
+            assert_eq!(said, if recorded { end.to_vec() } else { Vec::new() });
             world
         })
         .await;

@@ -162,30 +162,24 @@ impl Task {
                 return self.explain(answer, None, &[Status::Created, Status::Stopped]).await;
             }
         };
-        if let Ok(gone) = &answer {
-            self.seen_mut().init.exit = Some(gone.exit);
-        }
-        self.life.send_replace(Life::Deleted);
-        cleanup::retire(&self.shared, &self.bundle, &connection).await;
-        // The shim has announced this itself, unless it has given up trying.
         match &answer {
-            Ok(gone) => cleanup::announce_end(&self.shared, &self.bundle, *gone).await,
-            Err(_) => self.announce_forgotten_end().await,
+            Ok(gone) => {
+                self.seen_mut().init.exit = Some(gone.exit);
+                self.life.send_replace(Life::Deleted);
+                cleanup::retire(&self.shared, &self.bundle, &connection).await;
+                // The shim has announced this itself, unless it has given up trying.
+                cleanup::announce_end(&self.shared, &self.bundle, *gone).await;
+            }
+            Err(_) => {
+                self.life.send_replace(Life::Deleted);
+                let seen = self.seen_mut().init;
+                let (shared, bundle) = (&self.shared, &self.bundle);
+                cleanup::dismiss(shared, bundle, &self.runtime, &connection, seen).await;
+            }
         }
         self.end_log();
         cleanup::forget(&self.shared, &self.bundle).await;
         answer
-    }
-
-    /// Announces the end of a task of which its shim knows nothing any more.
-    async fn announce_forgotten_end(&self) {
-        let SeenProcess { pid, exit } = self.seen_mut().init;
-        if let Some(exit) = exit {
-            return cleanup::announce_end(&self.shared, &self.bundle, Deleted { pid, exit }).await;
-        }
-        if let Err(error) = self.shared.events.close_task(self.namespace(), self.id()).await {
-            tracing::error!(id = %self.id(), error = %error.report(), "event is lost");
-        }
     }
 
     /// Waits until init or an exec has ended, however long that takes. The
@@ -278,9 +272,16 @@ impl Task {
         decided.ok().map(|life| life.clone())
     }
 
-    /// The shim was found again.
-    pub(crate) fn revive(&self, connection: Arc<Connection>) {
-        self.life.send_replace(Life::Live(connection));
+    /// The shim was found again, after the connection `lost` was lost. A task
+    /// that was deleted meanwhile stays so.
+    pub(crate) fn revive(&self, lost: &Arc<Connection>, found: Arc<Connection>) {
+        self.life.send_if_modified(|life| {
+            let waits = matches!(life, Life::Live(old) if Arc::ptr_eq(old, lost));
+            if waits {
+                *life = Life::Live(found);
+            }
+            waits
+        });
     }
 
     /// The shim is dead, and cleaned up.
@@ -306,6 +307,11 @@ impl Task {
         if let Some(log) = &self.log {
             log.abort();
         }
+    }
+
+    /// Was it deleted?
+    pub(crate) fn is_deleted(&self) -> bool {
+        matches!(&*self.life.borrow(), Life::Deleted)
     }
 
     /// Follows the task's life.

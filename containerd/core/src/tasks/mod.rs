@@ -55,7 +55,7 @@ impl Tasks {
     /// there were. To be called once, when the manager has recovered and shims
     /// had the time to deliver what they kept (Go's try for 15 seconds).
     pub fn close_lost(&self) -> usize {
-        self.events.close_inherited(|namespace, id| self.manager.get(namespace, id).is_ok())
+        self.events.close_inherited(|namespace, id| self.manager.is_known(namespace, id))
     }
 
     /// The task of a container. Its record is not looked at, so that the task
