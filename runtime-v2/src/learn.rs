@@ -79,7 +79,6 @@ async fn ask_for_all(
             }
             // Deleted, or it was never an exec.
             Err(e) if e.is_not_found() => debug!(%exec, error = %e.report(), "no such exec"),
-            // Not for lack of the container, which it has just told of.
             Err(e) => return Err(e),
         }
     }

@@ -272,7 +272,7 @@ impl World {
     }
 
     pub(crate) fn cgroup(&self, container: &str) -> String {
-        format!("/t-runtime/{}-{container}", self.namespace)
+        format!("/t-{}-{container}", self.namespace)
     }
 
     /// Writes a shim that is a shell script.
@@ -368,14 +368,14 @@ impl World {
         if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
             tokio::task::block_in_place(|| runtime.block_on(self.manager.shutdown()));
         }
-        let prefix = format!("{}-", self.namespace);
-        let ours = |name: &String| name.starts_with(&prefix);
+        let prefix = self.cgroup("");
+        let ours = |name: &String| name.starts_with(prefix.trim_start_matches('/'));
         let end = |pid| {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         };
         self.shims().into_iter().for_each(end);
         for hierarchy in names_in("/sys/fs/cgroup".as_ref()) {
-            let parent = Path::new("/sys/fs/cgroup").join(hierarchy).join("t-runtime");
+            let parent = Path::new("/sys/fs/cgroup").join(hierarchy);
             for cgroup in names_in(&parent).into_iter().filter(ours) {
                 let pids = fs::read_to_string(parent.join(&cgroup).join("cgroup.procs"));
                 let pids = pids.unwrap_or_default();
