@@ -230,6 +230,15 @@ async fn end_some(residents: &mut BTreeMap<String, Resident>, random: &mut Rando
         let ids: Vec<_> = residents.keys().cloned().collect();
         let Some(id) = random.pick(&ids) else { break };
         let victim = residents.remove(id).context("victim")?;
+        // The first process of a container gets no signal that it does not handle,
+        // and the one before the shell handles every one.
+        eventually(async || {
+            let pid = victim.task.pid;
+            let is_shell = proc::arguments(pid).first().is_some_and(|word| word == "/bin/sh");
+            ensure!(is_shell && proc::catches(pid, Signal::SIGTERM), "{id} sets no trap");
+            Ok(())
+        })
+        .await?;
         proc::signal(victim.task.pid, Signal::SIGTERM);
         ended.push(victim);
     }
