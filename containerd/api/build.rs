@@ -8,9 +8,10 @@ use tonic_prost_build::Builder;
 const FOLDERS: [&str; 2] = ["proto", "../../shim-protocol/proto"];
 
 /// Files that code is made from. What they import is found by itself.
-const FILES: [&str; 18] = [
+const FILES: [&str; 19] = [
     // Services.
     "containers.proto",
+    "content.proto",
     "events.proto",
     "health.proto",
     "introspection.proto",

@@ -25,6 +25,53 @@ pub(crate) fn validate(labels: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
+/// Which labels an update is about.
+#[derive(Debug)]
+pub(crate) enum Mask {
+    /// All of them.
+    All,
+    /// Those with these keys.
+    Keys(Vec<String>),
+}
+
+impl Mask {
+    /// Reads the paths of an update's mask: `labels`, or `labels.<key>`. None
+    /// stands for all labels. `what` is the thing that has them.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a path names something else.
+    pub(crate) fn parse<S: AsRef<str>>(paths: &[S], what: &str) -> Result<Self> {
+        let mut keys = Vec::with_capacity(paths.len());
+        for path in paths {
+            match path.as_ref().split_once('.') {
+                Some(("labels", key)) => keys.push(key.to_owned()),
+                None if path.as_ref() == "labels" => return Ok(Self::All),
+                _ => {
+                    let text = format!("cannot update field {:?} of {what}", path.as_ref());
+                    return Err(Error::invalid(text));
+                }
+            }
+        }
+        Ok(if keys.is_empty() { Self::All } else { Self::Keys(keys) })
+    }
+
+    /// The labels after the update; a label that `new` lacks is removed.
+    pub(crate) fn apply(
+        self,
+        mut old: BTreeMap<String, String>,
+        mut new: BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        let Self::Keys(keys) = self else { return new };
+        for key in keys {
+            match new.remove(&key) {
+                Some(value) => old.insert(key, value),
+                None => old.remove(&key),
+            };
+        }
+        old
+    }
+}
+
 /// Removes labels with an empty value: that is how clients remove a label, so
 /// none is ever stored.
 pub(crate) fn drop_empty(labels: &mut BTreeMap<String, String>) {

@@ -11,6 +11,7 @@
 
 pub mod announce;
 pub mod containers;
+pub mod content;
 pub mod events;
 pub mod filter;
 mod labels;

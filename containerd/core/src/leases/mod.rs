@@ -12,6 +12,7 @@ use crate::filter::{Adaptor, labels_field};
 
 pub use resource::Resource;
 pub use store::Leases;
+pub(crate) use store::{hold, let_go};
 
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 
 use shim_protocol::{Error, Result};
 
+use crate::content::Digest;
+
 /// An object that a lease holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
@@ -22,8 +24,7 @@ impl Resource {
             return Err(Error::invalid(format!("resource of kind {kind:?} has no id")));
         }
         match kind.split('/').collect::<Vec<_>>()[..] {
-            ["content"] if is_digest(id) => Ok(()),
-            ["content"] => Err(Error::invalid(format!("content {id:?} is no digest"))),
+            ["content"] => Digest::parse(id).map(drop),
             ["images" | "ingests"] => Ok(()),
             ["snapshots", snapshotter] if !snapshotter.is_empty() => Ok(()),
             ["content" | "images" | "ingests" | "snapshots", ..] => {
@@ -32,17 +33,4 @@ impl Resource {
             _ => Err(Error::unimplemented(format!("leases that hold {kind:?}"))),
         }
     }
-}
-
-/// Whether `text` is a digest of an algorithm that clients use (OCI image
-/// specification, "Digests").
-fn is_digest(text: &str) -> bool {
-    let Some((algorithm, hex)) = text.split_once(':') else { return false };
-    let digits = match algorithm {
-        "sha256" => 64,
-        "sha384" => 96,
-        "sha512" => 128,
-        _ => return false,
-    };
-    hex.len() == digits && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -14,7 +14,7 @@ use crate::{
     filter::Filter,
     labels,
     metadata::{
-        Db, Key, Read, last_part, last_parts,
+        Change, Db, Key, Read, last_part, last_parts,
         schema::{LEASE_RESOURCES, LEASES},
     },
     namespaces,
@@ -102,12 +102,7 @@ impl Leases {
     /// `Unimplemented` when a lease cannot hold such an object.
     pub async fn add_resource(&self, namespace: &Id, id: &str, resource: Resource) -> Result<()> {
         let (namespace, id) = (namespace.clone(), id.to_owned());
-        self.db
-            .write(move |change| {
-                let key = resource_key(change, &namespace, &id, &resource)?;
-                change.put_bytes(LEASE_RESOURCES, &key, &[])
-            })
-            .await
+        self.db.write(move |change| hold(change, &namespace, &id, &resource)).await
     }
 
     /// Lets a lease hold one object less. It need not hold it.
@@ -148,6 +143,32 @@ impl Leases {
             })
             .await
     }
+}
+
+/// Lets a lease hold one more object, as part of the change that makes it.
+///
+/// # Errors
+/// `NotFound` when there is no such lease.
+pub(crate) fn hold(
+    change: &mut Change<'_>,
+    namespace: &Id,
+    id: &str,
+    resource: &Resource,
+) -> Result<()> {
+    let key = resource_key(change, namespace, id, resource)?;
+    change.put_bytes(LEASE_RESOURCES, &key, &[])
+}
+
+/// Lets a lease hold one object less, as part of the change that removes it.
+/// A lease that is gone holds nothing anyway.
+pub(crate) fn let_go(
+    change: &mut Change<'_>,
+    namespace: &Id,
+    id: &str,
+    resource: &Resource,
+) -> Result<()> {
+    let key = Key::new(&[namespace, id, &resource.kind, &resource.id])?;
+    change.remove(LEASE_RESOURCES, &key).map(drop)
 }
 
 /// The key of a lease that exists.

@@ -18,14 +18,15 @@ pub(super) fn migrate(database: &Database) -> Result<()> {
     let transaction = database.begin_write().map_err(|e| Fault::from(e).during("open"))?;
     match version(&transaction)? {
         Some(VERSION) => transaction.abort().map_err(|e| Fault::from(e).during("open")),
+        // Version 2 has a table more.
+        Some(1) | None => {
+            create(&transaction).map_err(|e| e.during("create"))?;
+            transaction.commit().map_err(|e| Fault::from(e).during("create"))
+        }
         Some(newer) => Err(Error::precondition(format!(
             "the metadata database has schema version {newer}, this program knows {VERSION}: \
              a newer one has been here"
         ))),
-        None => {
-            create(&transaction).map_err(|e| e.during("create"))?;
-            transaction.commit().map_err(|e| Fault::from(e).during("create"))
-        }
     }
 }
 

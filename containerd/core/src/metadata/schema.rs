@@ -25,6 +25,12 @@
 //! │     ├──9 updated at : nanoseconds since 1970
 //! │     ├──10 extensions : map string → Any
 //! │     └──11 sandbox : string                   id of the sandbox it belongs to
+//! ├──content
+//! │  ╘══*namespace* *digest*                     such as sha256:…; the bytes are in a file
+//! │     ├──1 labels : map string → string        containerd.io/gc.ref.… are among them
+//! │     ├──2 size : bytes
+//! │     ├──3 created at : nanoseconds since 1970
+//! │     └──4 updated at : nanoseconds since 1970
 //! ├──leases
 //! │  ╘══*namespace* *lease id*
 //! │     ├──1 labels : map string → string        containerd.io/gc.expire is among them
@@ -39,15 +45,17 @@ use redb::TableDefinition;
 pub(crate) type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// The version of the drawing above.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 
 pub(super) const META: Table = Table::new("meta");
 pub(super) const META_VERSION: &str = "version";
 
 pub(crate) const NAMESPACES: Table = Table::new("namespaces");
 pub(crate) const CONTAINERS: Table = Table::new("containers");
+pub(crate) const CONTENT: Table = Table::new("content");
 pub(crate) const LEASES: Table = Table::new("leases");
 pub(crate) const LEASE_RESOURCES: Table = Table::new("lease_resources");
 
 /// All tables of [`VERSION`], for a new file.
-pub(super) const TABLES: [Table; 5] = [META, NAMESPACES, CONTAINERS, LEASES, LEASE_RESOURCES];
+pub(super) const TABLES: [Table; 6] =
+    [META, NAMESPACES, CONTAINERS, CONTENT, LEASES, LEASE_RESOURCES];

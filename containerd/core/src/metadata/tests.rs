@@ -225,6 +225,18 @@ async fn a_database_of_a_newer_program_is_left_alone() {
     assert_eq!(disk.open().err().unwrap().kind(), ErrorKind::FailedPrecondition);
 }
 
+#[tokio::test]
+async fn a_database_of_an_older_program_is_brought_up_to_date() {
+    let disk = Disk::default();
+    let db = disk.open().unwrap();
+    let old = 1_u64.to_le_bytes();
+    db.write(move |c| c.put_bytes(super::schema::META, &key("version"), &old)).await.unwrap();
+    db.shutdown().await;
+    let db = disk.open().unwrap();
+    let version = db.read(|db| db.get_bytes(super::schema::META, &key("version"))).await.unwrap();
+    assert_eq!(version.unwrap(), super::schema::VERSION.to_le_bytes());
+}
+
 /// Writers race, and the disk loses power after each number of operations in
 /// turn. Whatever was answered must be there afterwards, and changes of two
 /// records must be whole.

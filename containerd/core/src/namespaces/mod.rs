@@ -12,7 +12,7 @@ use shim_protocol::Id;
 use crate::filter::{Adaptor, labels_field};
 
 pub use store::Namespaces;
-pub(crate) use store::ensure;
+pub(crate) use store::{ensure, labels_of};
 
 /// Label with the runtime of containers that name none.
 pub const DEFAULT_RUNTIME_LABEL: &str = "containerd.io/defaults/runtime";

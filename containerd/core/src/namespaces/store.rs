@@ -11,7 +11,7 @@ use crate::{
     labels,
     metadata::{
         Change, Db, Key, Read, last_part,
-        schema::{CONTAINERS, LEASE_RESOURCES, LEASES, NAMESPACES},
+        schema::{CONTAINERS, CONTENT, LEASE_RESOURCES, LEASES, NAMESPACES},
     },
 };
 
@@ -100,24 +100,13 @@ impl Namespaces {
         namespace: Namespace,
         paths: &[S],
     ) -> Result<Namespace> {
-        let keys = label_keys(paths)?;
+        let mask = labels::Mask::parse(paths, "a namespace")?;
         let name = namespace.name.clone();
         self.announcer
             .write(&self.db, &name, move |change| {
-                let Namespace { name, labels: mut new } = namespace;
-                let labels = match keys {
-                    None => new,
-                    Some(keys) => {
-                        let mut labels = read(change, &name)?.unwrap_or_default();
-                        for key in keys {
-                            match new.remove(&key) {
-                                Some(value) => labels.insert(key, value),
-                                None => labels.remove(&key),
-                            };
-                        }
-                        labels
-                    }
-                };
+                let Namespace { name, labels: new } = namespace;
+                let old = read(change, &name)?.unwrap_or_default();
+                let labels = mask.apply(old, new);
                 let Namespace { name, labels } = put(change, Namespace { name, labels })?;
                 let event =
                     ObjectEvent::NamespaceUpdate { name: name.clone(), labels: labels.clone() };
@@ -130,16 +119,18 @@ impl Namespaces {
     ///
     /// # Errors
     /// `NotFound` when there is none of that name; `FailedPrecondition` when
-    /// it still has containers.
+    /// it still has containers or content.
     pub async fn delete(&self, name: &Id) -> Result<()> {
         let namespace = name.clone();
         self.announcer
             .write(&self.db, name, move |change| {
                 let key = Key::new(&[&namespace])?;
-                if change.any(CONTAINERS, &key)? {
-                    return Err(Error::precondition(format!(
-                        "namespace {namespace:?} must be empty, but it still has containers"
-                    )));
+                for (table, what) in [(CONTAINERS, "containers"), (CONTENT, "content")] {
+                    if change.any(table, &key)? {
+                        return Err(Error::precondition(format!(
+                            "namespace {namespace:?} must be empty, but it still has {what}"
+                        )));
+                    }
                 }
                 if !change.remove(NAMESPACES, &key)? {
                     return Err(Error::not_found(format!("namespace {namespace:?}")));
@@ -161,20 +152,9 @@ pub(crate) fn ensure(change: &mut Change<'_>, name: &Id) -> Result<BTreeMap<Stri
     }
 }
 
-/// Keys of the labels that a mask names; `None` for all.
-fn label_keys<S: AsRef<str>>(paths: &[S]) -> Result<Option<Vec<String>>> {
-    let mut keys = Vec::with_capacity(paths.len());
-    for path in paths {
-        match path.as_ref().split_once('.') {
-            Some(("labels", key)) => keys.push(key.to_owned()),
-            None if path.as_ref() == "labels" => return Ok(None),
-            _ => {
-                let what = format!("cannot update field {:?} of a namespace", path.as_ref());
-                return Err(Error::invalid(what));
-            }
-        }
-    }
-    Ok((!keys.is_empty()).then_some(keys))
+/// The labels of a namespace; none if nobody has made it.
+pub(crate) fn labels_of(db: &impl Read, name: &Id) -> Result<BTreeMap<String, String>> {
+    Ok(read(db, name)?.unwrap_or_default())
 }
 
 fn read(db: &impl Read, name: &Id) -> Result<Option<BTreeMap<String, String>>> {
