@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use containerd_core::{
     announce::Announcer,
     containers::Containers,
+    content::Content,
     events::{Exchange, ExchangeConfig},
     leases::Leases,
     metadata::Db,
@@ -25,6 +26,12 @@ const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
 /// state: containerd's, so that each can take over from the other.
 const RUNTIME_FOLDER: &str = "io.containerd.runtime.v2.task";
 
+/// Folder of content below the root: containerd's too.
+const CONTENT_FOLDER: &str = "io.containerd.content.v1.content";
+
+/// containerd's own database, whose records we do not know.
+const FOREIGN_METADATA: &str = "io.containerd.metadata.v1.bolt/meta.db";
+
 /// Folder of the events' journal below the state.
 const JOURNAL_FOLDER: &str = "io.containerd.events.v1.journal";
 
@@ -39,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) events: Arc<Exchange>,
     pub(crate) namespaces: Namespaces,
     pub(crate) containers: Containers,
+    pub(crate) content: Content,
     pub(crate) leases: Leases,
     pub(crate) manager: Arc<Manager>,
     pub(crate) tasks: Arc<Tasks>,
@@ -56,6 +64,7 @@ impl Core {
         let announcer = Announcer::start(events.clone());
         let namespaces = Namespaces::new(db.clone(), announcer.clone());
         let containers = Containers::new(db.clone(), announcer.clone());
+        let content = open_content(config, &db).await?;
         let leases = Leases::new(db.clone());
         let manager = Manager::new(manager_config(config), events.clone());
         let tasks = Tasks::new(
@@ -68,16 +77,26 @@ impl Core {
             manager.clone(),
             events.clone(),
         );
-        Ok(Self { db, announcer, events, namespaces, containers, leases, manager, tasks })
+        Ok(Self { db, announcer, events, namespaces, containers, content, leases, manager, tasks })
     }
 
     /// Ends what runs by itself, the youngest first. Containers are left alone.
     pub(crate) async fn shutdown(self) {
         self.manager.shutdown().await;
+        self.content.shutdown().await;
         self.db.shutdown().await;
         self.announcer.shutdown().await;
         self.events.catch_up();
     }
+}
+
+async fn open_content(config: &Config, db: &Db) -> Result<Content> {
+    let folder = config.root.join(CONTENT_FOLDER);
+    let content = Content::open(&folder, db.clone(), config.content_sharing).await?;
+    let foreign = config.root.join(FOREIGN_METADATA).exists();
+    let recovered = content.recover(foreign).await.context("recover", folder.display())?;
+    tracing::debug!(?recovered, "looked through the content");
+    Ok(content)
 }
 
 async fn open_events(journal: PathBuf) -> Result<Arc<Exchange>> {

@@ -56,6 +56,7 @@ impl Plugin {
     }
 }
 
+pub(crate) const CONTENT: &str = "io.containerd.content.v1";
 pub(crate) const EVENT: &str = "io.containerd.event.v1";
 pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
 pub(crate) const INTERNAL: &str = "io.containerd.internal.v1";
@@ -67,17 +68,20 @@ pub(crate) const SERVICE: &str = "io.containerd.service.v1";
 pub(crate) const RESTART: &str = "io.containerd.internal.v1.restart";
 
 /// All parts, each after those that it builds upon.
-pub(crate) const ALL: [Plugin; 17] = [
-    part(METADATA, "redb", &[]),
+pub(crate) const ALL: [Plugin; 20] = [
+    part(CONTENT, "content", &[]),
+    part(METADATA, "redb", &[CONTENT]),
     part(EVENT, "exchange", &[]),
     part(SERVICE, "introspection-service", &[]),
     part(SERVICE, "containers-service", &[EVENT, METADATA]),
+    part(SERVICE, "content-service", &[METADATA]),
     part(SERVICE, "leases-service", &[METADATA]),
     part(SERVICE, "namespaces-service", &[EVENT, METADATA]),
     Plugin { platform: true, ..part(RUNTIME, "task", &[EVENT, METADATA]) },
     part(SERVICE, "tasks-service", &[EVENT, RUNTIME, METADATA]),
     Plugin { optional: true, ..part(INTERNAL, "restart", &[EVENT, SERVICE]) },
     service("containers", &[SERVICE]),
+    service("content", &[SERVICE]),
     service("events", &[EVENT]),
     service("healthcheck", &[]),
     service("introspection", &[SERVICE]),

@@ -1,5 +1,6 @@
 //! Writes the configuration as a file of the newest common version.
 
+use containerd_core::content::Sharing;
 use toml::{Table, Value};
 
 use super::{Config, LogFormat, Socket, duration, section};
@@ -77,7 +78,12 @@ impl Config {
         let interval = duration::format(self.restart_interval);
         let env: Vec<String> =
             self.shim_env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let sharing = match self.content_sharing {
+            Sharing::Shared => "shared",
+            Sharing::Isolated => "isolated",
+        };
         table([
+            (section::METADATA, table([("content_sharing_policy", sharing.into())]).into()),
             (section::RESTART, table([("interval", interval.into())]).into()),
             (section::SHIMS, table([("env", env.into())]).into()),
         ])

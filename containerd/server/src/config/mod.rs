@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use containerd_core::content::Sharing;
 use shim_protocol::{Context, Error, Result};
 use tracing::level_filters::LevelFilter;
 
@@ -32,6 +33,8 @@ pub(crate) const DEFAULT_ADDRESS: &str = "/run/containerd/containerd.sock";
 
 /// Names of the sections that [`Config`] is read from.
 mod section {
+    /// Settings of containerd's database that are about what is in it.
+    pub(super) const METADATA: &str = "io.containerd.metadata.v1.bolt";
     pub(super) const RESTART: &str = "io.containerd.internal.v1.restart";
     pub(super) const RUNTIME: &str = "io.containerd.runtime.v2.task";
     pub(super) const SHIMS: &str = "io.containerd.shim.v1.manager";
@@ -66,6 +69,8 @@ pub(crate) struct Config {
     pub(crate) proxy_plugins: BTreeMap<String, ProxyPlugin>,
     /// How often the restart monitor compares what is with what shall be.
     pub(crate) restart_interval: Duration,
+    /// Whether namespaces have each other's content by naming it.
+    pub(crate) content_sharing: Sharing,
     /// Further environment of shims.
     pub(crate) shim_env: Vec<(String, String)>,
 }
@@ -143,6 +148,7 @@ impl Default for Config {
             timeouts: default_timeouts(),
             proxy_plugins: BTreeMap::new(),
             restart_interval: Duration::from_secs(10),
+            content_sharing: Sharing::Shared,
             shim_env: Vec::new(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use containerd_core::content::Sharing;
 use shim_protocol::{Context, Error, Result};
 
 use super::{Config, Grpc, LogFormat, ProxyPlugin, Socket, parse_level, reader::Reader, section};
@@ -106,6 +107,20 @@ impl Config {
             shims.boolean("sched_core")?;
             shims.finish();
         }
+        let mut metadata = plugins.section(section::METADATA)?;
+        match metadata.text("content_sharing_policy")?.as_deref() {
+            None | Some("") => {}
+            Some("shared") => self.content_sharing = Sharing::Shared,
+            Some("isolated") => self.content_sharing = Sharing::Isolated,
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "key content_sharing_policy of {}: expected \"shared\" or \"isolated\", \
+                     found {other:?}",
+                    section::METADATA
+                )));
+            }
+        }
+        metadata.finish();
         let mut grpc = plugins.section(section::GRPC)?;
         self.grpc.read(&mut grpc)?;
         grpc.finish();

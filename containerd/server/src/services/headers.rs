@@ -1,6 +1,6 @@
 //! What requests say beside their message.
 
-use containerd_api::NAMESPACE_HEADER;
+use containerd_api::{LEASE_HEADER, NAMESPACE_HEADER};
 use shim_protocol::{Error, Id, Result};
 use tonic::metadata::MetadataMap;
 
@@ -14,6 +14,14 @@ pub(super) fn namespace(metadata: &MetadataMap) -> Result<Id> {
         None | Some("") => Err(Error::precondition("namespace is required")),
         Some(name) => Id::new("namespace", name),
     }
+}
+
+/// The lease that holds what a request creates, if there is one.
+///
+/// # Errors
+/// `InvalidArgument` when it is malformed.
+pub(super) fn lease(metadata: &MetadataMap) -> Result<Option<&str>> {
+    Ok(text(metadata, LEASE_HEADER)?.filter(|id| !id.is_empty()))
 }
 
 /// A header's value. The first one counts if it is there more than once.

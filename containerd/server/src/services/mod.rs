@@ -1,6 +1,7 @@
 //! The gRPC API: each service decodes, calls the core, and encodes.
 
 mod containers;
+mod content;
 mod convert;
 mod events;
 mod headers;
@@ -15,7 +16,7 @@ use containerd_api::{
     grpc::health::v1::health_server::HealthServer,
     services::{
         containers::v1::containers_server::ContainersServer,
-        events::v1::events_server::EventsServer,
+        content::v1::content_server::ContentServer, events::v1::events_server::EventsServer,
         introspection::v1::introspection_server::IntrospectionServer,
         leases::v1::leases_server::LeasesServer,
         namespaces::v1::namespaces_server::NamespacesServer, tasks::v1::tasks_server::TasksServer,
@@ -51,6 +52,11 @@ pub(crate) fn routes(
         };
     }
     serve!("containers", ContainersServer, containers::Service(core.containers.clone()));
+    serve!(
+        "content",
+        ContentServer,
+        content::Service { content: core.content.clone(), stop: stop.clone() }
+    );
     serve!("events", EventsServer, events::Service(core.events.clone()));
     serve!(
         "introspection",
