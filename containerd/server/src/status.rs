@@ -6,7 +6,15 @@ use tonic::{Code, Status};
 /// What a client gets to see: the code, and the whole chain as text. The last
 /// step of a handler.
 pub(crate) fn of(error: Error) -> Status {
-    Status::new(code(error.kind()), error.report().to_string())
+    let mut text = error.report().to_string();
+    // Many errors only name the thing, and not every client shows the code. These
+    // are the words of containerd, whose clients know them (`errdefs`).
+    match error.kind() {
+        ErrorKind::NotFound => text.push_str(": not found"),
+        ErrorKind::AlreadyExists => text.push_str(": already exists"),
+        _ => {}
+    }
+    Status::new(code(error.kind()), text)
 }
 
 /// The gRPC code of a kind.
@@ -67,6 +75,8 @@ mod tests {
         );
         let status = of(error);
         assert_eq!(status.code(), Code::NotFound);
-        assert_eq!(status.message(), "kill task \"a\": there is no such task");
+        assert_eq!(status.message(), "kill task \"a\": there is no such task: not found");
+        let status = of(Error::internal("no luck"));
+        assert_eq!(status.message(), "no luck");
     }
 }
