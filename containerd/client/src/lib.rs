@@ -44,11 +44,12 @@
 //!
 //! # What is deliberately absent
 //!
-//! Images, content and snapshots: a container needs a root filesystem that is
+//! Images and snapshots: a container needs a root filesystem that is
 //! there already, or mounts that make it.
 
 mod client;
 mod container;
+mod content;
 mod error;
 mod events;
 mod introspection;
@@ -65,6 +66,7 @@ pub use prost_types::Any;
 
 pub use client::{Client, ConnectOptions};
 pub use container::{Container, ContainerRecord, NewContainer, Runtime};
+pub use content::{Content, ContentInfo, ContentReader, ContentWriter, Ingest};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use events::{Envelope, Events, SubscribeOptions};
 pub use introspection::{Deprecation, Health, Platform, Plugin, PluginInfo, ServerInfo, Version};

@@ -7,8 +7,8 @@ use containerd_client::{DEFAULT_ADDRESS, DEFAULT_NAMESPACE};
 
 use crate::{
     commands::{
-        completion, containers, events, info, leases, namespaces, oci, plugins, run, shim, tasks,
-        version,
+        completion, containers, content, events, info, leases, namespaces, oci, plugins, run, shim,
+        tasks, version,
     },
     time,
 };
@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Work on tasks: containers that live
     #[command(subcommand, visible_aliases = ["t", "task"])]
     Tasks(tasks::Command),
+    /// Work on content: what has a digest for a name
+    #[command(subcommand)]
+    Content(content::Command),
     /// Print events as they come
     #[command(visible_alias = "event")]
     Events(events::Events),
@@ -90,6 +93,7 @@ impl Command {
             Self::Run(command) => return command.run(global).await,
             Self::Tasks(command) => return command.run(global).await,
             Self::Containers(command) => command.run(global).await,
+            Self::Content(command) => command.run(global).await,
             Self::Events(command) => command.run(global).await,
             Self::Namespaces(command) => command.run(global).await,
             Self::Plugins(command) => command.run(global).await,

@@ -18,6 +18,7 @@ mod signal;
 mod spec;
 mod table;
 mod time;
+mod units;
 
 use std::process::ExitCode;
 

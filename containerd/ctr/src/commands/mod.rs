@@ -2,6 +2,7 @@
 
 pub(crate) mod completion;
 pub(crate) mod containers;
+pub(crate) mod content;
 pub(crate) mod events;
 pub(crate) mod info;
 pub(crate) mod leases;
