@@ -7,7 +7,7 @@ use containerd_api::{
     NAMESPACE_HEADER,
     services::{
         containers::v1::containers_client::ContainersClient,
-        events::v1::events_client::EventsClient,
+        content::v1::content_client::ContentClient, events::v1::events_client::EventsClient,
         introspection::v1::introspection_client::IntrospectionClient,
         leases::v1::leases_client::LeasesClient,
         namespaces::v1::namespaces_client::NamespacesClient, tasks::v1::tasks_client::TasksClient,
@@ -84,6 +84,8 @@ impl Api {
     clients! {
         /// Container records.
         containers: ContainersClient,
+        /// Content.
+        content: ContentClient,
         /// Publish and subscribe.
         events: EventsClient,
         /// Plugins and server.

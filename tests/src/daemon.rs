@@ -84,7 +84,10 @@ impl Daemon {
              [grpc]\n\
              address = {:?}\n\
              [debug]\n\
-             level = \"debug\"\n",
+             level = \"debug\"\n\
+             # The original collects what nothing refers to a moment after its start.\n\
+             [plugins.\"io.containerd.gc.v1.scheduler\"]\n\
+             startup_delay = \"1h\"\n",
             daemon.root, daemon.state, daemon.socket
         );
         fs::write(&daemon.config, config)?;
@@ -99,6 +102,11 @@ impl Daemon {
     /// Whose daemon and shim they are.
     pub fn pairing(&self) -> Pairing {
         self.pairing
+    }
+
+    /// From the next start on it is the daemon of `origin`, in the same folders.
+    pub fn switch_to(&mut self, origin: Origin) {
+        self.pairing.daemon = origin;
     }
 
     /// The gRPC socket.

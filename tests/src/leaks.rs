@@ -75,7 +75,7 @@ fn processes(sandbox: &Sandbox, daemon: Option<u32>) -> Vec<String> {
 fn mounts(sandbox: &Sandbox, daemon: &Daemon) -> Vec<PathBuf> {
     let mut found = sandbox.mounts_below(daemon.state());
     found.extend(sandbox.mounts_below(daemon.root()));
-    found.retain(|path| path != daemon.state());
+    found.retain(|path| path != daemon.state() && path != daemon.root());
     found
 }
 
