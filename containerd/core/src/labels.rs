@@ -42,17 +42,18 @@ impl Mask {
     /// `InvalidArgument` when a path names something else.
     pub(crate) fn parse<S: AsRef<str>>(paths: &[S], what: &str) -> Result<Self> {
         let mut keys = Vec::with_capacity(paths.len());
+        let mut all = paths.is_empty();
         for path in paths {
             match path.as_ref().split_once('.') {
                 Some(("labels", key)) => keys.push(key.to_owned()),
-                None if path.as_ref() == "labels" => return Ok(Self::All),
+                None if path.as_ref() == "labels" => all = true,
                 _ => {
                     let text = format!("cannot update field {:?} of {what}", path.as_ref());
                     return Err(Error::invalid(text));
                 }
             }
         }
-        Ok(if keys.is_empty() { Self::All } else { Self::Keys(keys) })
+        Ok(if all { Self::All } else { Self::Keys(keys) })
     }
 
     /// The labels after the update; a label that `new` lacks is removed.
