@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use containerd_core::{
     announce::Announcer,
     containers::Containers,
-    content::Content,
+    content::{Content, ContentConfig},
     events::{Exchange, ExchangeConfig},
     leases::Leases,
     metadata::Db,
@@ -29,7 +29,8 @@ const RUNTIME_FOLDER: &str = "io.containerd.runtime.v2.task";
 /// Folder of content below the root: containerd's too.
 const CONTENT_FOLDER: &str = "io.containerd.content.v1.content";
 
-/// containerd's own database, whose records we do not know.
+/// containerd's own database, whose records we do not know: where it is, no
+/// content is removed.
 const FOREIGN_METADATA: &str = "io.containerd.metadata.v1.bolt/meta.db";
 
 /// Folder of the events' journal below the state.
@@ -92,9 +93,12 @@ impl Core {
 
 async fn open_content(config: &Config, db: &Db) -> Result<Content> {
     let folder = config.root.join(CONTENT_FOLDER);
-    let content = Content::open(&folder, db.clone(), config.content_sharing).await?;
-    let foreign = config.root.join(FOREIGN_METADATA).exists();
-    let recovered = content.recover(foreign).await.context("recover", folder.display())?;
+    let metadata = config.root.join(FOREIGN_METADATA);
+    let foreign = metadata.try_exists().context("look for", metadata.display())?;
+    let sharing = config.content_sharing;
+    let content = ContentConfig { root: folder.clone(), sharing, foreign };
+    let content = Content::open(content, db.clone()).await?;
+    let recovered = content.recover().await.context("recover", folder.display())?;
     tracing::debug!(?recovered, "looked through the content");
     Ok(content)
 }

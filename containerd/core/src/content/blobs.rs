@@ -10,6 +10,7 @@
 //! verified and synced. All of this blocks.
 
 use std::{
+    collections::HashMap,
     fs::{self, DirBuilder, File, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -40,6 +41,10 @@ impl Blobs {
         for algorithm in Algorithm::ALL {
             make_folder(&this.folder(algorithm))?;
         }
+        // Blobs are as durable as the folders they are in.
+        sync_folder(&root.join(BLOBS))?;
+        sync_folder(root)?;
+        root.parent().map_or(Ok(()), sync_folder)?;
         Ok(this)
     }
 
@@ -61,27 +66,53 @@ impl Blobs {
     /// # Errors
     /// Those of the disk.
     pub(super) fn get(&self, digest: &Digest) -> Result<Option<Blob>> {
-        let file = match File::open(self.path(digest)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.context("open content", digest)?,
-        };
-        let size = file.metadata().context("read size of content", digest)?.len();
-        Ok(Some(Blob { file, size }))
+        let Some(size) = self.size(digest)? else { return Ok(None) };
+        match File::open(self.path(digest)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => Ok(Some(Blob { file: file.context("open content", digest)?, size })),
+        }
     }
 
-    /// Makes a blob of the file at `path`, whose bytes were verified and
-    /// synced. If it is there already, the file stays.
+    /// The length of a blob in bytes; none if it is not there, or no file.
+    fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+        match fs::symlink_metadata(self.path(digest)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => {
+                let found = found.context("look at content", digest)?;
+                Ok(found.is_file().then_some(found.len()))
+            }
+        }
+    }
+
+    /// Makes a blob of the file at `path`, whose `size` bytes were verified and
+    /// synced. If it is there already, the file stays; what has its name but
+    /// not its length gives way. Answers whether it was there.
     ///
     /// # Errors
     /// Those of the disk.
-    pub(super) fn put(&self, digest: &Digest, path: &Path) -> Result<()> {
-        if self.get(digest)?.is_none() {
+    pub(super) fn put(&self, digest: &Digest, size: u64, path: &Path) -> Result<bool> {
+        let (blob, existed) = (self.path(digest), self.size(digest)? == Some(size));
+        if !existed {
+            if blob.is_dir() {
+                fs::remove_dir_all(&blob).context("make way for content", digest)?;
+            }
+            fs::rename(path, &blob).context("commit content", digest)?;
             let read_only = Permissions::from_mode(0o444);
-            fs::set_permissions(path, read_only).context("protect content", digest)?;
-            fs::rename(path, self.path(digest)).context("commit content", digest)?;
+            fs::set_permissions(&blob, read_only).context("protect content", digest)?;
         }
         // A daemon before us may have been killed just here.
-        sync_folder(&self.folder(digest.algorithm()))
+        sync_folder(&self.folder(digest.algorithm()))?;
+        Ok(existed)
+    }
+
+    /// Makes a blob the file at `path` again that it was before [`Self::put`].
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn take_back(&self, digest: &Digest, path: &Path) -> Result<()> {
+        fs::rename(self.path(digest), path).context("take back content", digest)?;
+        let writable = Permissions::from_mode(0o644);
+        fs::set_permissions(path, writable).context("take back content", digest)
     }
 
     /// Removes a blob; one that is gone is success.
@@ -91,21 +122,28 @@ impl Blobs {
     pub(super) fn remove(&self, digest: &Digest) -> Result<()> {
         match fs::remove_file(self.path(digest)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            // It has the name of content, but is none.
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => Ok(()),
             removed => removed.context("remove content", digest),
         }
     }
 
-    /// The digests of all blobs. What is named otherwise is none of ours.
+    /// All blobs, and their lengths in bytes. What is named otherwise, or is no
+    /// file, is none of ours.
     ///
     /// # Errors
     /// Those of the disk.
-    pub(super) fn list(&self) -> Result<Vec<Digest>> {
-        let mut found = Vec::new();
+    pub(super) fn list(&self) -> Result<HashMap<Digest, u64>> {
+        let mut found = HashMap::new();
         for algorithm in Algorithm::ALL {
             let folder = self.folder(algorithm);
             for entry in fs::read_dir(&folder).context("list", folder.display())? {
                 let name = entry.context("list", folder.display())?.file_name();
-                found.extend(name.to_str().and_then(|name| Digest::from_hex(algorithm, name)));
+                let digest = name.to_str().and_then(|name| Digest::from_hex(algorithm, name));
+                let Some(digest) = digest else { continue };
+                if let Some(size) = self.size(&digest)? {
+                    found.insert(digest, size);
+                }
             }
         }
         Ok(found)

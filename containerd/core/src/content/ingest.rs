@@ -21,11 +21,12 @@ use std::{
 };
 
 use prost_types::Timestamp;
-use shim_protocol::{Context, Error, Id, Result};
+use shim_protocol::{Context, Error, Id, Result, note};
 
 use super::{
     Status,
     digest::{Algorithm, Digest, Hasher},
+    reference::Ref,
 };
 
 const REF: &str = "ref";
@@ -36,34 +37,6 @@ const UPDATED_AT: &str = "updatedat";
 
 /// How much is hashed at once when writing goes on.
 const READ_BYTES: usize = 1 << 20;
-
-/// A reference as a client of a namespace knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Ref {
-    pub(super) namespace: Id,
-    pub(super) name: String,
-}
-
-impl Ref {
-    /// Its name among those of all namespaces. The number in it is containerd's,
-    /// where it is always one (`createKey` in `core/metadata/snapshot.go`).
-    fn full(&self) -> String {
-        format!("{}/1/{}", self.namespace, self.name)
-    }
-
-    /// The reference of such a name.
-    fn parse(full: &str) -> Option<Self> {
-        let mut parts = full.splitn(3, '/');
-        let namespace = Id::new("namespace", parts.next()?).ok()?;
-        parts.next()?.parse::<u64>().ok()?;
-        Some(Self { namespace, name: parts.next()?.to_owned() })
-    }
-
-    /// The folder of its ingest below `ingests`.
-    pub(super) fn folder(&self, ingests: &Path) -> PathBuf {
-        ingests.join(Digest::of(Algorithm::Sha256, self.full().as_bytes()).hex())
-    }
-}
 
 /// Content that is being written. Nobody else may have the same open.
 pub(super) struct Ingest {
@@ -97,11 +70,21 @@ impl Ingest {
             }
             tracing::info!(reference = reference.name, "ingest begins anew");
         }
-        remove(&folder)?;
-        Self::begin(folder, reference, total, algorithm)
+        Self::begin(ingests, reference, total, algorithm)
     }
 
-    fn begin(folder: PathBuf, reference: &Ref, total: u64, algorithm: Algorithm) -> Result<Self> {
+    /// Begins an ingest, in the place of one that may be there.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn begin(
+        ingests: &Path,
+        reference: &Ref,
+        total: u64,
+        algorithm: Algorithm,
+    ) -> Result<Self> {
+        let folder = reference.folder(ingests);
+        remove(&folder)?;
         let now = SystemTime::now();
         let make = || -> io::Result<File> {
             DirBuilder::new().mode(0o755).create(&folder)?;
@@ -237,7 +220,6 @@ impl Ingest {
             reference: name.to_owned(),
             offset: self.offset,
             total: self.total,
-            expected: None,
             started_at: self.started_at,
             updated_at: self.updated_at,
         }
@@ -275,26 +257,32 @@ struct Found {
 /// Reads the folder of an ingest; none if it is not there, or not complete.
 fn read(folder: &Path) -> Result<Option<Found>> {
     let data = match fs::symlink_metadata(folder.join(DATA)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         data => data.context("look at", folder.display())?,
     };
     if !data.is_file() {
         return Ok(None);
     }
-    // What cannot be read is as good as not there: the ingest begins anew.
-    let text = |name: &str| fs::read_to_string(folder.join(name)).ok();
-    let time = |name: &str| SystemTime::try_from(text(name)?.parse::<Timestamp>().ok()?).ok();
-    let (Some(reference), Some(started_at)) = (text(REF), time(STARTED_AT)) else {
+    let time = |name| SystemTime::try_from(text(folder, name)?.parse::<Timestamp>().ok()?).ok();
+    let (Some(reference), Some(started_at)) = (text(folder, REF), time(STARTED_AT)) else {
         return Ok(None);
     };
     let modified = data.modified().context("look at", folder.display())?;
     Ok(Some(Found {
         reference: Ref::parse(&reference),
         offset: data.len(),
-        total: text(TOTAL).and_then(|total| total.parse().ok()).unwrap_or_default(),
+        total: text(folder, TOTAL).and_then(|total| total.parse().ok()).unwrap_or_default(),
         started_at,
         updated_at: time(UPDATED_AT).map_or(modified, |noted| noted.max(modified)),
     }))
+}
+
+/// What a small file says. One that cannot be read is as good as not there: the
+/// ingest begins anew.
+fn text(folder: &Path, name: &str) -> Option<String> {
+    note::read(&folder.join(name)).ok()?.and_then(|text| String::from_utf8(text).ok())
 }
 
 /// The status of a reference; none if nothing was written to it.
@@ -306,20 +294,38 @@ pub(super) fn status(ingests: &Path, reference: &Ref) -> Result<Option<Status>> 
     Ok(found.filter(|found| found.reference.as_ref() == Some(reference)).and_then(Found::status))
 }
 
-/// All ingests: their namespaces, and their status there.
+/// All ingests of a namespace.
 ///
 /// # Errors
 /// Those of the disk.
-pub(super) fn list(ingests: &Path) -> Result<Vec<(Id, Status)>> {
+pub(super) fn list(ingests: &Path, namespace: &Id) -> Result<Vec<Status>> {
     let mut all = Vec::new();
-    for entry in fs::read_dir(ingests).context("list", ingests.display())? {
-        let folder = entry.context("list", ingests.display())?.path();
-        // It may be gone by now.
-        let Some(found) = read(&folder)? else { continue };
-        let namespace = found.reference.as_ref().map(|reference| reference.namespace.clone());
-        all.extend(namespace.zip(found.status()));
+    for folder in folders(ingests)? {
+        let reference = text(&folder, REF).and_then(|full| Ref::parse(&full));
+        if let Some(reference) = reference
+            && reference.namespace == *namespace
+            && reference.folder(ingests) == folder
+        {
+            // It may be gone by now.
+            all.extend(status(ingests, &reference)?);
+        }
     }
     Ok(all)
+}
+
+/// The folders that have the name of an ingest. What else there is, is none of
+/// ours.
+fn folders(ingests: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(ingests).context("list", ingests.display())? {
+        let entry = entry.context("list", ingests.display())?;
+        let name = entry.file_name();
+        let key = name.to_str().and_then(|name| Digest::from_hex(Algorithm::Sha256, name));
+        if key.is_some() && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 impl Found {
@@ -328,7 +334,6 @@ impl Found {
             reference: self.reference?.name,
             offset: self.offset,
             total: self.total,
-            expected: None,
             started_at: self.started_at,
             updated_at: self.updated_at,
         })
@@ -340,7 +345,12 @@ impl Found {
 /// # Errors
 /// Those of the disk.
 pub(super) fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
+    let removed = match fs::remove_dir_all(folder) {
+        // It has the name of an ingest only, but is in its place.
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => fs::remove_file(folder),
+        removed => removed,
+    };
+    match removed {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.context("remove ingest", folder.display()),
     }
@@ -351,8 +361,7 @@ pub(super) fn remove(folder: &Path) -> Result<()> {
 /// # Errors
 /// Those of the disk.
 pub(super) fn remove_broken(ingests: &Path) -> Result<()> {
-    for entry in fs::read_dir(ingests).context("list", ingests.display())? {
-        let folder = entry.context("list", ingests.display())?.path();
+    for folder in folders(ingests)? {
         if read(&folder)?.is_none() {
             remove(&folder)?;
         }

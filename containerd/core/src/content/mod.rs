@@ -1,16 +1,20 @@
 //! Content: what has a digest for a name, such as layers and manifests.
 //!
-//! Bytes are on disk ([`blobs`], [`ingest`]) and shared by all namespaces; a
+//! Bytes are on disk (`blobs`, `ingest`) and shared by all namespaces; a
 //! record in the database says that a namespace has them. The record comes
 //! last when content is committed, and goes first when it is deleted: bytes
 //! without a record are removed at the next chance, and a record without bytes
-//! never comes about.
+//! comes about only if the disk loses them. Such content counts as not there,
+//! and whoever writes it again mends it.
 
 mod blobs;
 mod claims;
 mod digest;
 mod ingest;
+mod ingestion;
 mod record;
+mod recover;
+mod reference;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -22,8 +26,10 @@ use crate::filter::{Adaptor, labels_field};
 
 pub use blobs::Blob;
 pub use digest::{Algorithm, Digest};
-pub use store::{Content, Recovered, Sharing};
-pub use writer::{Ingestion, Writer};
+pub use ingestion::Ingestion;
+pub use recover::Recovered;
+pub use store::{Content, ContentConfig, Sharing};
+pub use writer::Writer;
 
 /// Label of a namespace whose content may be had by others although namespaces
 /// are isolated; its value is `true`.
@@ -65,8 +71,6 @@ pub struct Status {
     pub offset: u64,
     /// How much it will be, in bytes; 0 when that is not known.
     pub total: u64,
-    /// What it must be, if that is known to be there already.
-    pub expected: Option<Digest>,
     /// When its writer began.
     pub started_at: SystemTime,
     /// When something was last written.

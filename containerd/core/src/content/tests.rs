@@ -1,5 +1,8 @@
 //! Content as clients see it, and as it lies on disk.
 
+mod faults;
+mod shared;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -27,19 +30,30 @@ struct Store {
 impl Store {
     async fn new(sharing: Sharing) -> Self {
         let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
-        let content = Content::open(folder.path(), world.db.clone(), sharing).await.unwrap();
+        let content = open(&folder, &world, sharing, false).await;
         Self { world, folder, content }
     }
 
     /// The store as the next daemon opens it.
     async fn reopen(&mut self) {
         self.content.shutdown().await;
-        let db = self.world.db.clone();
-        self.content = Content::open(self.folder.path(), db, Sharing::Shared).await.unwrap();
+        self.content = open(&self.folder, &self.world, Sharing::Shared, false).await;
+    }
+
+    /// The same, in a folder that another daemon has used too.
+    async fn reopen_foreign(&mut self) {
+        self.content.shutdown().await;
+        self.content = open(&self.folder, &self.world, Sharing::Shared, true).await;
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
         self.folder.path().join("blobs").join(digest.algorithm().name()).join(digest.hex())
+    }
+
+    /// The folder of what is being written to `reference`.
+    fn ingest(&self, reference: &str) -> PathBuf {
+        let key = sha256(&format!("ns/1/{reference}"));
+        self.folder.path().join("ingest").join(key.hex())
     }
 
     fn ingests(&self) -> usize {
@@ -63,6 +77,11 @@ impl Store {
         assert_eq!(blob.read_at(0, &mut text).unwrap(), text.len());
         Ok(String::from_utf8(text).unwrap())
     }
+}
+
+async fn open(folder: &TempDir, world: &World, sharing: Sharing, foreign: bool) -> Content {
+    let config = ContentConfig { root: folder.path().to_owned(), sharing, foreign };
+    Content::open(config, world.db.clone()).await.unwrap()
 }
 
 fn ns() -> Id {
@@ -172,7 +191,7 @@ async fn a_write_goes_on_where_it_stopped() {
     for again in [false, true] {
         if again {
             store.reopen().await;
-            assert_eq!(store.content.recover(false).await.unwrap(), Recovered::default());
+            assert_eq!(store.content.recover().await.unwrap(), Recovered::default());
         }
         let writer = store.open(to("a")).await.unwrap();
         let status = writer.status().unwrap();
@@ -231,7 +250,13 @@ async fn what_is_not_what_it_should_be_is_refused() {
     let long = labels(&[("a", &"x".repeat(5000))]);
     let writer = store.open(to("b")).await.unwrap();
     assert_eq!(kind(writer.commit(0, None, long).await), Some(ErrorKind::InvalidArgument));
-    assert_eq!(kind(store.open(to("")).await), Some(ErrorKind::InvalidArgument));
+    for reference in ["", "a\0b", &"x".repeat(4097)] {
+        assert_eq!(kind(store.open(to(reference)).await), Some(ErrorKind::InvalidArgument));
+    }
+    let longest = "x".repeat(4096);
+    drop(store.open(to(&longest)).await.unwrap());
+    let listed = store.content.statuses(&ns(), &[format!("ref=={longest}")]).await.unwrap();
+    assert_eq!(listed.len(), 1);
     assert_eq!(store.content.list(&ns(), NONE).await.unwrap().len(), 1);
 }
 
@@ -271,86 +296,14 @@ async fn a_reference_has_one_writer_in_a_namespace() {
     writer.write("x").await.unwrap();
     assert_eq!(kind(store.open(to("a")).await), Some(ErrorKind::Unavailable));
     assert_eq!(kind(store.content.abort(&ns(), "a", None).await), Some(ErrorKind::Unavailable));
+    // Even if there is nothing left to write.
+    let digest = store.put(&ns(), "hello").await.unwrap();
+    assert_eq!(kind(store.open(expecting("a", &digest)).await), Some(ErrorKind::Unavailable));
     let other = store.content.writer(&id("other"), to("a")).await.unwrap();
     assert_eq!(other.status().unwrap().offset, 0);
     // Whoever comes while the first one leaves waits for that.
     let (next, ()) = tokio::join!(store.open(to("a")), async { drop(writer) });
     assert_eq!(next.unwrap().status().unwrap().offset, 1);
-}
-
-#[tokio::test]
-async fn shared_content_is_had_by_naming_it() {
-    let store = Store::new(Sharing::Shared).await;
-    let other = id("other");
-    let digest = store.put(&other, "hello").await.unwrap();
-    assert_eq!(kind(store.content.info(&ns(), &digest).await), Some(ErrorKind::NotFound));
-    let writer = store.open(expecting("a", &digest)).await.unwrap();
-    let status = writer.status().unwrap();
-    assert_eq!((status.offset, status.total, status.expected), (5, 5, Some(digest.clone())));
-    assert_eq!(writer.digest().unwrap(), digest);
-    writer.commit(5, Some(digest.clone()), labels(&[("a", "b")])).await.unwrap();
-    assert_eq!(store.content.info(&ns(), &digest).await.unwrap().labels, labels(&[("a", "b")]));
-    assert_eq!(store.content.info(&other, &digest).await.unwrap().labels, BTreeMap::new());
-    // The bytes stay as long as anybody has them.
-    store.content.delete(&other, &digest, None).await.unwrap();
-    assert_eq!(store.text(&ns(), &digest).await.unwrap(), "hello");
-    store.content.delete(&ns(), &digest, None).await.unwrap();
-    assert!(!store.blob(&digest).exists());
-}
-
-#[tokio::test]
-async fn shared_content_may_turn_out_to_be_another() {
-    let store = Store::new(Sharing::Shared).await;
-    let digest = store.put(&id("other"), "hello").await.unwrap();
-    let mut longer = store.open(expecting("a", &digest)).await.unwrap();
-    longer.write(", world").await.unwrap();
-    let committed = longer.commit(0, None, BTreeMap::new()).await.unwrap();
-    assert_eq!(committed, sha256("hello, world"));
-    let mut anew = store.open(expecting("a", &digest)).await.unwrap();
-    anew.clear().await.unwrap();
-    anew.write("bye").await.unwrap();
-    assert_eq!(anew.commit(3, None, BTreeMap::new()).await.unwrap(), sha256("bye"));
-    let wrong = store.open(expecting("a", &digest)).await.unwrap();
-    let refused = wrong.commit(4, None, BTreeMap::new()).await;
-    assert_eq!(kind(refused), Some(ErrorKind::FailedPrecondition));
-    // A wrong size means that it is not taken for it at all.
-    let sized = Ingestion { total: 4, ..expecting("a", &digest) };
-    assert_eq!(store.open(sized).await.unwrap().status().unwrap().offset, 0);
-    assert_eq!(store.text(&id("other"), &digest).await.unwrap(), "hello");
-}
-
-#[tokio::test]
-async fn shared_content_that_is_deleted_meanwhile_is_kept() {
-    let store = Store::new(Sharing::Shared).await;
-    let digest = store.put(&id("other"), "hello").await.unwrap();
-    let writer = store.open(expecting("a", &digest)).await.unwrap();
-    store.content.delete(&id("other"), &digest, None).await.unwrap();
-    assert!(!store.blob(&digest).exists());
-    writer.commit(5, Some(digest.clone()), BTreeMap::new()).await.unwrap();
-    assert_eq!(store.text(&ns(), &digest).await.unwrap(), "hello");
-    assert_eq!(store.ingests(), 0);
-}
-
-#[tokio::test]
-async fn isolated_content_has_to_be_brought() {
-    let store = Store::new(Sharing::Isolated).await;
-    let other = id("other");
-    let digest = store.put(&other, "hello").await.unwrap();
-    let offset = async || {
-        let writer = store.open(expecting("a", &digest)).await.unwrap();
-        writer.status().unwrap().offset
-    };
-    assert_eq!(offset().await, 0);
-    let shareable = crate::namespaces::Namespace {
-        name: other.clone(),
-        labels: labels(&[(SHAREABLE_LABEL, "true")]),
-    };
-    store.world.namespaces.update(shareable, NONE).await.unwrap();
-    assert_eq!(offset().await, 5);
-    let mut writer = store.open(to("b")).await.unwrap();
-    writer.write("hello").await.unwrap();
-    writer.commit(0, None, BTreeMap::new()).await.unwrap();
-    assert_eq!(store.text(&ns(), &digest).await.unwrap(), "hello");
 }
 
 #[tokio::test]
@@ -378,6 +331,18 @@ async fn a_lease_holds_what_is_written_with_it() {
     store.content.abort(&ns(), "b", Some("l")).await.unwrap();
     assert_eq!(leases.resources(&ns(), "l").await.unwrap(), held);
 
+    // What is removed is let go of: what was wrong, and what was never there.
+    let mut wrong = store.open(with(to("c"))).await.unwrap();
+    wrong.write("hallo").await.unwrap();
+    let refused = wrong.commit(0, Some(digest), BTreeMap::new()).await;
+    assert_eq!(kind(refused), Some(ErrorKind::FailedPrecondition));
+    assert_eq!(leases.resources(&ns(), "l").await.unwrap(), held);
+    let shared = store.put(&id("other"), "bye").await.unwrap();
+    drop(store.open(with(expecting("d", &shared))).await.unwrap());
+    let nothing = store.content.abort(&ns(), "d", Some("l")).await;
+    assert_eq!(kind(nothing), Some(ErrorKind::NotFound));
+    assert_eq!(leases.resources(&ns(), "l").await.unwrap(), held);
+
     let nobody = Ingestion { lease: Some("nobody".into()), ..to("c") };
     assert_eq!(kind(store.open(nobody).await), Some(ErrorKind::NotFound));
     assert_eq!(store.ingests(), 0);
@@ -397,73 +362,7 @@ async fn labels_are_updated_as_the_mask_says() {
     assert_eq!(update(&[("a", "x"), ("b.c", "2")], &["labels.b.c"]).await.unwrap(), both);
     assert_eq!(update(&[], &["labels.a"]).await.unwrap(), labels(&[("b.c", "2")]));
     assert_eq!(update(&[("d", "3")], &["labels"]).await.unwrap(), labels(&[("d", "3")]));
-    assert_eq!(kind(update(&[], &["size"]).await), Some(ErrorKind::InvalidArgument));
-}
-
-#[tokio::test]
-async fn what_a_killed_daemon_left_is_put_right() {
-    let mut store = Store::new(Sharing::Shared).await;
-    let kept = store.put(&ns(), "kept").await.unwrap();
-    let lost = store.put(&ns(), "lost").await.unwrap();
-    fs::remove_file(store.blob(&lost)).unwrap();
-    // Renamed, but not recorded; and an ingest that was begun, and one that
-    // was at its end.
-    let orphan = sha256("orphan");
-    fs::write(store.blob(&orphan), "orphan").unwrap();
-    fs::write(store.folder.path().join("blobs/sha256/README"), "not ours").unwrap();
-    let ingest = store.folder.path().join("ingest");
-    fs::create_dir(ingest.join("begun")).unwrap();
-    let mut writer = store.open(to("ended")).await.unwrap();
-    writer.write("x").await.unwrap();
-    drop(writer);
-    store.reopen().await;
-    fs::remove_file(ingest.join(sha256("ns/1/ended").hex()).join("data")).unwrap();
-
-    let foreign = store.content.recover(true).await.unwrap();
-    assert_eq!(foreign, Recovered { removed: 0, lost: 1 });
-    assert!(store.blob(&orphan).exists());
-    let recovered = store.content.recover(false).await.unwrap();
-    assert_eq!(recovered, Recovered { removed: 1, lost: 1 });
-    assert!(!store.blob(&orphan).exists());
-    assert_eq!(store.ingests(), 0);
-    assert!(store.folder.path().join("blobs/sha256/README").exists());
-    assert_eq!(store.text(&ns(), &kept).await.unwrap(), "kept");
-
-    // Whoever fetches it again mends it.
-    assert_eq!(kind(store.content.read(&ns(), &lost).await), Some(ErrorKind::NotFound));
-    let mut writer = store.open(expecting("a", &lost)).await.unwrap();
-    writer.write("lost").await.unwrap();
-    writer.commit(4, Some(lost.clone()), BTreeMap::new()).await.unwrap();
-    assert_eq!(store.text(&ns(), &lost).await.unwrap(), "lost");
-}
-
-/// Several namespaces write, share and delete the same content all the time;
-/// what one of them has just committed must be there until it deletes it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_takes_away_what_another_one_has() {
-    let store = Store::new(Sharing::Shared).await;
-    let digest = sha256("hello");
-    let mut workers = tokio::task::JoinSet::new();
-    for worker in 0..6 {
-        let (content, digest) = (store.content.clone(), digest.clone());
-        workers.spawn(async move {
-            let namespace = id(&format!("ns{worker}"));
-            for round in 0..25 {
-                let ingestion = if round % 2 == 0 { to("a") } else { expecting("a", &digest) };
-                let mut writer = content.writer(&namespace, ingestion).await.unwrap();
-                if writer.status().unwrap().offset == 0 {
-                    writer.write("hello").await.unwrap();
-                }
-                writer.commit(5, Some(digest.clone()), BTreeMap::new()).await.unwrap();
-                let blob = content.read(&namespace, &digest).await.unwrap();
-                assert_eq!(blob.size(), 5);
-                content.delete(&namespace, &digest, None).await.unwrap();
-            }
-        });
+    for paths in [&["size"][..], &["labels", "size"], &["size", "labels"]] {
+        assert_eq!(kind(update(&[], paths).await), Some(ErrorKind::InvalidArgument));
     }
-    while let Some(ended) = workers.join_next().await {
-        ended.unwrap();
-    }
-    assert!(!store.blob(&digest).exists());
-    assert_eq!(store.ingests(), 0);
 }

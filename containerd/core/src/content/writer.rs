@@ -2,37 +2,22 @@
 
 use std::{collections::BTreeMap, io, time::SystemTime};
 
-use shim_protocol::{Error, ErrorKind, Id, Result};
+use shim_protocol::{Error, ErrorKind, Result};
 
 use super::{
-    Algorithm, Digest, Info, Status,
+    Digest, Info, Status,
     blobs::Blob,
     claims::Claim,
-    ingest::{self, Ingest, Ref},
-    store::{Content, blocking, held, ingest_resource, key, put},
+    ingest::{self, Ingest},
+    ingestion::ingest_resource,
+    record,
+    reference::Ref,
+    store::{Content, blocking, held},
 };
-use crate::{
-    leases,
-    metadata::{Change, Read, schema::CONTENT},
-    namespaces,
-};
+use crate::{leases, metadata::Change, namespaces};
 
 /// How much is copied at once.
 const COPY_BYTES: usize = 1 << 20;
-
-/// What somebody wants to write.
-#[derive(Clone, Debug, Default)]
-pub struct Ingestion {
-    /// What the writer calls it. Whoever comes with the same name goes on with
-    /// what was written to it.
-    pub reference: String,
-    /// How many bytes it will be; 0 when that is not known.
-    pub total: u64,
-    /// The digest that it will have, if that is known.
-    pub expected: Option<Digest>,
-    /// The lease that holds it, while it is written and after.
-    pub lease: Option<String>,
-}
 
 /// Writes content. Nobody else can write to its reference meanwhile.
 ///
@@ -41,102 +26,49 @@ pub struct Ingestion {
 pub struct Writer {
     content: Content,
     reference: Ref,
+    /// How many bytes were announced; 0 if that was not done.
+    total: u64,
     lease: Option<String>,
     /// `None` while it is on disk, and for ever if that was cut short.
     session: Option<Session>,
 }
 
 /// What a writer has open.
-struct Session {
-    progress: Progress,
-    started_at: SystemTime,
+pub(super) struct Session {
+    pub(super) progress: Progress,
+    pub(super) started_at: SystemTime,
     /// Freed when the last write is over, even if nobody waits for that.
-    _claim: Claim<Ref>,
+    pub(super) _claim: Claim<Ref>,
 }
 
-enum Progress {
+pub(super) enum Progress {
     /// All of it is there already; the namespace has only to be noted.
     Shared(Digest, Blob),
     /// It is being written.
     Own(Box<Ingest>),
 }
 
-impl Content {
-    /// Opens a writer.
-    ///
-    /// # Errors
-    /// - `InvalidArgument` without a reference;
-    /// - `AlreadyExists` when the namespace has the expected content (the
-    ///   lease then holds it);
-    /// - `Unavailable` when somebody else writes to the reference;
-    /// - `NotFound` when there is no such lease; those of the disk.
-    pub async fn writer(&self, namespace: &Id, ingestion: Ingestion) -> Result<Writer> {
-        let Ingestion { reference, total, expected, lease } = ingestion;
-        if reference.is_empty() {
-            return Err(Error::invalid("content is written to a reference, which is missing"));
-        }
-        let reference = Ref { namespace: namespace.clone(), name: reference };
-        let blob = match &expected {
-            Some(digest) => self.blob(digest).await?,
-            None => None,
-        };
-        if let (Some(digest), Some(_)) = (&expected, &blob) {
-            self.refuse_existing(namespace, digest, lease.as_deref()).await?;
-        }
-        let claim = self.claim(&reference).await?;
-        if let Some(lease) = lease.clone() {
-            let reference = reference.clone();
-            let change = move |change: &mut Change<'_>| {
-                let resource = ingest_resource(&reference.name);
-                leases::hold(change, &reference.namespace, &lease, &resource)
-            };
-            self.db().write(change).await?;
-        }
-        let shared = match (&expected, blob) {
-            (Some(digest), Some(blob)) if total == 0 || total == blob.size() => {
-                self.is_shared(digest).await?.then(|| Progress::Shared(digest.clone(), blob))
-            }
-            _ => None,
-        };
-        let progress = match shared {
-            Some(shared) => shared,
-            None => {
-                let algorithm = expected.as_ref().map(Digest::algorithm).unwrap_or_default();
-                Progress::Own(Box::new(self.ingest(&reference, total, algorithm).await?))
-            }
-        };
-        let session = Session { progress, started_at: SystemTime::now(), _claim: claim };
-        Ok(Writer { content: self.clone(), reference, lease, session: Some(session) })
-    }
-
-    async fn refuse_existing(
-        &self,
-        namespace: &Id,
-        digest: &Digest,
-        lease: Option<&str>,
-    ) -> Result<()> {
-        let (room, named, lease) = (namespace.clone(), digest.clone(), lease.map(str::to_owned));
-        let change = move |change: &mut Change<'_>| {
-            let exists = change.has(CONTENT, &key(&room, &named)?)?;
-            match lease {
-                Some(lease) if exists => leases::hold(change, &room, &lease, &held(&named))?,
-                _ => {}
-            }
-            Ok(exists)
-        };
-        match self.db().write(change).await? {
-            true => Err(Error::already_exists(format!("content {digest}"))),
-            false => Ok(()),
-        }
-    }
-
-    async fn ingest(&self, reference: &Ref, total: u64, algorithm: Algorithm) -> Result<Ingest> {
-        let (ingests, reference) = (self.blobs().ingests(), reference.clone());
-        blocking(move || Ingest::open(&ingests, &reference, total, algorithm)).await
-    }
+/// Content that is in its place under its digest, but not recorded yet.
+struct Placed {
+    digest: Digest,
+    size: u64,
+    /// Whether it was there before.
+    existed: bool,
+    /// Nobody else makes or removes it meanwhile.
+    _held: Claim<Digest>,
 }
 
 impl Writer {
+    pub(super) fn new(
+        content: Content,
+        reference: Ref,
+        total: u64,
+        lease: Option<String>,
+        session: Session,
+    ) -> Self {
+        Self { content, reference, total, lease, session: Some(session) }
+    }
+
     /// How far it has come.
     ///
     /// # Errors
@@ -145,11 +77,10 @@ impl Writer {
         let session = self.session.as_ref().ok_or_else(closed)?;
         Ok(match &session.progress {
             Progress::Own(ingest) => ingest.status(&self.reference.name),
-            Progress::Shared(digest, blob) => Status {
+            Progress::Shared(_, blob) => Status {
                 reference: self.reference.name.clone(),
                 offset: blob.size(),
                 total: blob.size(),
-                expected: Some(digest.clone()),
                 started_at: session.started_at,
                 updated_at: session.started_at,
             },
@@ -200,7 +131,8 @@ impl Writer {
     ///   cannot mend that, all that was written is forgotten;
     /// - `AlreadyExists` when the namespace has it (the lease then holds it);
     /// - `InvalidArgument` when a label is too long;
-    /// - `NotFound` when there is no such lease; those of the disk.
+    /// - `NotFound` when there is no such lease; those of the disk. What was
+    ///   written stays then.
     pub async fn commit(
         mut self,
         size: u64,
@@ -218,109 +150,136 @@ impl Writer {
         expected: Option<Digest>,
         labels: BTreeMap<String, String>,
     ) -> Result<Digest> {
-        if let Some(Session { progress: Progress::Shared(digest, blob), .. }) = &self.session {
-            if (size != 0 && size != blob.size()) || expected.as_ref().is_some_and(|e| e != digest)
-            {
-                let text = format!("content is {digest} with {} bytes", blob.size());
-                return Err(Error::precondition(text));
+        let placed = match self.adopt(size, expected.as_ref()).await? {
+            Some(placed) => placed,
+            None => self.place(size, expected).await?,
+        };
+        match self.record(&placed, labels).await {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                if let Err(error) = self.take_back(&placed).await {
+                    tracing::warn!(error = %error.report(), "what was written has to come again");
+                }
+                Err(error)
             }
-            let (digest, size) = (digest.clone(), blob.size());
-            let held = self.content.hold(&digest).await;
-            if self.content.blob(&digest).await?.is_some() {
-                self.record(&digest, size, labels, true).await?;
-                return Ok(digest);
+            recorded => {
+                self.forget().await;
+                recorded.map(|()| placed.digest)
             }
-            drop(held);
-            // Its last owner has deleted it, but it is still open.
-            self.unshare(u64::MAX).await?;
         }
+    }
+
+    /// Takes what another namespace has; none if it has to be written.
+    async fn adopt(&mut self, size: u64, expected: Option<&Digest>) -> Result<Option<Placed>> {
+        let Some(Session { progress: Progress::Shared(digest, blob), .. }) = &self.session else {
+            return Ok(None);
+        };
+        let (digest, length) = (digest.clone(), blob.size());
+        if (size != 0 && size != length) || expected.is_some_and(|expected| *expected != digest) {
+            let text = format!("content is {digest} with {length} bytes");
+            return Err(Error::precondition(text));
+        }
+        let held = self.content.hold(&digest).await;
+        if self.content.blob(&digest).await?.is_some() {
+            return Ok(Some(Placed { digest, size: length, existed: true, _held: held }));
+        }
+        drop(held);
+        // Its last owner has deleted it, but it is still open.
+        self.unshare(u64::MAX).await?;
+        Ok(None)
+    }
+
+    /// Checks what has come, and puts it in its place.
+    async fn place(&mut self, size: u64, expected: Option<Digest>) -> Result<Placed> {
         let (digest, size) = self.check(size, expected).await?;
         let held = self.content.hold(&digest).await;
-        let existed = self.content.blob(&digest).await?.is_some();
         let (blobs, named) = (self.content.blobs().clone(), digest.clone());
-        self.on_disk(move |ingest| blobs.put(&named, &ingest.data())).await?;
-        if let Err(error) = self.record(&digest, size, labels, existed).await {
-            if error.kind() != ErrorKind::AlreadyExists {
-                self.content.sweep(&held, &digest).await?;
-            }
-            self.forget().await?;
-            return Err(error);
-        }
-        self.forget().await?;
-        Ok(digest)
+        let existed = self.on_disk(move |ingest| blobs.put(&named, size, &ingest.data())).await?;
+        Ok(Placed { digest, size, existed, _held: held })
     }
 
     /// Checks what has come.
     async fn check(&mut self, size: u64, expected: Option<Digest>) -> Result<(Digest, u64)> {
-        let checked = self.on_disk(move |ingest| {
-            let digest = ingest.finish(size, expected.as_ref());
+        let finish = move |ingest: &mut Ingest| {
+            Ok((ingest.finish(size, expected.as_ref()), ingest.offset()))
+        };
+        let (checked, offset) = self.on_disk(finish).await?;
+        let wrong = checked.as_ref().is_err_and(|e| e.kind() == ErrorKind::FailedPrecondition);
+        if wrong && (size == 0 || offset >= size) {
             // Whoever comes again must not be caught in it for ever.
-            if digest.as_ref().is_err_and(|e| e.kind() == ErrorKind::FailedPrecondition)
-                && (size == 0 || ingest.offset() >= size)
-            {
-                ingest::remove(ingest.folder())?;
+            if let Err(error) = self.content.let_go(&self.reference, self.lease.clone()).await {
+                tracing::warn!(error = %error.report(), "lease holds what is removed");
             }
-            Ok((digest?, ingest.offset()))
-        });
-        checked.await
+            self.forget().await;
+        }
+        Ok((checked?, offset))
     }
 
-    /// Notes that the namespace has the content. Its digest is held. If the
-    /// bytes were not there, a record that was is made good.
-    async fn record(
-        &self,
-        digest: &Digest,
-        size: u64,
-        labels: BTreeMap<String, String>,
-        existed: bool,
-    ) -> Result<()> {
+    /// Notes that the namespace has the content. If the bytes were not there, a
+    /// record that was is made good.
+    async fn record(&self, placed: &Placed, labels: BTreeMap<String, String>) -> Result<()> {
         let (reference, lease) = (self.reference.clone(), self.lease.clone());
-        let now = SystemTime::now();
-        let mut info =
-            Info { digest: digest.clone(), size, labels, created_at: now, updated_at: now };
+        let (digest, size, existed) = (placed.digest.clone(), placed.size, placed.existed);
         let change = move |change: &mut Change<'_>| {
             let Ref { namespace, name } = &reference;
             namespaces::ensure(change, namespace)?;
-            let recorded = change.has(CONTENT, &key(namespace, &info.digest)?)?;
-            if !(recorded && existed) {
-                put(change, namespace, &mut info)?;
+            let old = record::get(change, namespace, &digest)?;
+            let exists = existed && old.is_some();
+            if !exists {
+                let now = SystemTime::now();
+                let (mut kept, created_at) =
+                    old.map_or((BTreeMap::new(), now), |old| (old.labels, old.created_at));
+                kept.extend(labels);
+                let digest = digest.clone();
+                let mut info = Info { digest, size, labels: kept, created_at, updated_at: now };
+                record::put(change, namespace, &mut info)?;
             }
             if let Some(lease) = lease {
                 leases::let_go(change, namespace, &lease, &ingest_resource(name))?;
-                leases::hold(change, namespace, &lease, &held(&info.digest))?;
+                leases::hold(change, namespace, &lease, &held(&digest))?;
             }
-            Ok(recorded && existed)
+            Ok(exists)
         };
         match self.content.db().write(change).await? {
-            true => Err(Error::already_exists(format!("content {digest}"))),
+            true => Err(Error::already_exists(format!("content {}", placed.digest))),
             false => Ok(()),
         }
     }
 
-    async fn forget(&mut self) -> Result<()> {
-        self.on_disk(|ingest| ingest::remove(ingest.folder())).await?;
+    /// Undoes what was done for a record that then failed, so that nobody has to
+    /// send it all again. If the failed record is on disk after all, it stays.
+    async fn take_back(&mut self, placed: &Placed) -> Result<()> {
+        if placed.existed || self.content.is_recorded(&placed.digest).await? {
+            return Ok(());
+        }
+        let (blobs, digest) = (self.content.blobs().clone(), placed.digest.clone());
+        self.on_disk(move |ingest| blobs.take_back(&digest, &ingest.data())).await
+    }
+
+    /// Removes what was written, also by an earlier writer. What cannot be
+    /// removed does no harm to the content.
+    async fn forget(&mut self) {
+        let folder = self.reference.folder(&self.content.blobs().ingests());
+        if let Err(error) = self.blocking(move |_| ingest::remove(&folder)).await {
+            tracing::warn!(error = %error.report(), "ingest stays");
+        }
         self.session = None;
-        Ok(())
     }
 
     /// Makes shared bytes, up to `length`, into a beginning of its own.
     async fn unshare(&mut self, length: u64) -> Result<()> {
-        let Some(Session { progress: Progress::Shared(digest, blob), .. }) = &self.session else {
+        if !matches!(&self.session, Some(Session { progress: Progress::Shared(..), .. })) {
             return Ok(());
-        };
-        let (algorithm, length) = (digest.algorithm(), length.min(blob.size()));
-        let mut ingest = self.content.ingest(&self.reference, 0, algorithm).await?;
-        let Some(mut session) = self.session.take() else { return Err(closed()) };
-        let session = blocking(move || {
-            if let Progress::Shared(_, blob) = &session.progress {
-                ingest.clear()?;
-                copy(blob, length, &mut ingest)?;
-                session.progress = Progress::Own(Box::new(ingest));
-            }
-            Ok(session)
-        });
-        self.session = Some(session.await?);
-        Ok(())
+        }
+        let (ingests, reference) = (self.content.blobs().ingests(), self.reference.clone());
+        let total = self.total;
+        self.blocking(move |session| {
+            let Progress::Shared(digest, blob) = &session.progress else { return Ok(()) };
+            let mut ingest = Ingest::begin(&ingests, &reference, total, digest.algorithm())?;
+            copy(blob, length.min(blob.size()), &mut ingest)?;
+            session.progress = Progress::Own(Box::new(ingest));
+            Ok(())
+        })
+        .await
     }
 
     /// Works on the ingest where that may block.
@@ -328,12 +287,22 @@ impl Writer {
         &mut self,
         work: impl FnOnce(&mut Ingest) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.blocking(|session| match &mut session.progress {
+            Progress::Own(ingest) => work(ingest),
+            Progress::Shared(..) => Err(Error::internal("shared content is not written to")),
+        })
+        .await
+    }
+
+    /// Works on the session where that may block. If nobody waits for the end,
+    /// the reference stays claimed until then.
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Session) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let mut session = self.session.take().ok_or_else(closed)?;
         let (session, outcome) = blocking(move || {
-            let outcome = match &mut session.progress {
-                Progress::Own(ingest) => work(ingest),
-                Progress::Shared(..) => Err(Error::internal("shared content is not written to")),
-            };
+            let outcome = work(&mut session);
             Ok((session, outcome))
         })
         .await?;

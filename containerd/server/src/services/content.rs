@@ -44,7 +44,8 @@ fn encode_status(status: containerd_core::content::Status) -> api::Status {
         r#ref: status.reference,
         offset: signed(status.offset),
         total: signed(status.total),
-        expected: status.expected.map(|digest| digest.to_string()).unwrap_or_default(),
+        // containerd never tells either.
+        expected: String::new(),
     }
 }
 
@@ -53,8 +54,8 @@ fn signed(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
-/// Sizes and offsets of clients; what is negative counts as not given (as in
-/// containerd).
+/// Sizes that clients announce, and what they want to read; what is negative
+/// counts as not given (as in containerd).
 fn unsigned(size: i64) -> u64 {
     u64::try_from(size).unwrap_or_default()
 }
@@ -144,19 +145,18 @@ struct Open {
 impl Session {
     /// The answer to the next request; none when the client sends no more, or
     /// all is done.
-    async fn next(&mut self) -> Result<Option<api::WriteContentResponse>> {
+    async fn next(&mut self) -> Result<Option<api::WriteContentResponse>, Status> {
         if self.over {
             return Ok(None);
         }
         let request = tokio::select! {
             request = self.requests.message() => request,
-            () = self.stop.cancelled() => return Err(Error::unavailable("the daemon shuts down")),
+            () = self.stop.cancelled() => {
+                return Err(status::of(Error::unavailable("the daemon shuts down")));
+            }
         };
-        // The connection is lost, or the request is no request.
-        let request = request
-            .map_err(|e| Error::caused(ErrorKind::Cancelled, "read request to write content", e))?;
-        match request {
-            Some(request) => self.answer(request).await.map(Some),
+        match request? {
+            Some(request) => self.answer(request).await.map(Some).map_err(status::of),
             None => Ok(None),
         }
     }
@@ -186,14 +186,13 @@ impl Session {
             self.open = Some(open);
             return Ok(answer);
         }
-        match unsigned(request.offset) {
-            0 if status.offset > 0 => open.writer.clear().await?,
-            0 => {}
-            offset if offset == status.offset => {}
-            offset => {
+        match u64::try_from(request.offset) {
+            Ok(0) if status.offset > 0 => open.writer.clear().await?,
+            Ok(offset) if offset == status.offset => {}
+            _ => {
                 let text = format!(
-                    "reference {:?}: write at {offset} must be at {}",
-                    open.reference, status.offset
+                    "reference {:?}: write at {} must be at {}",
+                    open.reference, request.offset, status.offset
                 );
                 return Err(Error::new(ErrorKind::OutOfRange, text));
             }
@@ -240,19 +239,18 @@ impl Session {
             open.total = unsigned(request.total);
         }
         let Some(expected) = expected else { return Ok(open) };
-        match self.content.info(&self.namespace, &expected).await {
-            Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(e),
+        let lease = self.lease.as_deref();
+        if self.content.hold_existing(&self.namespace, &expected, lease).await? {
             // Somebody else has brought it meanwhile.
-            Ok(_) => {
-                let Open { reference, writer, .. } = open;
-                drop(writer);
-                let lease = self.lease.as_deref();
-                match self.content.abort(&self.namespace, &reference, lease).await {
-                    Err(e) if !e.is_not_found() => return Err(e),
-                    _ => return Err(Error::already_exists(format!("content {expected}"))),
+            let Open { reference, writer, .. } = open;
+            drop(writer);
+            match self.content.abort(&self.namespace, &reference, lease).await {
+                Err(e) if !e.is_not_found() => {
+                    tracing::warn!(error = %e.report(), "ingest of content that exists stays");
                 }
+                _ => {}
             }
+            return Err(Error::already_exists(format!("content {expected}")));
         }
         open.expected = Some(expected);
         Ok(open)
@@ -357,7 +355,7 @@ impl api::content_server::Content for Service {
             over: false,
         };
         let answers = stream::try_unfold(session, async |mut session| {
-            let answer = session.next().await.map_err(status::of)?;
+            let answer = session.next().await?;
             Ok(answer.map(|answer| (answer, session)))
         });
         Ok(Response::new(answers.boxed()))
