@@ -13,6 +13,7 @@
 mod api;
 mod bed;
 mod container;
+pub mod content;
 mod ctr;
 mod daemon;
 mod events;

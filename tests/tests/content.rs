@@ -1,176 +1,34 @@
 //! The content store through its service and through `ctr`: reading, writing,
-//! going on after an interruption, and what other daemons left on disk.
+//! sharing, and what leases hold.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
-
-use anyhow::{Context, Result, bail, ensure};
-use containerd_api::{
-    LEASE_HEADER,
-    services::{
-        content::v1::{
-            AbortRequest, DeleteContentRequest, Info, InfoRequest, ListContentRequest,
-            ListStatusesRequest, ReadContentRequest, StatusRequest, UpdateRequest, WriteAction,
-            WriteContentRequest, WriteContentResponse,
-        },
-        leases::v1::{CreateRequest, ListResourcesRequest},
+use anyhow::{Context, Result, ensure};
+use containerd_api::services::{
+    content::v1::{AbortRequest, Info, StatusRequest, UpdateRequest, WriteContentRequest},
+    leases::v1::{CreateRequest, ListResourcesRequest},
+};
+use tests::{
+    Bed, Origin, code,
+    content::{
+        BYE, HELLO, Write, commit, data, delete, get, info, labels, list, put, stat, statuses,
     },
 };
-use tests::{Api, Bed, Daemon, Origin, code};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Status};
 
-tests::pairing!(
-    original,
-    tests::Pairing::ORIGINAL,
+tests::every_daemon!(
     what_is_written_is_read,
     requests_that_make_no_sense,
     one_reference_has_one_writer,
-    a_write_goes_on_after_a_crash,
     another_namespace_has_it_by_naming_it,
     a_lease_holds_it,
     ctr_moves_content,
 );
 tests::pairing!(
-    ours,
+    only_ours,
     tests::Pairing::OURS,
-    what_is_written_is_read,
-    requests_that_make_no_sense,
-    one_reference_has_one_writer,
-    a_write_goes_on_after_a_crash,
-    another_namespace_has_it_by_naming_it,
-    a_lease_holds_it,
-    ctr_moves_content,
-    content_of_the_original_is_taken_over,
     other_algorithms_are_committed,
-    a_wrong_digest_is_forgotten,
-    a_full_disk_is_no_lasting_damage,
-    an_open_write_does_not_hold_up_the_end,
+    a_write_out_of_place_changes_nothing,
+    what_exists_is_held_instead_of_written,
 );
-
-/// printf hello | sha256sum
-const HELLO: &str = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-/// printf bye | sha256sum
-const BYE: &str = "sha256:b49f425a7e1f9cff3856329ada223f2f9d368f15a00cf48df16ca95986137fe8";
-
-type Labels = BTreeMap<String, String>;
-
-/// An open write stream.
-struct Write {
-    requests: mpsc::Sender<WriteContentRequest>,
-    answers: Streaming<WriteContentResponse>,
-}
-
-impl Write {
-    /// Opens a stream with its first request, and waits for the answer.
-    async fn open(
-        api: &Api,
-        first: WriteContentRequest,
-    ) -> Result<(Self, WriteContentResponse), Status> {
-        Self::open_with(api, first, None).await
-    }
-
-    async fn open_with(
-        api: &Api,
-        first: WriteContentRequest,
-        lease: Option<&str>,
-    ) -> Result<(Self, WriteContentResponse), Status> {
-        let (requests, receiver) = mpsc::channel(1);
-        let mut request = Request::new(ReceiverStream::new(receiver));
-        if let Some(lease) = lease.and_then(|lease| lease.parse().ok()) {
-            request.metadata_mut().insert(LEASE_HEADER, lease);
-        }
-        // The original answers nothing at all before the first request.
-        let _ = requests.send(first).await;
-        let answers = api.content().write(request).await?.into_inner();
-        let mut this = Self { requests, answers };
-        let answer = this.answer().await?;
-        Ok((this, answer))
-    }
-
-    async fn send(&mut self, request: WriteContentRequest) -> Result<WriteContentResponse, Status> {
-        // Should the stream have ended, the answer says why.
-        let _ = self.requests.send(request).await;
-        self.answer().await
-    }
-
-    async fn answer(&mut self) -> Result<WriteContentResponse, Status> {
-        self.answers.message().await?.ok_or_else(|| Status::aborted("the stream has ended"))
-    }
-}
-
-fn stat(reference: &str) -> WriteContentRequest {
-    WriteContentRequest { r#ref: reference.into(), ..Default::default() }
-}
-
-fn data(offset: i64, data: impl Into<Vec<u8>>) -> WriteContentRequest {
-    let action = WriteAction::Write.into();
-    WriteContentRequest { action, offset, data: data.into(), ..Default::default() }
-}
-
-fn commit(offset: i64, expected: &str) -> WriteContentRequest {
-    WriteContentRequest {
-        action: WriteAction::Commit.into(),
-        offset,
-        total: offset,
-        expected: expected.into(),
-        ..Default::default()
-    }
-}
-
-/// Writes and commits `text`.
-async fn put(api: &Api, reference: &str, text: &str) -> Result<String, Status> {
-    let (mut write, _) = Write::open(api, stat(reference)).await?;
-    write.send(data(0, text)).await?;
-    let length = i64::try_from(text.len()).unwrap_or_default();
-    Ok(write.send(commit(length, "")).await?.digest)
-}
-
-async fn get(api: &Api, digest: &str, offset: i64, size: i64) -> Result<String, Status> {
-    let request = ReadContentRequest { digest: digest.into(), offset, size };
-    let mut answers = api.content().read(request).await?.into_inner();
-    let mut text = Vec::new();
-    while let Some(answer) = answers.message().await? {
-        assert_eq!(answer.offset, i64::try_from(text.len()).unwrap_or_default());
-        text.extend(answer.data);
-    }
-    Ok(String::from_utf8_lossy(&text).into_owned())
-}
-
-async fn info(api: &Api, digest: &str) -> Result<Info, Status> {
-    let answer = api.content().info(InfoRequest { digest: digest.into() }).await?;
-    answer.into_inner().info.ok_or_else(|| Status::internal("no info"))
-}
-
-/// Digests, sizes and labels. (The original lists no times of updates.)
-async fn list(api: &Api, filters: &[&str]) -> Result<Vec<(String, i64, Labels)>> {
-    let filters = filters.iter().map(|filter| (*filter).to_owned()).collect();
-    let mut answers = api.content().list(ListContentRequest { filters }).await?.into_inner();
-    let mut found = Vec::new();
-    while let Some(answer) = answers.message().await? {
-        found.extend(answer.info.into_iter().map(|info| (info.digest, info.size, info.labels)));
-    }
-    Ok(found)
-}
-
-async fn statuses(api: &Api) -> Result<Vec<(String, i64)>> {
-    let answer = api.content().list_statuses(ListStatusesRequest::default()).await?;
-    Ok(answer.into_inner().statuses.into_iter().map(|s| (s.r#ref, s.offset)).collect())
-}
-
-async fn delete(api: &Api, digest: &str) -> Result<(), Status> {
-    let request = DeleteContentRequest { digest: digest.into() };
-    api.content().delete(request).await.map(drop)
-}
-
-fn labels(pairs: &[(&str, &str)]) -> Labels {
-    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-}
-
-fn blob_of(daemon: &Daemon, digest: &str) -> PathBuf {
-    let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
-    daemon.root().join("io.containerd.content.v1.content/blobs/sha256").join(hex)
-}
 
 async fn what_is_written_is_read(bed: &mut Bed) -> Result<()> {
     let api = bed.api();
@@ -282,25 +140,6 @@ async fn one_reference_has_one_writer(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-/// What had come before the daemon was killed need not be sent again.
-async fn a_write_goes_on_after_a_crash(bed: &mut Bed) -> Result<()> {
-    let piece = "hello".repeat(100_000);
-    let length = i64::try_from(piece.len())?;
-    let (mut write, _) = Write::open(bed.api(), stat("a")).await?;
-    for number in 0..3 {
-        write.send(data(number * length, piece.as_str())).await?;
-    }
-    bed.crash().await?;
-    let (mut write, answer) = Write::open(bed.api(), stat("a")).await?;
-    assert_eq!(answer.offset, 3 * length);
-    write.send(data(3 * length, piece.as_str())).await?;
-    let digest = write.send(commit(4 * length, "")).await?.digest;
-    bed.crash().await?;
-    ensure!(get(bed.api(), &digest, 0, 0).await? == piece.repeat(4), "other bytes");
-    delete(bed.api(), &digest).await?;
-    Ok(())
-}
-
 async fn another_namespace_has_it_by_naming_it(bed: &mut Bed) -> Result<()> {
     let (api, other) = (bed.api(), bed.api().in_namespace("other")?);
     put(&other, "a", "hello").await?;
@@ -379,35 +218,6 @@ async fn ctr_moves_content(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-/// A root that the original has used: nothing in it is lost, nobody has to
-/// fetch again what it has, and a write that it began is ended.
-async fn content_of_the_original_is_taken_over(bed: &mut Bed) -> Result<()> {
-    bed.daemon.stop().await?;
-    bed.daemon.switch_to(Origin::Debian);
-    bed.daemon.start(&bed.sandbox).await?;
-    put(bed.api(), "a", "hello").await?;
-    let (mut write, _) = Write::open(bed.api(), stat("b")).await?;
-    write.send(data(0, "by")).await?;
-    drop(write);
-    bed.daemon.stop().await?;
-
-    bed.daemon.switch_to(Origin::Ours);
-    bed.daemon.start(&bed.sandbox).await?;
-    let api = bed.api();
-    assert_eq!(fs::read_to_string(blob_of(&bed.daemon, HELLO))?, "hello");
-    let first = WriteContentRequest { expected: HELLO.into(), ..stat("c") };
-    let (mut write, answer) = Write::open(api, first).await?;
-    assert_eq!(answer.offset, 5);
-    write.send(commit(5, HELLO)).await?;
-    assert_eq!(get(api, HELLO, 0, 0).await?, "hello");
-    assert_eq!(statuses(api).await?, [("b".to_owned(), 2)]);
-    let (mut write, answer) = Write::open(api, stat("b")).await?;
-    assert_eq!(answer.offset, 2);
-    write.send(data(2, "e")).await?;
-    assert_eq!(write.send(commit(3, BYE)).await?.digest, BYE);
-    Ok(())
-}
-
 /// The original computes sha256 only, and refuses these.
 async fn other_algorithms_are_committed(bed: &mut Bed) -> Result<()> {
     // printf hello | sha512sum
@@ -421,67 +231,33 @@ async fn other_algorithms_are_committed(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-/// The same write again succeeds: the original would go on with the wrong bytes
-/// for ever.
-async fn a_wrong_digest_is_forgotten(bed: &mut Bed) -> Result<()> {
-    let write = async |text: &str| {
-        let (mut write, answer) = Write::open(bed.api(), stat("a")).await?;
-        write.send(data(answer.offset, text)).await?;
-        write.send(commit(answer.offset + 5, HELLO)).await
-    };
-    assert_eq!(code(write("hallo").await)?.0, Code::FailedPrecondition);
-    assert_eq!(write("hello").await?.digest, HELLO);
-    delete(bed.api(), HELLO).await?;
+/// The original takes a negative offset for 0, and forgets what has come.
+async fn a_write_out_of_place_changes_nothing(bed: &mut Bed) -> Result<()> {
+    let (mut write, _) = Write::open(bed.api(), stat("a")).await?;
+    write.send(data(0, "hello")).await?;
+    assert_eq!(code(write.send(data(-1, "x")).await)?.0, Code::OutOfRange);
+    let (mut write, answer) = Write::open(bed.api(), stat("a")).await?;
+    assert_eq!(answer.offset, 5);
+    // What is too long for a message is the client's fault.
+    assert_eq!(code(write.send(data(5, vec![7; 17 << 20])).await)?.0, Code::OutOfRange);
+    let (_write, answer) = Write::open(bed.api(), stat("a")).await?;
+    assert_eq!(answer.offset, 5);
     Ok(())
 }
 
-async fn a_full_disk_is_no_lasting_damage(bed: &mut Bed) -> Result<()> {
-    const DISK: usize = 24 << 20;
-    bed.daemon.stop().await?;
-    bed.sandbox.mount_tmpfs(bed.daemon.root(), DISK)?;
-    bed.daemon.start(&bed.sandbox).await?;
+/// Somebody else was faster, and only the commit tells what it is.
+async fn what_exists_is_held_instead_of_written(bed: &mut Bed) -> Result<()> {
     let api = bed.api();
-    put(api, "small", "hello").await?;
-    let (mut write, _) = Write::open(api, stat("large")).await?;
-    let piece = vec![7; 1 << 20];
-    let mut offset = 0;
-    let full = loop {
-        match write.send(data(offset, piece.as_slice())).await {
-            Ok(answer) => offset = answer.offset,
-            Err(status) => break status,
-        }
-        ensure!(offset <= DISK as i64, "the disk is never full");
-    };
-    ensure!(full.code() == Code::ResourceExhausted, "{full:?}");
-    assert_eq!(get(api, HELLO, 0, 0).await?, "hello");
-    // What has come is still whole, and can be given up.
-    let (write, answer) = Write::open(api, stat("large")).await?;
-    assert_eq!(answer.offset, offset);
-    drop(write);
-    tests::eventually(async || {
-        match api.content().abort(AbortRequest { r#ref: "large".into() }).await {
-            Err(status) if status.code() == Code::Unavailable => bail!(status),
-            aborted => Ok(aborted?),
-        }
-    })
-    .await?;
-    let digest = put(api, "other", "bye").await?;
-    delete(api, &digest).await?;
+    let lease = CreateRequest { id: "l".into(), ..Default::default() };
+    api.leases().create(lease).await?;
+    let (mut write, _) = Write::open_with(api, stat("a"), Some("l")).await?;
+    write.send(data(0, "hello")).await?;
+    put(api, "b", "hello").await?;
+    assert_eq!(code(write.send(commit(5, HELLO)).await)?.0, Code::AlreadyExists);
+    let held = api.leases().list_resources(ListResourcesRequest { id: "l".into() }).await?;
+    let held: Vec<_> = held.into_inner().resources.into_iter().map(|r| r.id).collect();
+    assert_eq!(held, [HELLO]);
+    assert_eq!(statuses(api).await?, []);
     delete(api, HELLO).await?;
-    bed.daemon.stop().await?;
-    bed.daemon.start(&bed.sandbox).await
-}
-
-/// A client that never ends its stream.
-async fn an_open_write_does_not_hold_up_the_end(bed: &mut Bed) -> Result<()> {
-    let (mut write, _) = Write::open(bed.api(), stat("a")).await?;
-    write.send(data(0, "hel")).await?;
-    let ended = bed.daemon.stop().await?;
-    ensure!(ended.success(), "{ended}");
-    let status = write.answers.message().await.err().context("an answer")?;
-    ensure!(status.code() == Code::Unavailable, "{status:?}");
-    bed.daemon.start(&bed.sandbox).await?;
-    let (_write, answer) = Write::open(bed.api(), stat("a")).await?;
-    assert_eq!(answer.offset, 3);
     Ok(())
 }
