@@ -52,6 +52,12 @@ pub fn signal(pid: u32, signal: Signal) {
     }
 }
 
+/// True if a container's shell has set a trap for a signal. What runs before the
+/// shell, which is a program in Go, has a handler for every one.
+pub fn has_trap(pid: u32, signal: Signal) -> bool {
+    arguments(pid).first().is_some_and(|word| word == "/bin/sh") && catches(pid, signal)
+}
+
 /// True if a process has a handler for a signal (`SigCgt` of proc(5)).
 pub fn catches(pid: u32, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

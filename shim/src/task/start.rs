@@ -238,6 +238,7 @@ mod tests {
         // The pipe is closed on the way out, after the flag is set.
         std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
         assert!(is_exiting(child.id()));
-        child.wait().unwrap();
+        // The reaper of another test may have been faster.
+        let _ = child.wait();
     }
 }
