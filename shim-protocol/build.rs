@@ -1,9 +1,18 @@
 //! Makes Rust of `proto/`, without `protoc`.
 
-use std::{env, fmt::Write, fs, io, path::PathBuf};
+use std::io;
+#[cfg(feature = "ttrpc")]
+use std::{env, fmt::Write, fs, path::PathBuf};
 
+#[cfg(feature = "ttrpc")]
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 
+#[cfg(not(feature = "ttrpc"))]
+fn main() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(feature = "ttrpc")]
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
@@ -31,6 +40,7 @@ fn main() -> io::Result<()> {
 
 /// Lists the generated files as modules of one parent: they refer to each
 /// other as `super::name`.
+#[cfg(feature = "ttrpc")]
 fn write_module_list(out: &PathBuf) -> io::Result<()> {
     let mut names =
         fs::read_dir(out)?.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;

@@ -8,16 +8,22 @@ use tonic_prost_build::Builder;
 const FOLDERS: [&str; 2] = ["proto", "../../shim-protocol/proto"];
 
 /// Files that code is made from. What they import is found by itself.
-const FILES: [&str; 19] = [
+const FILES: [&str; 26] = [
     // Services.
     "containers.proto",
     "content.proto",
+    "diff.proto",
     "events.proto",
     "health.proto",
+    "images.proto",
     "introspection.proto",
     "leases.proto",
     "namespaces.proto",
+    "sandbox.proto",
+    "snapshots.proto",
+    "streaming.proto",
     "tasks.proto",
+    "transfer.proto",
     "version.proto",
     // Types of the services.
     "api_types.proto",
@@ -31,6 +37,7 @@ const FILES: [&str; 19] = [
     "cgroups_v1.proto",
     "cgroups_v2.proto",
     "runtime_options.proto",
+    "transfer_types.proto",
 ];
 
 /// What can be made into JSON: packages and messages.

@@ -3,7 +3,7 @@
 //!
 //! `Display` shows only the outermost context; [`Error::report`] shows the
 //! whole chain, and is what a client gets to read. The kind becomes a ttrpc
-//! code in [`crate::rpc`] and a gRPC code in the daemon's `status` module,
+//! code in `rpc` and a gRPC code in the daemon's `status` module,
 //! and nowhere else.
 
 use std::{error::Error as StdError, fmt, io};

@@ -6,12 +6,15 @@
 //! knows nothing of gRPC, of images or of OCI runtimes, and does no I/O but
 //! that of [`exits`] and [`note`].
 
+#[cfg(feature = "ttrpc")]
 pub mod any;
 pub mod error;
+#[cfg(feature = "ttrpc")]
 pub mod event;
 pub mod exits;
 pub mod id;
 pub mod note;
+#[cfg(feature = "ttrpc")]
 pub mod rpc;
 
 pub use error::{Context, Error, ErrorKind, Result};
@@ -22,6 +25,7 @@ pub use id::Id;
 /// A file `x.proto` becomes `x` (messages) and, if it has a service, `x_ttrpc`.
 /// `task_v3` has no messages of its own: version 3 differs from version 2 only
 /// in the service's name.
+#[cfg(feature = "ttrpc")]
 #[allow(missing_docs, unreachable_pub, rustdoc::all, clippy::all, clippy::unwrap_used)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));

@@ -131,6 +131,64 @@ impl Error {
     }
 }
 
+impl From<shim_protocol::ErrorKind> for ErrorKind {
+    fn from(kind: shim_protocol::ErrorKind) -> Self {
+        use shim_protocol::ErrorKind as Other;
+        match kind {
+            Other::NotFound => Self::NotFound,
+            Other::AlreadyExists => Self::AlreadyExists,
+            Other::InvalidArgument => Self::InvalidArgument,
+            Other::FailedPrecondition => Self::FailedPrecondition,
+            Other::OutOfRange => Self::OutOfRange,
+            Other::PermissionDenied => Self::PermissionDenied,
+            Other::ResourceExhausted => Self::ResourceExhausted,
+            Other::Aborted => Self::Aborted,
+            Other::Unavailable => Self::Unavailable,
+            Other::DeadlineExceeded => Self::DeadlineExceeded,
+            Other::Cancelled => Self::Cancelled,
+            Other::Unimplemented => Self::Unimplemented,
+            Other::DataLoss => Self::DataLoss,
+            Other::Internal => Self::Internal,
+            Other::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<shim_protocol::Error> for Error {
+    fn from(error: shim_protocol::Error) -> Self {
+        let kind = error.kind().into();
+        let context = error.to_string();
+        match StdError::source(&error) {
+            None => Self::new(kind, context),
+            Some(_) => Self::caused(kind, context, Chain(error)),
+        }
+    }
+}
+
+/// The causes of an error, without its own context.
+struct Chain(shim_protocol::Error);
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match StdError::source(&self.0) {
+            Some(source) => fmt::Display::fmt(source, f),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Chain {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        StdError::source(&self.0).and_then(StdError::source)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.context)

@@ -12,15 +12,22 @@
 pub mod announce;
 pub mod containers;
 pub mod content;
+pub mod diff;
 pub mod events;
+pub mod fault;
 pub mod filter;
+pub mod gc;
+pub mod images;
 mod labels;
 pub mod leases;
 pub mod metadata;
 pub mod namespaces;
 pub mod restart;
+pub mod sandboxes;
+pub mod snapshots;
 pub mod tasks;
 #[cfg(test)]
 mod testing;
+pub mod transfer;
 
-pub use runtime_v2::Any;
+pub use runtime_v2::{Any, Mount};

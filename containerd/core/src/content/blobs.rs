@@ -19,7 +19,7 @@ use std::{
 
 use shim_protocol::{Context, Error, Result};
 
-use super::digest::{Algorithm, Digest};
+use super::{Algorithm, Digest};
 
 const BLOBS: &str = "blobs";
 const INGEST: &str = "ingest";

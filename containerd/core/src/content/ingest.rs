@@ -20,14 +20,11 @@ use std::{
     time::SystemTime,
 };
 
+use containerd_images::Hasher;
 use prost_types::Timestamp;
 use shim_protocol::{Context, Error, Id, Result, note};
 
-use super::{
-    Status,
-    digest::{Algorithm, Digest, Hasher},
-    reference::Ref,
-};
+use super::{Algorithm, Digest, Status, reference::Ref};
 
 const REF: &str = "ref";
 const DATA: &str = "data";

@@ -9,7 +9,6 @@
 
 mod blobs;
 mod claims;
-mod digest;
 mod ingest;
 mod ingestion;
 mod record;
@@ -25,7 +24,7 @@ use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
 use crate::filter::{Adaptor, labels_field};
 
 pub use blobs::Blob;
-pub use digest::{Algorithm, Digest};
+pub use containerd_images::{Algorithm, Digest};
 pub use ingestion::Ingestion;
 pub use recover::Recovered;
 pub use store::{Content, ContentConfig, Sharing};

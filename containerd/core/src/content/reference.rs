@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use shim_protocol::{Error, Id, Result};
 
-use super::digest::{Algorithm, Digest};
+use super::{Algorithm, Digest};
 
 /// The longest reference, in bytes. Any list of ingests reads them all.
 const MAX_REF_BYTES: usize = 4 << 10;

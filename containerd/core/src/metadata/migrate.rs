@@ -18,8 +18,8 @@ pub(super) fn migrate(database: &Database) -> Result<()> {
     let transaction = database.begin_write().map_err(|e| Fault::from(e).during("open"))?;
     match version(&transaction)? {
         Some(VERSION) => transaction.abort().map_err(|e| Fault::from(e).during("open")),
-        // Version 2 has a table more.
-        Some(1) | None => {
+        // Each version has a few tables more than the one before.
+        Some(1 | 2) | None => {
             create(&transaction).map_err(|e| e.during("create"))?;
             transaction.commit().map_err(|e| Fault::from(e).during("create"))
         }

@@ -68,7 +68,7 @@ impl Digest {
     }
 
     /// The digest with these digits; none if they are not its digits.
-    pub(super) fn from_hex(algorithm: Algorithm, hex: &str) -> Option<Self> {
+    pub fn from_hex(algorithm: Algorithm, hex: &str) -> Option<Self> {
         let good = hex.len() == algorithm.digits()
             && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         good.then(|| Self { algorithm, hex: hex.to_owned() })
@@ -100,15 +100,18 @@ impl fmt::Display for Digest {
 
 /// Makes the digest of content that comes piece by piece.
 #[derive(Clone)]
-pub(super) enum Hasher {
+pub enum Hasher {
+    /// Makes a [`Algorithm::Sha256`].
     Sha256(Sha256),
+    /// Makes a [`Algorithm::Sha384`].
     Sha384(Sha384),
+    /// Makes a [`Algorithm::Sha512`].
     Sha512(Sha512),
 }
 
 impl Hasher {
     /// Nothing has come yet.
-    pub(super) fn new(algorithm: Algorithm) -> Self {
+    pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256(Sha256::new()),
             Algorithm::Sha384 => Self::Sha384(Sha384::new()),
@@ -117,7 +120,7 @@ impl Hasher {
     }
 
     /// The next piece.
-    pub(super) fn update(&mut self, piece: &[u8]) {
+    pub fn update(&mut self, piece: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(piece),
             Self::Sha384(hasher) => hasher.update(piece),
@@ -126,7 +129,7 @@ impl Hasher {
     }
 
     /// What makes it.
-    pub(super) fn algorithm(&self) -> Algorithm {
+    pub fn algorithm(&self) -> Algorithm {
         match self {
             Self::Sha256(_) => Algorithm::Sha256,
             Self::Sha384(_) => Algorithm::Sha384,
@@ -135,7 +138,7 @@ impl Hasher {
     }
 
     /// The digest of what came so far.
-    pub(super) fn digest(&self) -> Digest {
+    pub fn digest(&self) -> Digest {
         let hex = match self.clone() {
             Self::Sha256(hasher) => hex(&hasher.finalize()),
             Self::Sha384(hasher) => hex(&hasher.finalize()),

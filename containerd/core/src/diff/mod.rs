@@ -1,0 +1,2 @@
+//! Layers and filesystems: what a layer makes of a filesystem, and which layer
+//! two filesystems differ by.

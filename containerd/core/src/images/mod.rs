@@ -1,0 +1,1 @@
+//! Images: names of content that containers are made from.

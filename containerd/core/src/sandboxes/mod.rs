@@ -1,0 +1,1 @@
+//! Records of sandboxes: what several containers share.

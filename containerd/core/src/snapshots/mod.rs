@@ -1,0 +1,153 @@
+//! Snapshots: filesystems that build upon each other. A committed one is a
+//! layer of an image or a stack of them, an active one is what a container
+//! writes on top.
+//!
+//! ```text
+//!             prepare                    commit
+//!   parent ───────────▶ active (key) ───────────▶ committed (name)
+//!      │      view
+//!      └──────────────▶ view (key), which nobody writes to
+//! ```
+
+use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
+
+use async_trait::async_trait;
+use shim_protocol::Result;
+
+use crate::{
+    Mount,
+    filter::{Adaptor, labels_field},
+};
+
+/// What can be done with a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It is read, and can be removed.
+    View,
+    /// It is written to, and can be committed or removed.
+    Active,
+    /// Others can build upon it; while one does, it cannot be removed.
+    Committed,
+}
+
+impl Kind {
+    /// Its name in filters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Active => "active",
+            Self::Committed => "committed",
+        }
+    }
+}
+
+/// What is known of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// What can be done with it.
+    pub kind: Kind,
+    /// The key of an active one or a view, the name of a committed one.
+    pub name: String,
+    /// Name of the one that it builds upon; may be empty.
+    pub parent: String,
+    /// Labels; one with an empty value is not kept.
+    pub labels: BTreeMap<String, String>,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// When it was committed, or its labels were last changed.
+    pub updated_at: SystemTime,
+}
+
+/// Fields: `kind`, `name`, `parent`, `labels.<key>`.
+impl Adaptor for Info {
+    fn field(&self, path: &[String]) -> Option<Cow<'_, str>> {
+        let [first, rest @ ..] = path else { return None };
+        match first.as_str() {
+            "kind" => Some(self.kind.name().into()),
+            "name" => Some(self.name.as_str().into()),
+            "parent" => Some(self.parent.as_str().into()),
+            "labels" => labels_field(&self.labels, rest),
+            _ => None,
+        }
+    }
+}
+
+/// How much disk a snapshot takes, without its parents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// In bytes.
+    pub size: u64,
+    /// How many files.
+    pub inodes: u64,
+}
+
+/// Keeps snapshots: the kernel's overlays, copies, another process, ….
+///
+/// It knows no namespaces; [its callers](self) choose names that are unique.
+#[async_trait]
+pub trait Snapshotter: Send + Sync {
+    /// What is known of a snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn stat(&self, key: &str) -> Result<Info>;
+
+    /// Gives a snapshot new labels.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn update(&self, key: &str, labels: BTreeMap<String, String>) -> Result<Info>;
+
+    /// How much disk it takes.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn usage(&self, key: &str) -> Result<Usage>;
+
+    /// How an active snapshot or a view is mounted.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` for a committed one.
+    async fn mounts(&self, key: &str) -> Result<Vec<Mount>>;
+
+    /// Makes a snapshot that can be written to.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `NotFound` when there is no such parent;
+    /// `InvalidArgument` when the parent is not committed.
+    async fn prepare(
+        &self,
+        key: &str,
+        parent: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Vec<Mount>>;
+
+    /// Makes a snapshot that is only read.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    async fn view(
+        &self,
+        key: &str,
+        parent: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Vec<Mount>>;
+
+    /// Fixes an active snapshot under a name.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `NotFound`; `FailedPrecondition` when it is not active.
+    async fn commit(&self, name: &str, key: &str, labels: BTreeMap<String, String>) -> Result<()>;
+
+    /// Removes a snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when others build upon it.
+    async fn remove(&self, key: &str) -> Result<()>;
+
+    /// All snapshots.
+    async fn list(&self) -> Result<Vec<Info>>;
+
+    /// Frees what removed snapshots have left on disk.
+    async fn cleanup(&self) -> Result<()>;
+}

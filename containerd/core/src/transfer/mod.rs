@@ -1,0 +1,1 @@
+//! Transfers: images between registries, archives and this daemon.

@@ -1,0 +1,20 @@
+//! Images apart from where they are stored: their names, descriptors and
+//! manifests, the registries and archives that they come from, and the
+//! sequences that move them.
+//!
+//! The daemon and the client library both use this: a daemon moves images for
+//! its clients, and a client moves them itself where a daemon does not. What
+//! differs is where things are stored, so that is behind the traits of
+//! [`store`].
+//!
+//! What it deliberately does not know: gRPC, the database, snapshotters, and
+//! how a layer becomes files.
+
+mod descriptor;
+mod digest;
+pub mod media_type;
+pub mod registry;
+pub mod store;
+
+pub use descriptor::{Descriptor, Platform};
+pub use digest::{Algorithm, Digest, Hasher};
