@@ -68,6 +68,25 @@ pub enum ObjectEvent {
         /// Its id.
         id: Id,
     },
+    /// An image was made.
+    ImageCreate {
+        /// Its name.
+        name: String,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// An image got other labels, or stands for something else.
+    ImageUpdate {
+        /// Its name.
+        name: String,
+        /// All its labels, as they are now.
+        labels: BTreeMap<String, String>,
+    },
+    /// An image was removed.
+    ImageDelete {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl ObjectEvent {
@@ -80,6 +99,9 @@ impl ObjectEvent {
             Self::ContainerCreate { .. } => "/containers/create",
             Self::ContainerUpdate { .. } => "/containers/update",
             Self::ContainerDelete { .. } => "/containers/delete",
+            Self::ImageCreate { .. } => "/images/create",
+            Self::ImageUpdate { .. } => "/images/update",
+            Self::ImageDelete { .. } => "/images/delete",
         }
     }
 }

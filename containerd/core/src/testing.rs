@@ -12,9 +12,11 @@ use crate::{
     Any,
     announce::{Announcer, ObjectEvent, ObjectEvents},
     containers::{Container, Containers, Runtime},
+    images::Images,
     leases::Leases,
     metadata::{Db, testing::Disk},
     namespaces::Namespaces,
+    sandboxes::Sandboxes,
 };
 
 /// All stores, on one disk.
@@ -25,6 +27,8 @@ pub(crate) struct World {
     pub(crate) namespaces: Namespaces,
     pub(crate) containers: Containers,
     pub(crate) leases: Leases,
+    pub(crate) images: Images,
+    pub(crate) sandboxes: Sandboxes,
     pub(crate) events: Arc<Recorder>,
 }
 
@@ -38,6 +42,8 @@ impl World {
             namespaces: Namespaces::new(db.clone(), announcer.clone()),
             containers: Containers::new(db.clone(), announcer.clone()),
             leases: Leases::new(db.clone()),
+            images: Images::new(db.clone(), announcer.clone()),
+            sandboxes: Sandboxes::new(db.clone()),
             disk,
             db,
             announcer,

@@ -8,9 +8,11 @@ use containerd_core::{
     containers::Containers,
     content::{Content, ContentConfig},
     events::{Exchange, ExchangeConfig},
+    images::Images,
     leases::Leases,
     metadata::Db,
     namespaces::Namespaces,
+    sandboxes::Sandboxes,
     tasks::{Tasks, TasksConfig},
 };
 use runtime_v2::{Manager, ManagerConfig};
@@ -48,7 +50,9 @@ pub(crate) struct Core {
     pub(crate) namespaces: Namespaces,
     pub(crate) containers: Containers,
     pub(crate) content: Content,
+    pub(crate) images: Images,
     pub(crate) leases: Leases,
+    pub(crate) sandboxes: Sandboxes,
     pub(crate) manager: Arc<Manager>,
     pub(crate) tasks: Arc<Tasks>,
 }
@@ -66,7 +70,9 @@ impl Core {
         let namespaces = Namespaces::new(db.clone(), announcer.clone());
         let containers = Containers::new(db.clone(), announcer.clone());
         let content = open_content(config, &db).await?;
+        let images = Images::new(db.clone(), announcer.clone());
         let leases = Leases::new(db.clone());
+        let sandboxes = Sandboxes::new(db.clone());
         let manager = Manager::new(manager_config(config), events.clone());
         let tasks = Tasks::new(
             TasksConfig {
@@ -78,7 +84,19 @@ impl Core {
             manager.clone(),
             events.clone(),
         );
-        Ok(Self { db, announcer, events, namespaces, containers, content, leases, manager, tasks })
+        Ok(Self {
+            db,
+            announcer,
+            events,
+            namespaces,
+            containers,
+            content,
+            images,
+            leases,
+            sandboxes,
+            manager,
+            tasks,
+        })
     }
 
     /// Ends what runs by itself, the youngest first. Containers are left alone.

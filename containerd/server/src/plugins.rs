@@ -62,21 +62,24 @@ pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
 pub(crate) const INTERNAL: &str = "io.containerd.internal.v1";
 pub(crate) const METADATA: &str = "io.containerd.metadata.v1";
 pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
+pub(crate) const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
 pub(crate) const SERVICE: &str = "io.containerd.service.v1";
 
 /// Full name of the restart monitor.
 pub(crate) const RESTART: &str = "io.containerd.internal.v1.restart";
 
 /// All parts, each after those that it builds upon.
-pub(crate) const ALL: [Plugin; 20] = [
+pub(crate) const ALL: [Plugin; 24] = [
     part(CONTENT, "content", &[]),
     part(METADATA, "redb", &[CONTENT]),
     part(EVENT, "exchange", &[]),
     part(SERVICE, "introspection-service", &[]),
     part(SERVICE, "containers-service", &[EVENT, METADATA]),
     part(SERVICE, "content-service", &[METADATA]),
+    part(SERVICE, "images-service", &[METADATA]),
     part(SERVICE, "leases-service", &[METADATA]),
     part(SERVICE, "namespaces-service", &[EVENT, METADATA]),
+    part(SANDBOX_STORE, "local", &[METADATA]),
     Plugin { platform: true, ..part(RUNTIME, "task", &[EVENT, METADATA]) },
     part(SERVICE, "tasks-service", &[EVENT, RUNTIME, METADATA]),
     Plugin { optional: true, ..part(INTERNAL, "restart", &[EVENT, SERVICE]) },
@@ -84,9 +87,11 @@ pub(crate) const ALL: [Plugin; 20] = [
     service("content", &[SERVICE]),
     service("events", &[EVENT]),
     service("healthcheck", &[]),
+    service("images", &[SERVICE]),
     service("introspection", &[SERVICE]),
     service("leases", &[SERVICE]),
     service("namespaces", &[SERVICE]),
+    service("sandboxes", &[SANDBOX_STORE]),
     service("tasks", &[SERVICE]),
     service("version", &[]),
 ];

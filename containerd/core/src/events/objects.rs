@@ -1,9 +1,12 @@
 //! Events of stored objects, put into containerd's messages.
 
 use async_trait::async_trait;
-use containerd_api::events::{
-    ContainerCreate, ContainerDelete, ContainerUpdate, NamespaceCreate, NamespaceDelete,
-    NamespaceUpdate, container_create,
+use containerd_api::{
+    events::{
+        ContainerCreate, ContainerDelete, ContainerUpdate, NamespaceCreate, NamespaceDelete,
+        NamespaceUpdate, container_create,
+    },
+    services::images::v1::{ImageCreate, ImageDelete, ImageUpdate},
 };
 use prost_types::Any as ProtoAny;
 use runtime_v2::Any;
@@ -39,5 +42,8 @@ fn message(event: ObjectEvent) -> Any {
             pack(&ContainerUpdate { id: id.to_string(), image, labels, snapshot_key })
         }
         ObjectEvent::ContainerDelete { id } => pack(&ContainerDelete { id: id.to_string() }),
+        ObjectEvent::ImageCreate { name, labels } => pack(&ImageCreate { name, labels }),
+        ObjectEvent::ImageUpdate { name, labels } => pack(&ImageUpdate { name, labels }),
+        ObjectEvent::ImageDelete { name } => pack(&ImageDelete { name }),
     }
 }

@@ -1,6 +1,9 @@
 //! Namespaces in the database.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use shim_protocol::{Error, Id, Result};
 
@@ -10,8 +13,10 @@ use crate::{
     filter::Filter,
     labels,
     metadata::{
-        Change, Db, Key, Read, last_part,
-        schema::{CONTAINERS, CONTENT, LEASE_RESOURCES, LEASES, NAMESPACES},
+        Change, Db, Key, Read, last_part, last_parts,
+        schema::{
+            CONTAINERS, CONTENT, IMAGES, LEASE_RESOURCES, LEASES, NAMESPACES, SANDBOXES, SNAPSHOTS,
+        },
     },
 };
 
@@ -115,32 +120,51 @@ impl Namespaces {
             .await
     }
 
-    /// Removes a namespace, and the leases in it.
+    /// Removes a namespace, and the leases and sandboxes in it.
     ///
     /// # Errors
     /// `NotFound` when there is none of that name; `FailedPrecondition` when
-    /// it still has containers or content.
+    /// it still has images, content, containers or snapshots.
     pub async fn delete(&self, name: &Id) -> Result<()> {
         let namespace = name.clone();
         self.announcer
             .write(&self.db, name, move |change| {
                 let key = Key::new(&[&namespace])?;
-                for (table, what) in [(CONTAINERS, "containers"), (CONTENT, "content")] {
-                    if change.any(table, &key)? {
-                        return Err(Error::precondition(format!(
-                            "namespace {namespace:?} must be empty, but it still has {what}"
-                        )));
-                    }
+                let remaining = remaining(change, &key)?;
+                if !remaining.is_empty() {
+                    return Err(Error::precondition(format!(
+                        "namespace {namespace:?} must be empty, but it still has {}",
+                        remaining.join(", ")
+                    )));
                 }
                 if !change.remove(NAMESPACES, &key)? {
                     return Err(Error::not_found(format!("namespace {namespace:?}")));
                 }
                 change.remove_all(LEASES, &key)?;
                 change.remove_all(LEASE_RESOURCES, &key)?;
+                change.remove_all(SANDBOXES, &key)?;
                 Ok(((), ObjectEvent::NamespaceDelete { name: namespace }))
             })
             .await
     }
+}
+
+/// What keeps a namespace from being removed, in containerd's words.
+fn remaining(db: &impl Read, namespace: &Key) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (table, what) in [(IMAGES, "images"), (CONTENT, "blobs"), (CONTAINERS, "containers")] {
+        if db.any(table, namespace)? {
+            found.push(what.to_owned());
+        }
+    }
+    let mut snapshotters = BTreeSet::new();
+    db.scan(SNAPSHOTS, namespace, |key, _| {
+        let [snapshotter, _] = last_parts(key)?;
+        snapshotters.insert(snapshotter.to_owned());
+        Ok(ControlFlow::Continue(()))
+    })?;
+    found.extend(snapshotters.iter().map(|name| format!("snapshots on {name:?} snapshotter")));
+    Ok(found)
 }
 
 /// Makes the namespace of an object that is being made, if it is new; answers

@@ -7,7 +7,10 @@ use shim_protocol::{Error, ErrorKind, Result};
 use super::*;
 use crate::{
     announce::ObjectEvent,
+    content::{Algorithm, Digest},
+    images::{Descriptor, Image},
     leases::Resource,
+    metadata::{Change, Db, Key, schema::SNAPSHOTS},
     testing::{World, container, id, labels},
 };
 
@@ -87,8 +90,11 @@ async fn labels_are_changed_by_mask_or_all() {
 
 #[tokio::test]
 async fn only_an_empty_one_can_be_deleted() {
-    let World { namespaces, containers, leases, events, .. } = World::new();
+    let World { db, namespaces, images, containers, leases, events, .. } = World::new();
     namespaces.create(namespace("a", &[])).await.unwrap();
+    let target = Descriptor::new("text/plain", Digest::of(Algorithm::Sha256, b"x"), 1);
+    images.create(&id("a"), Image::new("i", target), None, None).await.unwrap();
+    set_snapshots(&db, |change, key| change.put_bytes(SNAPSHOTS, &key, &[])).await;
     containers.create(&id("a"), container("c")).await.unwrap();
     leases.create(&id("a"), "l", BTreeMap::new()).await.unwrap();
     let held = Resource { id: "i".into(), kind: "images".into() };
@@ -98,9 +104,13 @@ async fn only_an_empty_one_can_be_deleted() {
 
     let refused = namespaces.delete(&id("a")).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::FailedPrecondition);
-    assert!(refused.to_string().contains("containers"), "{refused}");
+    let expected = "namespace \"a\" must be empty, but it still has images, containers, \
+                    snapshots on \"native\" snapshotter, snapshots on \"overlayfs\" snapshotter";
+    assert_eq!(refused.to_string(), expected);
     assert_eq!(events.take(), []);
 
+    images.delete(&id("a"), "i", None, None).await.unwrap();
+    set_snapshots(&db, |change, key| change.remove(SNAPSHOTS, &key).map(drop)).await;
     containers.delete(&id("a"), "c").await.unwrap();
     events.take();
     namespaces.delete(&id("a")).await.unwrap();
@@ -111,4 +121,13 @@ async fn only_an_empty_one_can_be_deleted() {
     leases.create(&id("a"), "l", BTreeMap::new()).await.unwrap();
     assert_eq!(leases.resources(&id("a"), "l").await.unwrap(), []);
     assert_eq!(leases.list(&id("ab"), NONE).await.unwrap().len(), 1);
+}
+
+/// Does the same to the records of some snapshots.
+async fn set_snapshots(db: &Db, set: fn(&mut Change<'_>, Key) -> Result<()>) {
+    let all = [["a", "native", "k"], ["a", "overlayfs", "k"], ["a", "overlayfs", "l"]];
+    let change = move |change: &mut Change<'_>| {
+        all.iter().try_for_each(|parts| set(change, Key::new(parts)?))
+    };
+    db.write(change).await.unwrap();
 }

@@ -1,13 +1,17 @@
 //! Between the messages of the API and the types of the core, both ways, for
 //! what more than one service speaks of.
 
+use std::time::SystemTime;
+
 use containerd_api::{types, v1::types as task};
 use containerd_core::{
     Any,
+    content::Digest,
     events::{Envelope, Timestamp},
+    images::Descriptor,
     tasks::{Exit, Mount, Process, Status},
 };
-use shim_protocol::{Error, Id, Result};
+use shim_protocol::{Error, ErrorKind, Id, Result};
 
 pub(super) fn any_in(any: prost_types::Any) -> Any {
     Any { type_url: any.type_url, value: any.value }
@@ -20,6 +24,36 @@ pub(super) fn any_out(any: Any) -> prost_types::Any {
 pub(super) fn mount_in(mount: types::Mount) -> Mount {
     let types::Mount { r#type: kind, source, target, options } = mount;
     Mount { kind, source, target, options }
+}
+
+/// A descriptor; a size below zero counts as none.
+///
+/// # Errors
+/// `InvalidArgument` when its digest is none.
+pub(super) fn descriptor_in(descriptor: types::Descriptor) -> Result<Descriptor> {
+    let types::Descriptor { media_type, digest, size, annotations } = descriptor;
+    let size = u64::try_from(size).unwrap_or_default();
+    let mut found = Descriptor::new(media_type, Digest::parse(&digest)?, size);
+    found.annotations = annotations;
+    Ok(found)
+}
+
+pub(super) fn descriptor_out(descriptor: Descriptor) -> types::Descriptor {
+    types::Descriptor {
+        media_type: descriptor.media_type,
+        digest: descriptor.digest.to_string(),
+        size: i64::try_from(descriptor.size).unwrap_or(i64::MAX),
+        annotations: descriptor.annotations,
+    }
+}
+
+/// A time that a client sent.
+///
+/// # Errors
+/// `InvalidArgument` when there is no such time.
+pub(super) fn time_in(time: prost_types::Timestamp) -> Result<SystemTime> {
+    SystemTime::try_from(time)
+        .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "read a time", e))
 }
 
 /// The message that a request must have to make sense.

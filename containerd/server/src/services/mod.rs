@@ -6,9 +6,11 @@ mod convert;
 mod events;
 mod headers;
 mod health;
+mod images;
 mod introspection;
 mod leases;
 mod namespaces;
+mod sandbox;
 mod tasks;
 mod version;
 
@@ -17,9 +19,11 @@ use containerd_api::{
     services::{
         containers::v1::containers_server::ContainersServer,
         content::v1::content_server::ContentServer, events::v1::events_server::EventsServer,
+        images::v1::images_server::ImagesServer,
         introspection::v1::introspection_server::IntrospectionServer,
         leases::v1::leases_server::LeasesServer,
-        namespaces::v1::namespaces_server::NamespacesServer, tasks::v1::tasks_server::TasksServer,
+        namespaces::v1::namespaces_server::NamespacesServer,
+        sandbox::v1::store_server::StoreServer, tasks::v1::tasks_server::TasksServer,
         version::v1::version_server::VersionServer,
     },
 };
@@ -58,6 +62,7 @@ pub(crate) fn routes(
         content::Service { content: core.content.clone(), stop: stop.clone() }
     );
     serve!("events", EventsServer, events::Service(core.events.clone()));
+    serve!("images", ImagesServer, images::Service { images: core.images.clone() });
     serve!(
         "introspection",
         IntrospectionServer,
@@ -69,6 +74,7 @@ pub(crate) fn routes(
     );
     serve!("leases", LeasesServer, leases::Service(core.leases.clone()));
     serve!("namespaces", NamespacesServer, namespaces::Service(core.namespaces.clone()));
+    serve!("sandboxes", StoreServer, sandbox::Service(core.sandboxes.clone()));
     serve!("tasks", TasksServer, tasks::Service { tasks: core.tasks.clone(), stop: stop.clone() });
     serve!("version", VersionServer, version::Service);
     serve!(
