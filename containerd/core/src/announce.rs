@@ -87,6 +87,31 @@ pub enum ObjectEvent {
         /// Its name.
         name: String,
     },
+    /// A snapshot that can be written to was made.
+    SnapshotPrepare {
+        /// Which snapshotter has it.
+        snapshotter: String,
+        /// Its key.
+        key: String,
+        /// What it builds upon; may be empty.
+        parent: String,
+    },
+    /// A snapshot was fixed under a name.
+    SnapshotCommit {
+        /// Which snapshotter has it.
+        snapshotter: String,
+        /// Its key until now.
+        key: String,
+        /// Its name from now on.
+        name: String,
+    },
+    /// A snapshot was removed.
+    SnapshotRemove {
+        /// Which snapshotter had it.
+        snapshotter: String,
+        /// Its key or name.
+        key: String,
+    },
 }
 
 impl ObjectEvent {
@@ -102,6 +127,9 @@ impl ObjectEvent {
             Self::ImageCreate { .. } => "/images/create",
             Self::ImageUpdate { .. } => "/images/update",
             Self::ImageDelete { .. } => "/images/delete",
+            Self::SnapshotPrepare { .. } => "/snapshot/prepare",
+            Self::SnapshotCommit { .. } => "/snapshot/commit",
+            Self::SnapshotRemove { .. } => "/snapshot/remove",
         }
     }
 }
@@ -172,14 +200,30 @@ impl Announcer {
         namespace: &Id,
         change: impl FnOnce(&mut Change<'_>) -> Result<(T, ObjectEvent)> + Send + 'static,
     ) -> Result<T> {
+        let change = |at: &mut Change<'_>| change(at).map(|(value, event)| (value, Some(event)));
+        self.write_some(db, namespace, change).await
+    }
+
+    /// As [`Self::write`], for a change that may turn out to be none that
+    /// anybody has to hear of.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) async fn write_some<T: Send + 'static>(
+        &self,
+        db: &Db,
+        namespace: &Id,
+        change: impl FnOnce(&mut Change<'_>) -> Result<(T, Option<ObjectEvent>)> + Send + 'static,
+    ) -> Result<T> {
         let stopping = || Error::unavailable("the daemon is stopping");
         let (answer, answered) = oneshot::channel();
         let queue = lock(&self.queue).clone().ok_or_else(stopping)?;
         let namespace = namespace.clone();
         db.submit(change, move |outcome| {
             let (value, event) = match outcome {
-                Ok(made) => made,
+                Ok((value, Some(event))) => (value, event),
                 // The caller may have stopped waiting; so too below.
+                Ok((value, None)) => return drop(answer.send(Ok(value))),
                 Err(e) => return drop(answer.send(Err(e))),
             };
             let answer = Box::new(|| drop(answer.send(Ok(value))));

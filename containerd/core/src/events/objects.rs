@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use containerd_api::{
     events::{
         ContainerCreate, ContainerDelete, ContainerUpdate, NamespaceCreate, NamespaceDelete,
-        NamespaceUpdate, container_create,
+        NamespaceUpdate, SnapshotCommit, SnapshotPrepare, SnapshotRemove, container_create,
     },
     services::images::v1::{ImageCreate, ImageDelete, ImageUpdate},
 };
@@ -45,5 +45,14 @@ fn message(event: ObjectEvent) -> Any {
         ObjectEvent::ImageCreate { name, labels } => pack(&ImageCreate { name, labels }),
         ObjectEvent::ImageUpdate { name, labels } => pack(&ImageUpdate { name, labels }),
         ObjectEvent::ImageDelete { name } => pack(&ImageDelete { name }),
+        ObjectEvent::SnapshotPrepare { snapshotter, key, parent } => {
+            pack(&SnapshotPrepare { key, parent, snapshotter })
+        }
+        ObjectEvent::SnapshotCommit { snapshotter, key, name } => {
+            pack(&SnapshotCommit { key, name, snapshotter })
+        }
+        ObjectEvent::SnapshotRemove { snapshotter, key } => {
+            pack(&SnapshotRemove { key, snapshotter })
+        }
     }
 }

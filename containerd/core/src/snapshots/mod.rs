@@ -8,6 +8,15 @@
 //!      │      view
 //!      └──────────────▶ view (key), which nobody writes to
 //! ```
+//!
+//! [`Snapshots`] is what each namespace sees. Below it are [`Snapshotter`]s,
+//! which know no namespaces: our own, or other processes.
+
+mod create;
+mod finish;
+mod naming;
+mod record;
+mod store;
 
 use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
 
@@ -18,6 +27,27 @@ use crate::{
     Mount,
     filter::{Adaptor, labels_field},
 };
+
+pub use create::New;
+pub use finish::Commit;
+pub use store::Snapshots;
+
+/// Labels of a snapshot.
+pub type Labels = BTreeMap<String, String>;
+
+/// Labels whose keys begin like this are told to the snapshotter too.
+const INHERITED_PREFIX: &str = "containerd.io/snapshot/";
+
+/// Label of a new snapshot with the name of the committed one that will come of
+/// it. Where that exists already, nothing is made.
+pub const TARGET_LABEL: &str = "containerd.io/snapshot.ref";
+
+/// Label with the user ids that a snapshot's files get: `container:host:size`
+/// and more of them after commas.
+pub const UID_MAPPING_LABEL: &str = "containerd.io/snapshot/uidmapping";
+
+/// As [`UID_MAPPING_LABEL`], for group ids.
+pub const GID_MAPPING_LABEL: &str = "containerd.io/snapshot/gidmapping";
 
 /// What can be done with a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +81,7 @@ pub struct Info {
     /// Name of the one that it builds upon; may be empty.
     pub parent: String,
     /// Labels; one with an empty value is not kept.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// When it was made.
     pub created_at: SystemTime,
     /// When it was committed, or its labels were last changed.
@@ -83,7 +113,7 @@ pub struct Usage {
 
 /// Keeps snapshots: the kernel's overlays, copies, another process, ….
 ///
-/// It knows no namespaces; [its callers](self) choose names that are unique.
+/// It knows no namespaces; [`Snapshots`] chooses names that are unique.
 #[async_trait]
 pub trait Snapshotter: Send + Sync {
     /// What is known of a snapshot.
@@ -92,11 +122,12 @@ pub trait Snapshotter: Send + Sync {
     /// `NotFound`.
     async fn stat(&self, key: &str) -> Result<Info>;
 
-    /// Gives a snapshot new labels.
+    /// Changes the labels that `paths` names: `labels`, or `labels.<key>`. No
+    /// path stands for all labels. A label that `labels` lacks is removed.
     ///
     /// # Errors
-    /// `NotFound`.
-    async fn update(&self, key: &str, labels: BTreeMap<String, String>) -> Result<Info>;
+    /// `NotFound`; `InvalidArgument` when a path names something else.
+    async fn update(&self, key: &str, labels: Labels, paths: &[String]) -> Result<Info>;
 
     /// How much disk it takes.
     ///
@@ -115,29 +146,24 @@ pub trait Snapshotter: Send + Sync {
     /// # Errors
     /// `AlreadyExists`; `NotFound` when there is no such parent;
     /// `InvalidArgument` when the parent is not committed.
-    async fn prepare(
-        &self,
-        key: &str,
-        parent: &str,
-        labels: BTreeMap<String, String>,
-    ) -> Result<Vec<Mount>>;
+    async fn prepare(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>>;
 
     /// Makes a snapshot that is only read.
     ///
     /// # Errors
     /// As [`Self::prepare`].
-    async fn view(
-        &self,
-        key: &str,
-        parent: &str,
-        labels: BTreeMap<String, String>,
-    ) -> Result<Vec<Mount>>;
+    async fn view(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>>;
 
-    /// Fixes an active snapshot under a name.
+    /// Fixes an active snapshot under a name. If it was made without a parent,
+    /// it may get one now; `parent` is empty when it keeps what it has.
     ///
     /// # Errors
-    /// `AlreadyExists`; `NotFound`; `FailedPrecondition` when it is not active.
-    async fn commit(&self, name: &str, key: &str, labels: BTreeMap<String, String>) -> Result<()>;
+    /// - `AlreadyExists`; `NotFound`, also when there is no such parent;
+    /// - `FailedPrecondition` when it is not active, or the parent is not
+    ///   committed;
+    /// - `InvalidArgument` when it has another parent;
+    /// - `Unimplemented` when it cannot get one now.
+    async fn commit(&self, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()>;
 
     /// Removes a snapshot.
     ///
@@ -145,9 +171,25 @@ pub trait Snapshotter: Send + Sync {
     /// `NotFound`; `FailedPrecondition` when others build upon it.
     async fn remove(&self, key: &str) -> Result<()>;
 
-    /// All snapshots.
-    async fn list(&self) -> Result<Vec<Info>>;
+    /// The snapshots that one of `filters` matches; all without filters.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a filter cannot be parsed.
+    async fn list(&self, filters: &[String]) -> Result<Vec<Info>>;
 
     /// Frees what removed snapshots have left on disk.
+    ///
+    /// # Errors
+    /// `Unimplemented` when nothing is ever left.
     async fn cleanup(&self) -> Result<()>;
+}
+
+/// The labels that the snapshotter gets to see.
+fn inherited(labels: &Labels) -> Labels {
+    let is_inherited = |key: &str| key == TARGET_LABEL || key.starts_with(INHERITED_PREFIX);
+    labels
+        .iter()
+        .filter(|(key, _)| is_inherited(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }

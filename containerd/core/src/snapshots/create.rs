@@ -1,0 +1,265 @@
+//! Makes snapshots: active ones, and views.
+
+use std::time::SystemTime;
+
+use shim_protocol::{Error, ErrorKind, Id, Result};
+
+use super::{
+    Info, Kind, Labels, Snapshots, Snapshotter, TARGET_LABEL, inherited,
+    record::{self, Entry},
+    store::held,
+};
+use crate::{
+    Mount,
+    announce::ObjectEvent,
+    labels, leases,
+    metadata::{Change, Read},
+    namespaces,
+};
+
+/// A snapshot that is to be made.
+#[derive(Clone, Debug, Default)]
+pub struct New {
+    /// What it is called.
+    pub key: String,
+    /// Name of a committed one; may be empty.
+    pub parent: String,
+    /// Labels; see [`TARGET_LABEL`].
+    pub labels: Labels,
+}
+
+/// Where a snapshot is to be made, and who holds it.
+#[derive(Clone)]
+struct Place {
+    namespace: Id,
+    snapshotter: String,
+    lease: Option<String>,
+}
+
+/// What is there before a snapshot is made.
+enum Ground {
+    /// Nothing but the parent; this is what the snapshotter calls it.
+    Parent(String),
+    /// The one that was to be made.
+    Taken(String),
+}
+
+impl Snapshots {
+    /// Makes a snapshot that can be written to, and says how it is mounted.
+    /// `lease` holds it from the beginning, and what was there before, too.
+    ///
+    /// # Errors
+    /// - `AlreadyExists` when there is one with that key, or the one that
+    ///   [`TARGET_LABEL`] names is there already;
+    /// - `NotFound` when there is no such parent, or no such lease;
+    /// - `InvalidArgument` when the parent is not committed, a label is too
+    ///   long, or there is no such snapshotter; those of the snapshotter.
+    pub async fn prepare(
+        &self,
+        namespace: &Id,
+        snapshotter: &str,
+        new: New,
+        lease: Option<&str>,
+    ) -> Result<Vec<Mount>> {
+        self.create(namespace, snapshotter, Kind::Active, new, lease).await
+    }
+
+    /// Makes a snapshot that is only read, and says how it is mounted.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub async fn view(
+        &self,
+        namespace: &Id,
+        snapshotter: &str,
+        new: New,
+        lease: Option<&str>,
+    ) -> Result<Vec<Mount>> {
+        self.create(namespace, snapshotter, Kind::View, new, lease).await
+    }
+
+    async fn create(
+        &self,
+        namespace: &Id,
+        snapshotter: &str,
+        kind: Kind,
+        new: New,
+        lease: Option<&str>,
+    ) -> Result<Vec<Mount>> {
+        labels::validate(&new.labels)?;
+        self.get(snapshotter)?;
+        let place = Place {
+            namespace: namespace.clone(),
+            snapshotter: snapshotter.to_owned(),
+            lease: lease.map(str::to_owned),
+        };
+        let this = self.clone();
+        self.own(async move { this.create_in(place, kind, new).await }).await
+    }
+
+    async fn create_in(&self, place: Place, kind: Kind, new: New) -> Result<Vec<Mount>> {
+        let (at, wanted) = (place.clone(), new.clone());
+        let ground = self.db().read(move |db| ground(db, &at, &wanted)).await?;
+        match ground {
+            Ground::Parent(parent) => self.create_upon(place, kind, new, parent).await,
+            Ground::Taken(key) => Err(self.hold_existing(place, key).await?),
+        }
+    }
+
+    /// Puts what is there under the lease; the answer says that it is there.
+    async fn hold_existing(&self, place: Place, key: String) -> Result<Error> {
+        let taken = taken(&place, &key);
+        if let Some(lease) = place.lease {
+            let held = held(&place.snapshotter, &key);
+            let hold = move |change: &mut Change<'_>| {
+                leases::hold(change, &place.namespace, &lease, &held)
+            };
+            self.db().write(hold).await?;
+        }
+        Ok(taken)
+    }
+
+    async fn create_upon(
+        &self,
+        place: Place,
+        kind: Kind,
+        new: New,
+        parent: String,
+    ) -> Result<Vec<Mount>> {
+        let backend = self.get(&place.snapshotter)?.clone();
+        let name = self.naming().name(&place.namespace, &new.key);
+        let told = inherited(&new.labels);
+        let made = match kind {
+            Kind::View => backend.view(name.as_str(), &parent, told).await,
+            _ => backend.prepare(name.as_str(), &parent, told).await,
+        };
+        let mounts = match made {
+            Ok(mounts) => mounts,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                return Err(self.adopt(&*backend, place, new, parent).await?);
+            }
+            Err(e) => return Err(e),
+        };
+        let now = SystemTime::now();
+        let entry = Entry {
+            snapshotter: place.snapshotter.clone(),
+            key: new.key,
+            parent: new.parent,
+            name: name.as_str().to_owned(),
+            labels: new.labels,
+            created_at: now,
+            updated_at: now,
+        };
+        let recorded = self.record(place, kind, entry, parent).await;
+        if recorded.is_err()
+            && let Err(e) = backend.remove(name.as_str()).await
+        {
+            tracing::warn!(name = name.as_str(), error = %e.report(), "snapshot was left behind");
+        }
+        recorded.map(|()| mounts)
+    }
+
+    /// The snapshotter says that it has the target already: then that becomes
+    /// one of the namespace. The answer says that it is there.
+    async fn adopt(
+        &self,
+        backend: &dyn Snapshotter,
+        place: Place,
+        new: New,
+        parent: String,
+    ) -> Result<Error> {
+        let Some(target) = new.labels.get(TARGET_LABEL).cloned() else {
+            // The name was never used before.
+            let text = format!("snapshotter {:?} mixes up snapshots", place.snapshotter);
+            return Err(Error::new(ErrorKind::Unknown, text));
+        };
+        let is_target = |info: &Info| {
+            info.kind == Kind::Committed
+                && info.labels.get(TARGET_LABEL) == Some(&target)
+                && info.parent == parent
+        };
+        let found = backend.list(&[]).await?.into_iter().find(is_target).ok_or_else(|| {
+            Error::not_found(format!("snapshot {target:?} in {:?}", place.snapshotter))
+        })?;
+        let taken = taken(&place, &target);
+        let entry = Entry {
+            snapshotter: place.snapshotter.clone(),
+            key: target,
+            parent: new.parent,
+            name: found.name,
+            labels: found.labels.into_iter().chain(new.labels).collect(),
+            created_at: found.created_at,
+            updated_at: found.updated_at,
+        };
+        match self.record(place, Kind::Committed, entry, parent).await {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
+            _ => Ok(taken),
+        }
+    }
+
+    /// Records a snapshot that the snapshotter has made.
+    async fn record(&self, place: Place, kind: Kind, entry: Entry, parent: String) -> Result<()> {
+        let namespace = place.namespace.clone();
+        let change = move |change: &mut Change<'_>| {
+            let taken = taken(&place, &entry.key);
+            let event = ObjectEvent::SnapshotPrepare {
+                snapshotter: entry.snapshotter.clone(),
+                key: entry.key.clone(),
+                parent: entry.parent.clone(),
+            };
+            Ok(match record_new(change, &place, entry, &parent)? {
+                true => (Ok(()), (kind == Kind::Active).then_some(event)),
+                false => (Err(taken), None),
+            })
+        };
+        self.announcer().write_some(self.db(), &namespace, change).await?
+    }
+}
+
+/// What is there in `place` before a snapshot is made.
+fn ground(db: &impl Read, place: &Place, new: &New) -> Result<Ground> {
+    let Place { namespace, snapshotter, .. } = place;
+    let target = new.labels.get(TARGET_LABEL).filter(|target| !target.is_empty());
+    for key in target.into_iter().chain([&new.key]) {
+        if record::get(db, namespace, snapshotter, key)?.is_some() {
+            return Ok(Ground::Taken(key.clone()));
+        }
+    }
+    parent_name(db, place, &new.parent).map(Ground::Parent)
+}
+
+/// What the snapshotter calls a parent; nothing when there is to be none.
+fn parent_name(db: &impl Read, place: &Place, parent: &str) -> Result<String> {
+    match parent {
+        "" => Ok(String::new()),
+        parent => Ok(record::find(db, &place.namespace, &place.snapshotter, parent)?.name),
+    }
+}
+
+/// Records a snapshot, unless there is one of that key by now. It is held in
+/// either case.
+fn record_new(
+    change: &mut Change<'_>,
+    place: &Place,
+    mut entry: Entry,
+    parent: &str,
+) -> Result<bool> {
+    let Place { namespace, snapshotter, lease } = place;
+    if let Some(lease) = lease {
+        leases::hold(change, namespace, lease, &held(snapshotter, &entry.key))?;
+    }
+    if record::get(change, namespace, snapshotter, &entry.key)?.is_some() {
+        return Ok(false);
+    }
+    if parent_name(change, place, &entry.parent)? != parent {
+        let text = format!("snapshot {:?} was replaced meanwhile", entry.parent);
+        return Err(Error::new(ErrorKind::Aborted, text));
+    }
+    namespaces::ensure(change, namespace)?;
+    record::put(change, namespace, &mut entry)?;
+    Ok(true)
+}
+
+fn taken(place: &Place, key: &str) -> Error {
+    Error::already_exists(format!("snapshot {key:?} in namespace {:?}", place.namespace))
+}
