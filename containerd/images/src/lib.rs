@@ -12,9 +12,13 @@
 
 mod descriptor;
 mod digest;
+pub mod manifest;
 pub mod media_type;
+pub mod platform;
+mod reference;
 pub mod registry;
 pub mod store;
 
 pub use descriptor::{Descriptor, Platform};
 pub use digest::{Algorithm, Digest, Hasher};
+pub use reference::Reference;
