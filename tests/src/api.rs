@@ -8,9 +8,11 @@ use containerd_api::{
     services::{
         containers::v1::containers_client::ContainersClient,
         content::v1::content_client::ContentClient, events::v1::events_client::EventsClient,
+        images::v1::images_client::ImagesClient,
         introspection::v1::introspection_client::IntrospectionClient,
         leases::v1::leases_client::LeasesClient,
-        namespaces::v1::namespaces_client::NamespacesClient, tasks::v1::tasks_client::TasksClient,
+        namespaces::v1::namespaces_client::NamespacesClient,
+        snapshots::v1::snapshots_client::SnapshotsClient, tasks::v1::tasks_client::TasksClient,
         version::v1::version_client::VersionClient,
     },
 };
@@ -88,12 +90,16 @@ impl Api {
         content: ContentClient,
         /// Publish and subscribe.
         events: EventsClient,
+        /// Images.
+        images: ImagesClient,
         /// Plugins and server.
         introspection: IntrospectionClient,
         /// Leases.
         leases: LeasesClient,
         /// Namespaces.
         namespaces: NamespacesClient,
+        /// Snapshots.
+        snapshots: SnapshotsClient,
         /// Tasks.
         tasks: TasksClient,
         /// Version.

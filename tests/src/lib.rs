@@ -17,16 +17,19 @@ pub mod content;
 mod ctr;
 mod daemon;
 mod events;
+pub mod images;
 pub mod leaks;
 pub mod order;
 pub mod proc;
 mod programs;
 mod pty;
 mod random;
+pub mod registry;
 mod rootfs;
 mod sandbox;
 mod spec;
 mod stdio;
+mod store;
 mod time;
 
 pub use api::{Api, code};
@@ -41,6 +44,7 @@ pub use random::Random;
 pub use sandbox::Sandbox;
 pub use spec::Spec;
 pub use stdio::{Stdin, Stdio, Stream};
+pub use store::Store;
 pub use time::{DEADLINE, eventually, within};
 
 /// Makes one `#[test]` of each function for each [`Pairing`]; of those after

@@ -1,0 +1,189 @@
+//! Images from and to a real registry, made by the programs of other people.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::{
+    Bed, Ctr, Origin, Sandbox,
+    images::{
+        Image, Layer, Layout, Tool, buildah_image, busybox, everything, many_layers, umoci_image,
+    },
+    registry::Registry,
+};
+
+tests::every_daemon!(
+    everything_in_a_layer_arrives,
+    what_was_pulled_is_pushed_back,
+    images_of_other_builders_run,
+    archives_go_both_ways,
+    one_platform_of_several_is_pulled,
+);
+
+/// The clients that can use images of the daemon of this test.
+fn clients(bed: &Bed) -> Vec<Ctr<'_>> {
+    match bed.daemon.pairing().daemon {
+        Origin::Debian => vec![bed.ctr(Origin::Debian)],
+        Origin::Ours => vec![bed.ctr(Origin::Debian), bed.ctr(Origin::Ours)],
+    }
+}
+
+/// Runs an image that is there; the answer is what it says.
+async fn run(ctr: &Ctr<'_>, reference: &str, id: &str) -> Result<String> {
+    let output = ctr.run(&["run", "--rm", reference, id]).await?.ok()?;
+    Ok(output.replace("\r\n", "\n"))
+}
+
+async fn pull(ctr: &Ctr<'_>, reference: &str) -> Result<()> {
+    ctr.run(&["images", "pull", "--plain-http", reference]).await?.ok().map(drop)
+}
+
+/// Removes an image and, with it, all that only it needed.
+async fn remove(ctr: &Ctr<'_>, references: &[&str]) -> Result<()> {
+    ctr.run(&[&["images", "rm", "--sync"], references].concat()).await?.ok().map(drop)
+}
+
+/// The digest of an image in a registry.
+async fn digest_of(sandbox: &Sandbox, reference: &str) -> Result<String> {
+    let reference = format!("docker://{reference}");
+    let words = ["inspect", "--tls-verify=false", "--no-tags", &reference];
+    let text = Tool::skopeo(sandbox).run(&words).await?;
+    let value: Value = serde_json::from_str(&text)?;
+    Ok(value["Digest"].as_str().context("no digest")?.to_owned())
+}
+
+/// Whiteouts, links, devices, modes, holes, odd names: as a container sees them.
+async fn everything_in_a_layer_arrives(bed: &mut Bed) -> Result<()> {
+    let registry = Registry::start()?;
+    let reference = registry.image("everything:1");
+    let (layout, _) = Layout::of(bed.sandbox.path("layout"), "1", &everything()?)?;
+    layout.push(&bed.sandbox, "1", &reference).await?;
+    for ctr in clients(bed) {
+        pull(&ctr, &reference).await?;
+        assert_eq!(run(&ctr, &reference, "check").await?, "all is well\n");
+        remove(&ctr, &[&reference]).await?;
+    }
+    Ok(())
+}
+
+async fn what_was_pulled_is_pushed_back(bed: &mut Bed) -> Result<()> {
+    let (from, to) = (Registry::start()?, Registry::start()?);
+    let (layout, made) = Layout::of(bed.sandbox.path("layout"), "1", &many_layers(5)?)?;
+    layout.push(&bed.sandbox, "1", &from.image("many:1")).await?;
+    for (number, ctr) in clients(bed).iter().enumerate() {
+        let (pulled, pushed) = (from.image("many:1"), to.image(&format!("pushed-{number}:2")));
+        pull(ctr, &pulled).await?;
+        let listed = ctr.run(&["images", "ls"]).await?.ok()?;
+        ensure!(listed.contains(&pulled) && listed.contains(&made.digest), "{listed}");
+        ctr.run(&["images", "tag", &pulled, &pushed]).await?.ok()?;
+        ctr.run(&["images", "push", "--plain-http", &pushed]).await?.ok()?;
+        assert_eq!(digest_of(&bed.sandbox, &pushed).await?, made.digest);
+        remove(ctr, &[&pulled, &pushed]).await?;
+        // What came back is what it was.
+        pull(ctr, &pushed).await?;
+        assert_eq!(run(ctr, &pushed, "back").await?, "hello\n");
+        remove(ctr, &[&pushed]).await?;
+    }
+    Ok(())
+}
+
+async fn images_of_other_builders_run(bed: &mut Bed) -> Result<()> {
+    let registry = Registry::start()?;
+    let skopeo = Tool::skopeo(&bed.sandbox);
+    let umoci = format!("oci:{}:made", umoci_image(&bed.sandbox).await?.display());
+    let buildah = format!("oci:{}:made", buildah_image(&bed.sandbox).await?.display());
+    let (layout, _) = Layout::of(bed.sandbox.path("layout"), "1", &many_layers(2)?)?;
+    let own = layout.reference("1");
+    let mut all = Vec::new();
+    for (name, source, flags, said) in [
+        ("umoci", &umoci, &[][..], "umoci\n"),
+        ("buildah", &buildah, &[], "buildah\n"),
+        ("docker", &own, &["--format", "v2s2"], "hello\n"),
+        ("umoci-docker", &umoci, &["--format", "v2s2"], "umoci\n"),
+        ("zstd", &own, &["--dest-compress-format", "zstd", "--format", "oci"], "hello\n"),
+        ("buildah-zstd", &buildah, &["--dest-compress-format", "zstd"], "buildah\n"),
+    ] {
+        let reference = registry.image(&format!("{name}:1"));
+        skopeo.copy(flags, source, &format!("docker://{reference}")).await?;
+        all.push((name, reference, said));
+    }
+    for ctr in clients(bed) {
+        for (name, reference, said) in &all {
+            pull(&ctr, reference).await?;
+            assert_eq!(&run(&ctr, reference, name).await?, said, "{name}");
+        }
+        let references: Vec<_> = all.iter().map(|(_, reference, _)| reference.as_str()).collect();
+        remove(&ctr, &references).await?;
+    }
+    Ok(())
+}
+
+/// What we export, skopeo reads; what skopeo writes, we import.
+async fn archives_go_both_ways(bed: &mut Bed) -> Result<()> {
+    let skopeo = Tool::skopeo(&bed.sandbox);
+    let (layout, _) = Layout::of(bed.sandbox.path("layout"), "1", &many_layers(3)?)?;
+    let source = layout.reference("1");
+    let (oci, docker) = (bed.sandbox.path("oci.tar"), bed.sandbox.path("docker.tar"));
+    let (oci, docker) = (oci.display().to_string(), docker.display().to_string());
+    let name = "example.com/archive:1";
+    skopeo.copy(&[], &source, &format!("oci-archive:{oci}:{name}")).await?;
+    skopeo.copy(&[], &source, &format!("docker-archive:{docker}:{name}")).await?;
+    let own = layout.archive()?.display().to_string();
+    for (number, ctr) in clients(bed).iter().enumerate() {
+        for (kind, words) in [
+            ("oci", vec!["images", "import", &oci]),
+            ("docker", vec!["images", "import", &docker]),
+            ("own", vec!["images", "import", "--base-name", "example.com/archive", &own]),
+        ] {
+            ctr.run(&words).await?.ok().context(kind)?;
+            assert_eq!(run(ctr, name, kind).await?, "hello\n", "{kind}");
+            let exported = bed.sandbox.path(&format!("exported-{kind}-{number}.tar"));
+            let exported = exported.display().to_string();
+            ctr.run(&["images", "export", &exported, name]).await?.ok()?;
+            remove(ctr, &[name]).await?;
+            let read = ["inspect", "--config", &format!("oci-archive:{exported}")];
+            let config: Value = serde_json::from_str(&skopeo.run(&read).await?)?;
+            assert_eq!(config["config"]["Cmd"][1], "hello", "{kind}");
+            let copied = bed.sandbox.path(&format!("copied-{kind}-{number}"));
+            let target = format!("oci:{}:1", copied.display());
+            skopeo.copy(&[], &format!("oci-archive:{exported}"), &target).await?;
+            // And so do we.
+            ctr.run(&["images", "import", &exported]).await?.ok().context(kind)?;
+            assert_eq!(run(ctr, name, "again").await?, "hello\n", "{kind}");
+            remove(ctr, &[name]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The others are not fetched, and need not be there.
+async fn one_platform_of_several_is_pulled(bed: &mut Bed) -> Result<()> {
+    let registry = Registry::start()?;
+    let mut layout = Layout::new(bed.sandbox.path("layout"))?;
+    let mine = layout.add(&busybox()?)?;
+    let mut other = Layer::new();
+    other.file("other", 0o644, b"other")?;
+    let other = Image::new(&["/other"]).architecture("s390x").layer(other.finish()?);
+    let other = layout.add(&other)?;
+    let index = layout.add_index(&[other.clone(), mine.clone()])?;
+    layout.tag("1", &index)?;
+    let reference = registry.image("several:1");
+    layout.push(&bed.sandbox, "1", &reference).await?;
+
+    // Nor in an archive.
+    std::fs::remove_file(layout.blob(&other.digest))?;
+    let archive = layout.archive()?.display().to_string();
+    for ctr in clients(bed) {
+        pull(&ctr, &reference).await?;
+        assert_eq!(run(&ctr, &reference, "pulled").await?, "hello\n");
+        let found = tests::content::list(bed.api(), &[]).await?;
+        let found: Vec<_> = found.into_iter().map(|found| found.0).collect();
+        ensure!(found.contains(&mine.digest) && found.contains(&index.digest), "{found:?}");
+        ensure!(!found.contains(&other.digest), "the other platform was pulled");
+        remove(&ctr, &[&reference]).await?;
+        let import = ["images", "import", "--base-name", "example.com/several", &archive];
+        ctr.run(&import).await?.ok()?;
+        let name = "example.com/several:1";
+        assert_eq!(run(&ctr, name, "imported").await?, "hello\n");
+        remove(&ctr, &[name]).await?;
+    }
+    Ok(())
+}
