@@ -3,14 +3,13 @@
 //! All of this blocks.
 
 use std::{
-    ffi::OsString,
     fs, io,
-    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
+use containerd_mounts::mountinfo;
 use nix::{
     errno::Errno,
     mount::{MntFlags, umount2},
@@ -66,33 +65,9 @@ fn unmount(target: &Path) -> Result<()> {
 
 /// Mount points at or below `folder`, in the order of mounting.
 fn mounts_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let table = fs::read("/proc/self/mountinfo").context("read", "/proc/self/mountinfo")?;
-    Ok(table
-        .split(|byte| *byte == b'\n')
-        // The fifth field is the mount point (proc(5)).
-        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
-        .map(unescape)
-        .filter(|target| target.starts_with(folder))
-        .collect())
-}
-
-/// Space, tab, newline and backslash are written as `\` and three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        rest = match tail {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] if *first == b'\\' => {
-                path.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
-                tail
-            }
-            _ => {
-                path.push(*first);
-                tail
-            }
-        };
-    }
-    PathBuf::from(OsString::from_vec(path))
+    let below = mountinfo::select(|entry| entry.point.starts_with(folder));
+    let below = below.context("list mounts below", folder.display())?;
+    Ok(below.into_iter().map(|entry| entry.point).collect())
 }
 
 #[cfg(test)]
@@ -100,12 +75,6 @@ mod tests {
     use nix::mount::{MsFlags, mount};
 
     use super::*;
-
-    #[test]
-    fn escapes_are_undone() {
-        assert_eq!(unescape(br"/a\040b\134c"), Path::new(r"/a b\c"));
-        assert_eq!(unescape(br"/a\04"), Path::new(r"/a\04"));
-    }
 
     #[test]
     fn stacked_and_nested_mounts_go_and_others_stay() {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+pub use containerd_mounts::Mount;
 use shim_protocol::{Id, Result};
 
 /// A message that is passed on as it is, under the name of its type.
@@ -17,19 +18,6 @@ pub struct Any {
     pub type_url: String,
     /// The encoded message.
     pub value: Vec<u8>,
-}
-
-/// One mount(2) call that a shim makes for a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mount {
-    /// Type of the filesystem: `overlay`, `bind`, `btrfs`, …
-    pub kind: String,
-    /// Device, folder or name; its meaning depends on the type.
-    pub source: String,
-    /// Path below the container's root; empty is the root itself.
-    pub target: String,
-    /// Flags and data mixed, as in fstab(5).
-    pub options: Vec<String>,
 }
 
 /// Where a process's standard streams go: paths of FIFOs, or URIs of loggers.

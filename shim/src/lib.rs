@@ -16,8 +16,6 @@ pub mod cli;
 pub mod events;
 pub mod io;
 pub mod log;
-pub mod mount;
-mod mountinfo;
 pub mod options;
 pub mod reaper;
 pub mod runtime;

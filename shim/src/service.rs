@@ -4,6 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
+use containerd_mounts::Mount;
 use protobuf::{
     EnumOrUnknown, MessageField,
     well_known_types::{any::Any, empty::Empty},
@@ -33,7 +34,6 @@ use ttrpc::r#async::{Service, TtrpcContext};
 use crate::{
     events::{Outbox, daemon::Endpoint},
     io::Stdio,
-    mount::Mount,
     options::RuntimeOptions,
     runtime::Checkpoint,
     task::{Create, ExecSpec, Tasks, announce::timestamp, state::State},
@@ -89,7 +89,7 @@ impl TryFrom<CreateTaskRequest> for Create {
         Ok(Self {
             id: Id::new("container id", &request.id)?,
             bundle: request.bundle.into(),
-            rootfs: request.rootfs.into_iter().map(Mount::from).collect(),
+            rootfs: request.rootfs.into_iter().map(mount).collect(),
             stdio: Stdio {
                 stdin: request.stdin,
                 stdout: request.stdout,
@@ -102,15 +102,8 @@ impl TryFrom<CreateTaskRequest> for Create {
     }
 }
 
-impl From<types::Mount> for Mount {
-    fn from(mount: types::Mount) -> Self {
-        Self {
-            kind: mount.type_,
-            source: mount.source,
-            target: mount.target,
-            options: mount.options,
-        }
-    }
+fn mount(wire: types::Mount) -> Mount {
+    Mount { kind: wire.type_, source: wire.source, target: wire.target, options: wire.options }
 }
 
 impl From<CheckpointOptions> for Checkpoint {

@@ -12,7 +12,7 @@ use std::{
 use nix::{sys::signal, unistd::Pid};
 use shim_protocol::Id;
 
-use crate::{mountinfo, reaper::Reaper, sys::command};
+use crate::{reaper::Reaper, sys::command};
 
 /// One process has one waitpid: tests with children take turns. So nobody else
 /// forks meanwhile, and a script that a test has written can be executed: no
@@ -69,7 +69,8 @@ pub(crate) fn sh(script: &str) -> Command {
 
 /// Ends all processes in the group `path` of every hierarchy, and removes it.
 pub(crate) fn remove_group(path: &Path) {
-    let hierarchies = mountinfo::select(|entry| entry.kind.starts_with("cgroup")).unwrap();
+    let hierarchies =
+        containerd_mounts::mountinfo::select(|entry| entry.kind.starts_with("cgroup")).unwrap();
     for hierarchy in hierarchies {
         let folder = hierarchy.point.join(path.strip_prefix("/").unwrap());
         for pid in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {

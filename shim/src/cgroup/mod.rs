@@ -10,10 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use containerd_mounts::mountinfo::{self, Entry};
 use protobuf::well_known_types::any::Any;
 use shim_protocol::{Context, Error, ErrorKind, Result, any};
-
-use crate::mountinfo::{self, Entry};
 
 pub use oom::OomWatcher;
 

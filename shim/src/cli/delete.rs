@@ -12,7 +12,6 @@ use shim_protocol::{Context, Error, ErrorKind, Id, Result, exits, proto::task_v2
 use super::{args::Args, serve};
 use crate::{
     bundle::Bundle,
-    mount,
     reaper::Reaper,
     runtime::{Runtime, binary::BinaryRuntime},
     socket,
@@ -34,7 +33,7 @@ pub fn run(args: Args) -> Result<()> {
     let recorded = exits::read(bundle.path(), None);
     let removed = serve::block_on(remove(&bundle, &namespace, &id));
     // Each of these is worth doing even if the one before has failed.
-    let unmounted = mount::unmount_all(&bundle.rootfs());
+    let unmounted = containerd_mounts::unmount_all(&bundle.rootfs());
     let unbound = remove_socket(&bundle);
     removed.context("remove container", &id)?;
     unmounted.context("unmount the root of", &id)?;

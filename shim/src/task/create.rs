@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use containerd_mounts::{Mount, mount_all, unmount_all};
 use shim_protocol::{Id, Result};
 use tracing::warn;
 
@@ -10,7 +11,6 @@ use crate::{
     bundle::Bundle,
     cgroup::Cgroup,
     io::Stdio,
-    mount::{self, Mount},
     options::RuntimeOptions,
     runtime::{self, Started},
 };
@@ -110,13 +110,13 @@ async fn mount_rootfs(bundle: &Bundle, mounts: &[Mount]) -> Result<Option<PathBu
         return Ok(None);
     }
     let (mounts, rootfs) = (mounts.to_vec(), bundle.rootfs());
-    blocking(move || mount::mount_all(&mounts, &rootfs).map(|()| Some(rootfs))).await
+    blocking(move || mount_all(&mounts, &rootfs).map(|()| Some(rootfs))).await
 }
 
 /// Unmounts what [`mount_rootfs`] has mounted.
 pub(super) async fn unmount_rootfs(rootfs: Option<PathBuf>) -> Result<()> {
     match rootfs {
-        Some(rootfs) => blocking(move || mount::unmount_all(&rootfs)).await,
+        Some(rootfs) => blocking(move || unmount_all(&rootfs)).await,
         None => Ok(()),
     }
 }

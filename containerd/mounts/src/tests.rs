@@ -1,15 +1,35 @@
 //! Real mounts, in a mount namespace of the test's own: nothing can be left.
 
 use std::{
-    fs::Permissions,
-    os::unix::fs::{PermissionsExt, symlink},
+    fs::{self, File, Permissions},
+    io,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{PermissionsExt, symlink},
+    },
+    path::Path,
+    thread,
 };
 
-use nix::sys::statvfs::{FsFlags, statvfs};
+use caps::{CapSet, Capability};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::statvfs::{FsFlags, statvfs},
+};
+use shim_protocol::ErrorKind;
 use tempfile::TempDir;
 
-use super::*;
-use crate::testing::is_root;
+use crate::{Mount, mount::MAX_DATA_BYTES, mount_all, unmount_all, with_mounted};
+
+/// True for root; else says that the test is skipped.
+fn is_root(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("{test}: skipped, needs root");
+    }
+    root
+}
 
 /// Runs `test` in a mount namespace that dies with its thread.
 fn isolated(name: &str, test: impl FnOnce(&Path) + Send) {
@@ -220,4 +240,25 @@ fn the_rootfs_is_no_link_and_may_be_missing() {
         let mode = fs::metadata(dir.join("made")).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, Permissions::from_mode(0o711).mode());
     });
+}
+
+#[test]
+fn what_is_mounted_for_a_while_nobody_else_sees() {
+    if !is_root("what_is_mounted_for_a_while_nobody_else_sees") {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("file"), "inside").unwrap();
+    let bind = a_mount("bind", dir.path(), "", &["rbind", "ro"]);
+    let read = with_mounted(std::slice::from_ref(&bind), |folder| {
+        let file = format!("/proc/thread-self/fd/{}/file", folder.as_raw_fd());
+        assert!(fs::write(&file, "").is_err());
+        Ok(fs::read_to_string(file).unwrap())
+    });
+    assert_eq!(read.unwrap(), "inside");
+    assert!(Path::new("/sys/kernel").exists());
+
+    let missing = a_mount("bind", &dir.path().join("missing"), "", &["rbind"]);
+    let error = with_mounted(&[bind, missing], |_| Ok(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
 }

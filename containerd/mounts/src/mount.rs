@@ -1,6 +1,4 @@
-//! Mounting the root filesystem.
-//!
-//! Everything here blocks, by milliseconds as a rule.
+//! Making and undoing mounts.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -23,16 +21,10 @@ use nix::{
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use self::options::Options;
-use crate::mountinfo;
-
-mod options;
-mod overlay;
-#[cfg(test)]
-mod tests;
+use crate::{mountinfo, options::Options, overlay};
 
 /// What mount(2) copies of its data: a page, with the final zero.
-const MAX_DATA_BYTES: usize = 4095;
+pub(crate) const MAX_DATA_BYTES: usize = 4095;
 
 /// One mount(2) call, as the snapshotter describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,7 +88,7 @@ fn expect_capability(capability: Capability) -> Result<()> {
         true => Ok(()),
         false => Err(Error::new(
             ErrorKind::PermissionDenied,
-            format!("mounting needs {capability}, which the shim does not have"),
+            format!("mounting needs {capability}, which this process does not have"),
         )),
     }
 }

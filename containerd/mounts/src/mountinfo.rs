@@ -10,19 +10,22 @@ use std::{
 
 /// One line.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// The folder of the filesystem that is mounted.
-    pub(crate) root: PathBuf,
+    pub root: PathBuf,
     /// Where.
-    pub(crate) point: PathBuf,
+    pub point: PathBuf,
     /// Filesystem type.
-    pub(crate) kind: String,
+    pub kind: String,
     /// Options of the filesystem, with "," between them.
-    pub(crate) options: String,
+    pub options: String,
 }
 
 /// All mounts that `wanted` says yes to, in the order they were made.
-pub(crate) fn select(wanted: impl Fn(&Entry) -> bool) -> io::Result<Vec<Entry>> {
+///
+/// # Errors
+/// When the kernel's list cannot be read.
+pub fn select(wanted: impl Fn(&Entry) -> bool) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     // By line: a machine with many containers has many mounts.
     for line in BufReader::new(File::open("/proc/thread-self/mountinfo")?).split(b'\n') {

@@ -13,7 +13,7 @@ const LOWER: &str = "lowerdir=";
 
 /// Rewrites the folders in `data` relative to the deepest one that holds them
 /// all. `None` when there is no such folder, or a path has an escaped ":".
-pub(super) fn shorten(data: &[String]) -> Option<(PathBuf, Vec<String>)> {
+pub(crate) fn shorten(data: &[String]) -> Option<(PathBuf, Vec<String>)> {
     let folders: Vec<&Path> = data.iter().flat_map(|option| folders(option)).collect();
     let (first, others) = folders.split_first()?;
     let mut base = first.parent()?;

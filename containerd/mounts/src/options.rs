@@ -9,13 +9,13 @@ const BIND: MsFlags = MsFlags::MS_BIND.union(MsFlags::MS_REC);
 
 /// The options of one mount, sorted by who they are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// For the mount itself.
-    pub(super) flags: MsFlags,
+    pub(crate) flags: MsFlags,
     /// For a call of its own afterwards; empty if nothing is to change.
-    pub(super) propagation: MsFlags,
+    pub(crate) propagation: MsFlags,
     /// For the filesystem.
-    pub(super) data: Vec<String>,
+    pub(crate) data: Vec<String>,
 }
 
 impl Options {
@@ -23,7 +23,7 @@ impl Options {
     ///
     /// # Errors
     /// `Unimplemented` for words that ask for more than mount(2) does.
-    pub(super) fn parse(words: &[String]) -> Result<Self> {
+    pub(crate) fn parse(words: &[String]) -> Result<Self> {
         let mut options =
             Self { flags: MsFlags::empty(), propagation: MsFlags::empty(), data: Vec::new() };
         for word in words {
@@ -53,7 +53,7 @@ impl Options {
     }
 
     /// Flags of the first call.
-    pub(super) fn mount_flags(&self) -> MsFlags {
+    pub(crate) fn mount_flags(&self) -> MsFlags {
         match self.bind_remount() {
             Some(_) => self.flags & BIND,
             None => self.flags,
@@ -62,7 +62,7 @@ impl Options {
 
     /// Flags of a second call: a bind mount takes most of them only then
     /// (mount(2), "Creating a bind mount").
-    pub(super) fn bind_remount(&self) -> Option<MsFlags> {
+    pub(crate) fn bind_remount(&self) -> Option<MsFlags> {
         let later = self.flags - BIND;
         let is_new_bind =
             self.flags.contains(MsFlags::MS_BIND) && !self.flags.contains(MsFlags::MS_REMOUNT);
