@@ -10,14 +10,27 @@
 //! What it deliberately does not know: gRPC, the database, snapshotters, and
 //! how a layer becomes files.
 
+pub mod archive;
+pub mod compression;
 mod descriptor;
 mod digest;
+pub mod fetch;
 pub mod manifest;
 pub mod media_type;
+pub mod origin;
+mod pipe;
 pub mod platform;
+pub mod progress;
+pub mod pull;
+pub mod push;
 mod reference;
 pub mod registry;
 pub mod store;
+#[cfg(test)]
+mod testing;
+mod unique;
+pub mod unpack;
+pub mod walk;
 
 pub use descriptor::{Descriptor, Platform};
 pub use digest::{Algorithm, Digest, Hasher};

@@ -34,3 +34,39 @@ pub fn is_index(media_type: &str) -> bool {
 pub fn is_manifest(media_type: &str) -> bool {
     matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST)
 }
+
+/// Is it a layer of any kind?
+pub fn is_layer(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.")
+        || matches!(
+            media_type.split('+').next(),
+            Some(
+                DOCKER_LAYER
+                    | DOCKER_LAYER_GZIP
+                    | DOCKER_LAYER_ZSTD
+                    | "application/vnd.docker.image.rootfs.foreign.diff.tar"
+                    | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+            )
+        )
+}
+
+/// Is it a configuration of either kind?
+pub fn is_config(media_type: &str) -> bool {
+    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
+}
+
+/// Is it a configuration, or what checkpoints of containers have for one?
+pub fn is_known_config(media_type: &str) -> bool {
+    is_config(media_type)
+        || matches!(
+            media_type,
+            "application/vnd.containerd.container.criu.checkpoint.criu.tar"
+                | "application/vnd.containerd.container.checkpoint.config.v1+proto"
+        )
+}
+
+/// Is it a layer that must not be given on, such as those of Windows?
+pub fn is_non_distributable(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
+}

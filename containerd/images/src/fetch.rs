@@ -1,0 +1,221 @@
+//! One piece of content from somewhere else into the store.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use shim_protocol::{Context, Error, ErrorKind, Result};
+use tokio::{sync::Semaphore, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Descriptor, Digest,
+    origin::Origin,
+    progress::Tracker,
+    store::{ContentReader, ContentStore, ContentWriter},
+    unpack::stopped,
+    walk::reference_key,
+};
+
+/// How often in a row a download may break off without a single byte.
+const MAX_FAILURES: u32 = 4;
+
+/// How often a download may break off at all.
+const MAX_BREAKS: u32 = 100;
+
+/// How long to wait after the first failure; twice as long after each further.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long to wait between two looks at what somebody else is fetching.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Where content comes from: a repository of a registry.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Opens content for reading, from `offset` on.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there. `Unavailable`, `DeadlineExceeded`,
+    /// `Aborted` and `DataLoss`, here and when it is read, are worth another
+    /// try.
+    async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn ContentReader>>;
+}
+
+/// Fetches content, and remembers what was begun.
+#[derive(Clone, Copy)]
+pub struct Fetcher<'a> {
+    /// Where it goes.
+    pub content: &'a dyn ContentStore,
+    /// Where it comes from.
+    pub source: &'a dyn Source,
+    /// What the source is called, if that is to be noted.
+    pub origin: Option<&'a Origin>,
+    /// How many downloads there may be at once.
+    pub downloads: &'a Semaphore,
+    /// Who wants to know how far it has come.
+    pub tracker: &'a Tracker,
+    /// Ends it before its time.
+    pub stop: &'a CancellationToken,
+}
+
+/// Why a download ended early.
+enum Break {
+    /// The other side; another try may help.
+    Source(Error),
+    /// Anything else.
+    Fatal(Error),
+}
+
+impl Fetcher<'_> {
+    /// Fetches content if it is not there, going on where an earlier try was cut
+    /// off.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when it is other content than it should be;
+    /// `Cancelled` when it was ended before its time; those of the source and
+    /// of the store. What has come of the right content stays for the next try.
+    pub async fn fetch(&self, descriptor: &Descriptor) -> Result<()> {
+        let fetched = self.stop.run_until_cancelled(async {
+            let permit = self.downloads.acquire().await;
+            let _permit = permit.map_err(|e| Error::caused(ErrorKind::Cancelled, "download", e))?;
+            self.bring(descriptor).await
+        });
+        let what = &descriptor.digest;
+        fetched.await.unwrap_or_else(|| Err(stopped())).context("fetch", what)
+    }
+
+    async fn bring(&self, descriptor: &Descriptor) -> Result<()> {
+        let reference = reference_key(descriptor);
+        let labels = self.origin.and_then(|origin| origin.label(&BTreeMap::new()));
+        let labels: BTreeMap<_, _> = labels.into_iter().collect();
+        loop {
+            let Some(mut writer) = self.open(&reference, descriptor).await? else {
+                return self.existed(descriptor).await;
+            };
+            let resumed = writer.offset() > 0;
+            let Descriptor { digest, size, .. } = descriptor;
+            let committed = match self.fill(&mut *writer, descriptor).await {
+                Ok(()) => writer.commit(*size, Some(digest), labels.clone()).await,
+                Err(e) => {
+                    drop(writer);
+                    Err(e)
+                }
+            };
+            match committed {
+                Ok(_) => {
+                    self.tracker.complete(digest);
+                    return Ok(());
+                }
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    return self.existed(descriptor).await;
+                }
+                Err(e) if e.kind() == ErrorKind::FailedPrecondition => {
+                    // Whoever comes again must not be caught in it for ever.
+                    self.content.abort(&reference).await?;
+                    // What was there before may have been the wrong part.
+                    if !resumed {
+                        return Err(e);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Opens a writer; none if the content is there. Waits for whoever fetches
+    /// the same.
+    async fn open(
+        &self,
+        reference: &str,
+        descriptor: &Descriptor,
+    ) -> Result<Option<Box<dyn ContentWriter>>> {
+        let Descriptor { digest, size, .. } = descriptor;
+        loop {
+            match self.content.write(reference, *size, Some(digest)).await {
+                Ok(writer) => return Ok(Some(writer)),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(None),
+                Err(e) if e.kind() == ErrorKind::Unavailable => {
+                    // Fails too if it is the store that is not available.
+                    self.content.info(digest).await?;
+                    time::sleep(LOOK_AGAIN).await;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Brings what is missing.
+    async fn fill(&self, writer: &mut dyn ContentWriter, descriptor: &Descriptor) -> Result<()> {
+        let size = descriptor.size;
+        if writer.offset() > size {
+            writer.clear().await?;
+        }
+        let (mut failures, mut breaks) = (0, 0);
+        while writer.offset() < size {
+            let before = writer.offset();
+            let error = match self.copy(writer, descriptor).await {
+                Ok(()) => return Ok(()),
+                Err(Break::Fatal(error)) => return Err(error),
+                Err(Break::Source(error)) => error,
+            };
+            failures = if writer.offset() > before { 1 } else { failures + 1 };
+            breaks += 1;
+            if !is_transient(&error) || failures >= MAX_FAILURES || breaks >= MAX_BREAKS {
+                return Err(error);
+            }
+            let (digest, offset) = (&descriptor.digest, writer.offset());
+            tracing::debug!(%digest, offset, error = %error.report(), "download goes on");
+            time::sleep(FIRST_PAUSE * 2_u32.pow(failures - 1)).await;
+        }
+        Ok(())
+    }
+
+    /// Copies until all is there, or the download breaks off.
+    async fn copy(
+        &self,
+        writer: &mut dyn ContentWriter,
+        descriptor: &Descriptor,
+    ) -> Result<(), Break> {
+        let Descriptor { digest, size, .. } = descriptor;
+        let mut offset = writer.offset();
+        let mut body = self.source.open(descriptor, offset).await.map_err(Break::Source)?;
+        while let Some(piece) = body.next().await.map_err(Break::Source)? {
+            offset += piece.len() as u64;
+            if offset > *size {
+                let text = format!("more came than the {size} bytes that it should have");
+                return Err(Break::Fatal(Error::precondition(text)));
+            }
+            writer.write(piece).await.map_err(Break::Fatal)?;
+            self.tracker.moved(digest, offset);
+        }
+        if offset < *size {
+            let text = format!("only {offset} of {size} bytes came");
+            return Err(Break::Source(Error::new(ErrorKind::DataLoss, text)));
+        }
+        Ok(())
+    }
+
+    /// Notes of content that was there that it can also be had from the source.
+    async fn existed(&self, descriptor: &Descriptor) -> Result<()> {
+        let digest = &descriptor.digest;
+        if let Some(origin) = self.origin {
+            let info = self.content.info(digest).await?;
+            let info = info.ok_or_else(|| absent(digest))?;
+            if let Some(label) = origin.label(&info.labels) {
+                self.content.set_labels(digest, BTreeMap::from([label])).await?;
+            }
+        }
+        self.tracker.exists(digest);
+        Ok(())
+    }
+}
+
+/// Is another try worth while?
+fn is_transient(error: &Error) -> bool {
+    use ErrorKind::{Aborted, DataLoss, DeadlineExceeded, Unavailable};
+    matches!(error.kind(), Unavailable | DeadlineExceeded | Aborted | DataLoss)
+}
+
+/// The error of content that is gone.
+pub(crate) fn absent(digest: &Digest) -> Error {
+    Error::not_found(format!("content {digest}"))
+}

@@ -1,0 +1,250 @@
+//! From a registry into the store.
+//!
+//! First come indexes and manifests, level by level; then configurations and
+//! layers, several at once. Layers are unpacked in their order, each as soon as
+//! it and those below it are there, while others are still on their way.
+
+use std::collections::HashMap;
+
+use futures::{
+    FutureExt, StreamExt, TryStreamExt,
+    future::{join, join_all},
+    stream,
+};
+use shim_protocol::{Context, Error, ErrorKind, Result};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Descriptor, Digest,
+    fetch::{Fetcher, Source},
+    manifest::{self, Config},
+    media_type,
+    origin::Origin,
+    platform::Matcher,
+    progress::Tracker,
+    store::{ContentStore, Unpacker},
+    unpack::{Unpack, stopped},
+    walk::{self, Selection, Walk},
+};
+
+/// How many pieces of content are asked for at once. How many of them are being
+/// downloaded is up to [`Pull::downloads`].
+const AT_ONCE: usize = 64;
+
+/// Where images of some platforms are unpacked.
+pub struct Target<'a> {
+    /// The platforms.
+    pub platforms: Matcher,
+    /// The snapshotter.
+    pub unpacker: &'a dyn Unpacker,
+}
+
+/// What is needed to pull.
+pub struct Pull<'a> {
+    /// Where content goes.
+    pub content: &'a dyn ContentStore,
+    /// Where it comes from.
+    pub source: &'a dyn Source,
+    /// What the source is called, if that is to be noted.
+    pub origin: Option<&'a Origin>,
+    /// What of the image is wanted.
+    pub selection: &'a Selection,
+    /// Where it is unpacked; an image is unpacked to the first one of its
+    /// platform, if there is any.
+    pub unpack: &'a [Target<'a>],
+    /// How many downloads there may be at once. Several pulls may share it.
+    pub downloads: &'a Semaphore,
+    /// Who wants to know how far it has come.
+    pub tracker: &'a Tracker,
+    /// Ends it before its time. Whoever drops the pull instead may leave a
+    /// snapshot half unpacked, until it is collected.
+    pub stop: &'a CancellationToken,
+}
+
+/// Tells which content is there.
+#[derive(Default)]
+struct Arrivals(HashMap<Digest, watch::Sender<bool>>);
+
+impl Pull<'_> {
+    /// Fetches the image that `root` stands for, and unpacks it.
+    ///
+    /// # Errors
+    /// - `NotFound` when it, or a part that is wanted, is not there, or there is
+    ///   none for the wanted platforms;
+    /// - `InvalidArgument` when it is no image, or a malformed one;
+    /// - `FailedPrecondition` when content is not what it should be;
+    /// - `Cancelled` when it was ended before its time; those of the source and
+    ///   of the stores.
+    ///
+    /// What has come stays as long as the lease does, and also what has come in
+    /// part.
+    pub async fn run(&self, root: &Descriptor) -> Result<()> {
+        // What fails ends the rest, which then undoes what it has half done.
+        let stop = self.stop.child_token();
+        let walk = self.documents(root, &stop).await?;
+        let mut arrivals = Arrivals::default();
+        for blob in &walk.blobs {
+            arrivals.0.insert(blob.digest.clone(), watch::Sender::new(false));
+        }
+        let blobs = self.blobs(&walk, &arrivals, &stop).inspect(|outcome| ending(outcome, &stop));
+        let (fetched, unpacked) = join(blobs, self.unpack(&walk, &arrivals, &stop)).await;
+        first_error([fetched].into_iter().chain(unpacked))
+    }
+
+    /// Fetches indexes and manifests.
+    async fn documents(&self, root: &Descriptor, stop: &CancellationToken) -> Result<Walk> {
+        if manifest::is_schema1(&root.media_type) {
+            return Err(manifest::schema1_error());
+        }
+        let fetcher = self.fetcher(stop);
+        let mut walk = Walk::new(root)?;
+        self.tracker.add(root, None);
+        loop {
+            let level = walk.level();
+            if level.is_empty() {
+                break;
+            }
+            let below = level.iter().map(|step| self.document(&fetcher, &step.descriptor));
+            let below: Vec<_> = stream::iter(below).buffered(AT_ONCE).try_collect().await?;
+            for (step, children) in level.iter().zip(below) {
+                walk.found(step, children)?;
+            }
+        }
+        // An index may also have other things than images.
+        if self.selection.platforms.is_some() && !walk.has_manifest() && walk.blobs.is_empty() {
+            return Err(walk::no_match(root));
+        }
+        Ok(walk)
+    }
+
+    /// Fetches one of them; answers what of its children is wanted.
+    async fn document(
+        &self,
+        fetcher: &Fetcher<'_>,
+        descriptor: &Descriptor,
+    ) -> Result<Vec<Descriptor>> {
+        walk::check_size(descriptor)?;
+        fetcher.fetch(descriptor).await?;
+        let children = walk::children(self.content, descriptor).await?;
+        if !children.is_empty() {
+            let labels = walk::child_labels(&children);
+            self.content.set_labels(&descriptor.digest, labels).await?;
+        }
+        let wanted = self.selection.select(descriptor, children)?;
+        for child in &wanted {
+            self.tracker.add(child, Some(descriptor));
+        }
+        Ok(wanted)
+    }
+
+    /// Fetches everything else: configurations first, because nothing can be
+    /// unpacked without, then layers in their order.
+    async fn blobs(
+        &self,
+        walk: &Walk,
+        arrivals: &Arrivals,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let fetcher = self.fetcher(stop);
+        let (configs, layers): (Vec<_>, Vec<_>) =
+            walk.blobs.iter().partition(|blob| media_type::is_known_config(&blob.media_type));
+        let fetches = configs.into_iter().chain(layers).map(|blob| async {
+            fetcher.fetch(blob).await?;
+            arrivals.arrived(&blob.digest);
+            Ok(())
+        });
+        stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    /// Unpacks all manifests for which there is a target.
+    async fn unpack(
+        &self,
+        walk: &Walk,
+        arrivals: &Arrivals,
+        stop: &CancellationToken,
+    ) -> Vec<Result<()>> {
+        if self.unpack.is_empty() {
+            return Vec::new();
+        }
+        let manifests =
+            walk.documents.iter().filter(|(d, _)| media_type::is_manifest(&d.media_type));
+        let unpacks = manifests.map(|(_, parts)| {
+            self.unpack_one(parts, arrivals, stop).inspect(|outcome| ending(outcome, stop))
+        });
+        // Each is waited for, whatever becomes of the others: it has to clean up.
+        join_all(unpacks).await
+    }
+
+    async fn unpack_one(
+        &self,
+        parts: &[Descriptor],
+        arrivals: &Arrivals,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let config = parts.iter().find(|part| media_type::is_config(&part.media_type));
+        let layers: Vec<_> =
+            parts.iter().filter(|part| media_type::is_layer(&part.media_type)).cloned().collect();
+        let Some(config) = config.filter(|_| !layers.is_empty()) else { return Ok(()) };
+        stop.run_until_cancelled(arrivals.wait(&config.digest))
+            .await
+            .unwrap_or_else(|| Err(stopped()))?;
+        let document = walk::read_document(self.content, config).await?;
+        let platform = Config::parse(&document).context("parse", &config.digest)?.platform;
+        let target = self.unpack.iter().find(|target| target.platforms.matches(&platform));
+        let Some(Target { unpacker, .. }) = target else { return Ok(()) };
+        let unpack =
+            Unpack { content: self.content, unpacker: *unpacker, tracker: self.tracker, stop };
+        let ready = |number: usize| arrivals.wait(&layers[number].digest).boxed();
+        unpack.run(config, &layers, &ready).await.map(drop)
+    }
+
+    fn fetcher<'a>(&'a self, stop: &'a CancellationToken) -> Fetcher<'a> {
+        Fetcher {
+            content: self.content,
+            source: self.source,
+            origin: self.origin,
+            downloads: self.downloads,
+            tracker: self.tracker,
+            stop,
+        }
+    }
+}
+
+impl Arrivals {
+    fn arrived(&self, digest: &Digest) {
+        if let Some(arrival) = self.0.get(digest) {
+            arrival.send_replace(true);
+        }
+    }
+
+    async fn wait(&self, digest: &Digest) -> Result<()> {
+        // What is not on the way is there, or reading it will fail.
+        let Some(arrival) = self.0.get(digest) else { return Ok(()) };
+        let waited = arrival.subscribe().wait_for(|arrived| *arrived).await.map(drop);
+        waited.map_err(|e| Error::caused(ErrorKind::Internal, "wait for content", e))
+    }
+}
+
+/// A failure ends everything else.
+fn ending(outcome: &Result<()>, stop: &CancellationToken) {
+    if outcome.is_err() {
+        stop.cancel();
+    }
+}
+
+/// The error that was not made by ending because of another, if there is one.
+fn first_error(outcomes: impl Iterator<Item = Result<()>>) -> Result<()> {
+    let mut first = Ok(());
+    for outcome in outcomes {
+        let Err(error) = outcome else { continue };
+        if error.kind() != ErrorKind::Cancelled {
+            return Err(error);
+        }
+        first = Err(error);
+    }
+    first
+}
+
+#[cfg(test)]
+mod tests;
