@@ -50,6 +50,7 @@
 mod client;
 mod container;
 mod content;
+mod diff;
 mod error;
 mod events;
 mod introspection;
@@ -67,6 +68,7 @@ pub use prost_types::Any;
 pub use client::{Client, ConnectOptions};
 pub use container::{Container, ContainerRecord, NewContainer, Runtime};
 pub use content::{Content, ContentInfo, ContentReader, ContentWriter, Ingest};
+pub use diff::{Diff, Layer, NewLayer};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use events::{Envelope, Events, SubscribeOptions};
 pub use introspection::{Deprecation, Health, Platform, Plugin, PluginInfo, ServerInfo, Version};

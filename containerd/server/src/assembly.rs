@@ -7,6 +7,7 @@ use containerd_core::{
     announce::Announcer,
     containers::Containers,
     content::{Content, ContentConfig},
+    diff::{Diff, DiffConfig},
     events::{Exchange, ExchangeConfig},
     images::Images,
     leases::Leases,
@@ -35,6 +36,10 @@ const CONTENT_FOLDER: &str = "io.containerd.content.v1.content";
 /// content is removed.
 const FOREIGN_METADATA: &str = "io.containerd.metadata.v1.bolt/meta.db";
 
+/// Folder below the state where layers are mounted that cannot be written to
+/// where they are.
+const MOUNTS_FOLDER: &str = "tmpmounts";
+
 /// Folder of the events' journal below the state.
 const JOURNAL_FOLDER: &str = "io.containerd.events.v1.journal";
 
@@ -50,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) namespaces: Namespaces,
     pub(crate) containers: Containers,
     pub(crate) content: Content,
+    pub(crate) diff: Diff,
     pub(crate) images: Images,
     pub(crate) leases: Leases,
     pub(crate) sandboxes: Sandboxes,
@@ -70,6 +76,8 @@ impl Core {
         let namespaces = Namespaces::new(db.clone(), announcer.clone());
         let containers = Containers::new(db.clone(), announcer.clone());
         let content = open_content(config, &db).await?;
+        let diff = DiffConfig { sync: config.sync_layers, temp: config.state.join(MOUNTS_FOLDER) };
+        let diff = Diff::new(diff, content.clone());
         let images = Images::new(db.clone(), announcer.clone());
         let leases = Leases::new(db.clone());
         let sandboxes = Sandboxes::new(db.clone());
@@ -91,6 +99,7 @@ impl Core {
             namespaces,
             containers,
             content,
+            diff,
             images,
             leases,
             sandboxes,
@@ -102,6 +111,7 @@ impl Core {
     /// Ends what runs by itself, the youngest first. Containers are left alone.
     pub(crate) async fn shutdown(self) {
         self.manager.shutdown().await;
+        self.diff.shutdown().await;
         self.content.shutdown().await;
         self.db.shutdown().await;
         self.announcer.shutdown().await;

@@ -57,6 +57,7 @@ impl Plugin {
 }
 
 pub(crate) const CONTENT: &str = "io.containerd.content.v1";
+pub(crate) const DIFFER: &str = "io.containerd.differ.v1";
 pub(crate) const EVENT: &str = "io.containerd.event.v1";
 pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
 pub(crate) const INTERNAL: &str = "io.containerd.internal.v1";
@@ -69,13 +70,15 @@ pub(crate) const SERVICE: &str = "io.containerd.service.v1";
 pub(crate) const RESTART: &str = "io.containerd.internal.v1.restart";
 
 /// All parts, each after those that it builds upon.
-pub(crate) const ALL: [Plugin; 24] = [
+pub(crate) const ALL: [Plugin; 27] = [
     part(CONTENT, "content", &[]),
     part(METADATA, "redb", &[CONTENT]),
     part(EVENT, "exchange", &[]),
     part(SERVICE, "introspection-service", &[]),
     part(SERVICE, "containers-service", &[EVENT, METADATA]),
     part(SERVICE, "content-service", &[METADATA]),
+    Plugin { platform: true, ..part(DIFFER, "walking", &[METADATA]) },
+    part(SERVICE, "diff-service", &[DIFFER]),
     part(SERVICE, "images-service", &[METADATA]),
     part(SERVICE, "leases-service", &[METADATA]),
     part(SERVICE, "namespaces-service", &[EVENT, METADATA]),
@@ -85,6 +88,7 @@ pub(crate) const ALL: [Plugin; 24] = [
     Plugin { optional: true, ..part(INTERNAL, "restart", &[EVENT, SERVICE]) },
     service("containers", &[SERVICE]),
     service("content", &[SERVICE]),
+    service("diff", &[SERVICE]),
     service("events", &[EVENT]),
     service("healthcheck", &[]),
     service("images", &[SERVICE]),

@@ -3,7 +3,7 @@
 use containerd_core::content::Sharing;
 use toml::{Table, Value};
 
-use super::{Config, LogFormat, Socket, duration, section};
+use super::{Config, LogFormat, Socket, duration, read::DIFFER, section};
 
 /// Version of the file that is written: the newest that most daemons read.
 const VERSION: i64 = 3;
@@ -82,7 +82,12 @@ impl Config {
             Sharing::Shared => "shared",
             Sharing::Isolated => "isolated",
         };
+        let diff = table([
+            ("default", vec![DIFFER.to_owned()].into()),
+            ("sync_fs", self.sync_layers.into()),
+        ]);
         table([
+            (section::DIFF, diff.into()),
             (section::METADATA, table([("content_sharing_policy", sharing.into())]).into()),
             (section::RESTART, table([("interval", interval.into())]).into()),
             (section::SHIMS, table([("env", env.into())]).into()),

@@ -33,6 +33,7 @@ pub(crate) const DEFAULT_ADDRESS: &str = "/run/containerd/containerd.sock";
 
 /// Names of the sections that [`Config`] is read from.
 mod section {
+    pub(super) const DIFF: &str = "io.containerd.service.v1.diff-service";
     /// Settings of containerd's database that are about what is in it.
     pub(super) const METADATA: &str = "io.containerd.metadata.v1.bolt";
     pub(super) const RESTART: &str = "io.containerd.internal.v1.restart";
@@ -71,6 +72,8 @@ pub(crate) struct Config {
     pub(crate) restart_interval: Duration,
     /// Whether namespaces have each other's content by naming it.
     pub(crate) content_sharing: Sharing,
+    /// Whether the disk has all of a layer when it is unpacked.
+    pub(crate) sync_layers: bool,
     /// Further environment of shims.
     pub(crate) shim_env: Vec<(String, String)>,
 }
@@ -149,6 +152,7 @@ impl Default for Config {
             proxy_plugins: BTreeMap::new(),
             restart_interval: Duration::from_secs(10),
             content_sharing: Sharing::Shared,
+            sync_layers: false,
             shim_env: Vec::new(),
         }
     }

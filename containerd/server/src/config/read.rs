@@ -8,6 +8,9 @@ use shim_protocol::{Context, Error, Result};
 use super::{Config, Grpc, LogFormat, ProxyPlugin, Socket, parse_level, reader::Reader, section};
 use crate::plugins::PluginName;
 
+/// The only one who makes and unpacks layers.
+pub(super) const DIFFER: &str = "walking";
+
 impl Config {
     /// Reads one table. Adds to `ineffective` what is set and cannot be done.
     pub(super) fn read(mut top: Reader<'_>, ineffective: &mut Vec<String>) -> Result<Self> {
@@ -57,7 +60,7 @@ impl Config {
             ));
             config.proxy_plugins.insert(name, proxy);
         }
-        config.read_plugins(top.section("plugins")?)?;
+        config.read_plugins(top.section("plugins")?, ineffective)?;
         top.finish();
         Ok(config)
     }
@@ -86,7 +89,11 @@ impl Config {
         Ok(())
     }
 
-    fn read_plugins(&mut self, mut plugins: Reader<'_>) -> Result<()> {
+    fn read_plugins(
+        &mut self,
+        mut plugins: Reader<'_>,
+        ineffective: &mut Vec<String>,
+    ) -> Result<()> {
         let mut restart = plugins.section(section::RESTART)?;
         if let Some(interval) = restart.duration("interval")?.filter(|i| !i.is_zero()) {
             self.restart_interval = interval;
@@ -107,6 +114,17 @@ impl Config {
             shims.boolean("sched_core")?;
             shims.finish();
         }
+        let mut diff = plugins.section(section::DIFF)?;
+        for differ in diff.texts("default")?.into_iter().filter(|differ| differ != DIFFER) {
+            ineffective.push(format!(
+                "default of {}: there is no differ {differ:?}, {DIFFER:?} is used",
+                section::DIFF
+            ));
+        }
+        if let Some(sync) = diff.boolean("sync_fs")? {
+            self.sync_layers = sync;
+        }
+        diff.finish();
         let mut metadata = plugins.section(section::METADATA)?;
         match metadata.text("content_sharing_policy")?.as_deref() {
             None | Some("") => {}

@@ -3,6 +3,7 @@
 mod containers;
 mod content;
 mod convert;
+mod diff;
 mod events;
 mod headers;
 mod health;
@@ -18,8 +19,8 @@ use containerd_api::{
     grpc::health::v1::health_server::HealthServer,
     services::{
         containers::v1::containers_server::ContainersServer,
-        content::v1::content_server::ContentServer, events::v1::events_server::EventsServer,
-        images::v1::images_server::ImagesServer,
+        content::v1::content_server::ContentServer, diff::v1::diff_server::DiffServer,
+        events::v1::events_server::EventsServer, images::v1::images_server::ImagesServer,
         introspection::v1::introspection_server::IntrospectionServer,
         leases::v1::leases_server::LeasesServer,
         namespaces::v1::namespaces_server::NamespacesServer,
@@ -61,6 +62,7 @@ pub(crate) fn routes(
         ContentServer,
         content::Service { content: core.content.clone(), stop: stop.clone() }
     );
+    serve!("diff", DiffServer, diff::Service(core.diff.clone()));
     serve!("events", EventsServer, events::Service(core.events.clone()));
     serve!("images", ImagesServer, images::Service { images: core.images.clone() });
     serve!(
