@@ -8,10 +8,12 @@
 
 pub mod mountinfo;
 
+mod idmap;
 mod mount;
 mod options;
 mod overlay;
 mod private;
+mod sys;
 #[cfg(test)]
 mod tests;
 

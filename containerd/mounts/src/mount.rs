@@ -21,7 +21,7 @@ use nix::{
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use crate::{mountinfo, options::Options, overlay};
+use crate::{idmap, mountinfo, options::Options, overlay};
 
 /// What mount(2) copies of its data: a page, with the final zero.
 pub(crate) const MAX_DATA_BYTES: usize = 4095;
@@ -144,7 +144,24 @@ fn mount_one(request: &Mount, rootfs: &Path) -> Result<()> {
     let options = Options::parse(&request.options)?;
     let describe = || format!("{} {:?} on {}", request.kind, request.source, rootfs.display());
     let open = || open_target(rootfs, &request.target).context("open target of", describe());
-    call(request, options.mount_flags(), &options.data, open()?).context("mount", describe())?;
+    match &options.mapping {
+        Some(mapping) if request.kind == "overlay" => {
+            let tree = idmap::overlay(options.flags, &options.data, mapping);
+            idmap::attach(&tree.context("mount", describe())?, &open()?)?;
+        }
+        mapping => {
+            call(request, options.mount_flags(), &options.data, open()?)
+                .context("mount", describe())?;
+            if let Some(mapping) = mapping {
+                let mounted = open()?;
+                let tree = idmap::remap(&mounted, mapping).context("mount", describe())?;
+                let point = fs::read_link(by_descriptor(&mounted));
+                drop(mounted);
+                unmount(&point.context("find", describe())?)?;
+                idmap::attach(&tree, &open()?)?;
+            }
+        }
+    }
     // The target is opened anew: the descriptor above is of the folder below.
     if let Some(flags) = options.bind_remount() {
         change(&open()?, flags).context("remount", describe())?;

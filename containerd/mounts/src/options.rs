@@ -4,6 +4,8 @@
 use nix::mount::MsFlags;
 use shim_protocol::{Error, Result};
 
+use crate::idmap::Mapping;
+
 /// All that the first call for a bind mount heeds.
 const BIND: MsFlags = MsFlags::MS_BIND.union(MsFlags::MS_REC);
 
@@ -16,29 +18,42 @@ pub(crate) struct Options {
     pub(crate) propagation: MsFlags,
     /// For the filesystem.
     pub(crate) data: Vec<String>,
+    /// Whose the files are.
+    pub(crate) mapping: Option<Mapping>,
 }
 
 impl Options {
     /// Later words override earlier ones.
     ///
     /// # Errors
-    /// `Unimplemented` for words that ask for more than mount(2) does.
+    /// `Unimplemented` for words that ask for more than the kernel does,
+    /// `InvalidArgument` for maps of ids that are none.
     pub(crate) fn parse(words: &[String]) -> Result<Self> {
-        let mut options =
-            Self { flags: MsFlags::empty(), propagation: MsFlags::empty(), data: Vec::new() };
+        let mut options = Self {
+            flags: MsFlags::empty(),
+            propagation: MsFlags::empty(),
+            data: Vec::new(),
+            mapping: None,
+        };
+        let (mut uids, mut gids) = (None, None);
         for word in words {
             match word.as_str() {
                 "" | "defaults" => {}
                 "loop" => return Err(unsupported(word)),
-                // Mapped ids need a user namespace to take the mapping from.
-                word if word.starts_with("uidmap=") || word.starts_with("gidmap=") => {
-                    return Err(unsupported(word));
-                }
                 // Notes for user space, not for the kernel (mount(8)).
                 word if word.starts_with("x-") || word.starts_with("X-") => {}
-                word => options.add(word),
+                word => match word.split_once('=') {
+                    Some(("uidmap", map)) => uids = Some(map),
+                    Some(("gidmap", map)) => gids = Some(map),
+                    _ => options.add(word),
+                },
             }
         }
+        options.mapping = match (uids, gids) {
+            (Some(uids), Some(gids)) => Some(Mapping::parse(uids, gids)?),
+            (None, None) => None,
+            _ => return Err(Error::invalid("users and groups can be mapped together only")),
+        };
         Ok(options)
     }
 
@@ -166,9 +181,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_said() {
-        for word in ["loop", "uidmap=0:1:2"] {
-            let error = Options::parse(&[word.into()]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unimplemented);
-        }
+        let error = Options::parse(&["loop".into()]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unimplemented);
     }
 }

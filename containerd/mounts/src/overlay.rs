@@ -27,6 +27,17 @@ pub(crate) fn shorten(data: &[String]) -> Option<(PathBuf, Vec<String>)> {
     Some((base.to_owned(), shortened))
 }
 
+/// The folder that has all lower folders in it, and the options with these
+/// relative to that. `None` without lower folders, or when nothing but the root
+/// has all of them in it.
+pub(crate) fn split_lower(data: &[String]) -> Option<(PathBuf, Vec<String>)> {
+    let is_lower = |option: &&String| option.starts_with(LOWER);
+    let lower: Vec<String> = data.iter().filter(is_lower).cloned().collect();
+    let (base, lower) = shorten(&lower)?;
+    let others = data.iter().filter(|option| !is_lower(option)).cloned();
+    Some((base, others.chain(lower).collect()))
+}
+
 fn folders(option: &str) -> Vec<&Path> {
     if let Some(list) = option.strip_prefix(LOWER) {
         // A double colon starts a data-only layer; both halves are paths.
@@ -73,6 +84,15 @@ mod tests {
         let (base, short) = shorten(&data).unwrap();
         assert_eq!(base, Path::new("/r/snapshots"));
         assert_eq!(short, ["index=off", "workdir=3/work", "upperdir=3/fs", "lowerdir=2/fs:1/fs"]);
+    }
+
+    #[test]
+    fn lower_folders_alone_become_relative() {
+        let data = strings(&["lowerdir=/r/2/fs:/r/1/fs", "upperdir=/u", "index=off"]);
+        let (base, split) = split_lower(&data).unwrap();
+        assert_eq!(base, Path::new("/r"));
+        assert_eq!(split, ["upperdir=/u", "index=off", "lowerdir=2/fs:1/fs"]);
+        assert_eq!(split_lower(&strings(&["upperdir=/u"])), None);
     }
 
     #[test]

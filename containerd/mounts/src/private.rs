@@ -22,7 +22,7 @@ use crate::{Mount, mount_all};
 
 /// A folder that is on each machine, has no snapshots in it, and is not needed
 /// for mounting, as `/proc` is.
-const PLACE: &str = "/sys";
+pub(crate) const PLACE: &str = "/sys";
 
 /// Mounts all in order, and does `work` with the open folder that this makes.
 /// Nobody else sees the mounts, and they are gone afterwards.
@@ -50,9 +50,9 @@ pub fn with_mounted<T: Send>(
     })
 }
 
-/// Gives this thread mounts of its own. What is unmounted outside goes here
-/// too.
-fn isolate() -> Result<()> {
+/// Gives this thread mounts and a working folder of its own. What is unmounted
+/// outside goes here too.
+pub(crate) fn isolate() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(io::Error::from).context("unshare", "mounts")?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)

@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{PermissionsExt, symlink},
+        unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     },
     path::Path,
     thread,
@@ -261,4 +261,51 @@ fn what_is_mounted_for_a_while_nobody_else_sees() {
     let missing = a_mount("bind", &dir.path().join("missing"), "", &["rbind"]);
     let error = with_mounted(&[bind, missing], |_| Ok(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+}
+
+#[test]
+fn files_belong_to_whom_they_are_mapped() {
+    isolated("files_belong_to_whom_they_are_mapped", |dir| {
+        let owner = |path: &Path| {
+            let metadata = fs::metadata(path).unwrap();
+            (metadata.uid(), metadata.gid())
+        };
+        let (rootfs, snapshots) = (dir.join("rootfs"), dir.join("snapshots"));
+        for layer in ["1", "2"] {
+            let layer = snapshots.join(layer);
+            fs::write(folder(&layer.join("fs")).join(layer.file_name().unwrap()), "").unwrap();
+        }
+        chown(snapshots.join("1/fs/1"), Some(7), Some(8)).unwrap();
+        folder(&snapshots.join("3/fs"));
+        folder(&snapshots.join("3/work"));
+        let path = |name: &str| snapshots.join(name).display().to_string();
+        let options = [
+            format!("workdir={}", path("3/work")),
+            format!("upperdir={}", path("3/fs")),
+            format!("lowerdir={}:{}", path("2/fs"), path("1/fs")),
+            "uidmap=0:1000:100".into(),
+            "gidmap=0:2000:100".into(),
+        ];
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let overlay = a_mount("overlay", Path::new("overlay"), "", &options);
+        mount_all(&[overlay], &rootfs).unwrap();
+        assert_eq!(owner(&rootfs.join("1")), (1007, 2008));
+        assert_eq!(owner(&rootfs.join("2")), (1000, 2000));
+        fs::write(rootfs.join("3"), "").unwrap();
+        assert_eq!(mounts_at(&rootfs), 1);
+        unmount_all(&rootfs).unwrap();
+        assert!(snapshots.join("3/fs/3").exists());
+        assert_eq!(owner(&snapshots.join("1/fs/1")), (7, 8));
+
+        let options = ["rbind", "ro", "uidmap=0:1000:100", "gidmap=0:2000:100"];
+        mount_all(&[a_mount("bind", &snapshots.join("1/fs"), "", &options)], &rootfs).unwrap();
+        assert_eq!(owner(&rootfs.join("1")), (1007, 2008));
+        assert!(fs::write(rootfs.join("4"), "").is_err());
+        assert_eq!(mounts_at(&rootfs), 1);
+        unmount_all(&rootfs).unwrap();
+
+        let half = a_mount("bind", &snapshots, "", &["rbind", "uidmap=0:1000:100"]);
+        assert_eq!(mount_all(&[half], &rootfs).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(mounts_at(&rootfs), 0);
+    });
 }
