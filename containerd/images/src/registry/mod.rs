@@ -2,161 +2,130 @@
 //! specification, version 1.1).
 //!
 //! What comes from a registry is not trusted: documents are checked against
-//! their digest here, and blobs by whoever writes them. Each wait has an end.
+//! their digest here, and blobs by whoever writes them. Each wait has an end,
+//! and what is only for one host goes to no other.
 
+pub mod auth;
+mod body;
 mod config;
+mod endpoint;
+mod failure;
+mod hosts;
+mod http;
+mod push;
+mod referrers;
+mod resolve;
+mod tls;
+mod upload;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use bytes::Bytes;
-use shim_protocol::{Error, Result};
+use shim_protocol::{Error, ErrorKind, Result};
+use tokio::sync::OnceCell;
 
-use crate::{Descriptor, Digest, Reference, store::ContentStore};
+use self::{endpoint::Endpoint, hosts::Capabilities};
+use crate::Reference;
 
+pub use body::Body;
 pub use config::{CredentialProvider, Credentials, Limits, RegistryConfig, Scheme, Tls};
+pub use push::{Progress, Pushed};
 
 /// All registries, as configured. Connections and tokens are kept as long as it
 /// is; a clone is the same one.
 #[derive(Clone)]
 pub struct Registry {
-    #[allow(dead_code)]
-    inner: Arc<RegistryConfig>,
+    inner: Arc<Inner>,
 }
 
-/// Called with the number of bytes of a blob that were sent so far.
-pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
-
-/// How a blob came into a repository.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pushed {
-    /// It was there.
-    Existed,
-    /// The registry has it in another repository.
-    Mounted,
-    /// It was sent.
-    Uploaded,
+struct Inner {
+    config: RegistryConfig,
+    /// Hosts to ask for the images of a host, once somebody wants one.
+    endpoints: Mutex<HashMap<String, Arc<OnceCell<Endpoints>>>>,
 }
 
-fn todo_soon<T>() -> Result<T> {
-    Err(Error::unimplemented("registry"))
-}
+/// Hosts to ask, in this order.
+type Endpoints = Arc<[Arc<Endpoint>]>;
 
 impl Registry {
     /// Nothing is connected yet, and no file read.
     pub fn new(config: RegistryConfig) -> Self {
-        Self { inner: Arc::new(config) }
+        Self { inner: Arc::new(Inner { config, endpoints: Mutex::new(HashMap::new()) }) }
     }
 
-    /// What a reference stands for.
-    ///
-    /// # Errors
-    /// `NotFound` when it stands for nothing; `PermissionDenied` when we may not
-    /// know; `Unavailable` or `DeadlineExceeded` when the registry does not
-    /// answer; `InvalidArgument` without tag and digest.
-    pub async fn resolve(&self, _reference: &Reference) -> Result<Descriptor> {
-        todo_soon()
+    fn limits(&self) -> &Limits {
+        &self.inner.config.limits
     }
 
-    /// Opens content for reading, from `offset` on.
+    /// The hosts that may be asked for this, in their order.
     ///
     /// # Errors
-    /// As for [`Self::resolve`]; `DataLoss` when it has another length.
-    pub async fn fetch(
+    /// `NotFound` when there is none; `FailedPrecondition` when they are not
+    /// well configured.
+    async fn endpoints(
         &self,
-        _reference: &Reference,
-        _descriptor: &Descriptor,
-        _offset: u64,
-    ) -> Result<Body> {
-        todo_soon()
+        reference: &Reference,
+        able: impl Fn(&Capabilities) -> bool,
+    ) -> Result<Vec<Arc<Endpoint>>> {
+        let host = reference.host();
+        let cell = {
+            let mut endpoints = self.inner.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+            endpoints.entry(host.to_owned()).or_default().clone()
+        };
+        let all = cell.get_or_try_init(|| self.clone().configure(host.to_owned())).await?;
+        let able: Vec<_> = all.iter().filter(|one| able(&one.capabilities)).cloned().collect();
+        if able.is_empty() {
+            return Err(Error::not_found(format!("a host that does this for images of {host}")));
+        }
+        Ok(able)
     }
 
-    /// Fetches a document (index, manifest, configuration) as a whole, and
-    /// checks its digest.
-    ///
-    /// # Errors
-    /// As for [`Self::fetch`]; `ResourceExhausted` when it has more than
-    /// [`crate::manifest::DOCUMENT_MAX_BYTES`]; `DataLoss` when it has another
-    /// digest.
-    pub async fn fetch_document(
-        &self,
-        _reference: &Reference,
-        _descriptor: &Descriptor,
-    ) -> Result<Bytes> {
-        todo_soon()
-    }
-
-    /// Whether the repository of `reference` has this content. A manifest must
-    /// also have the tag of `reference`, if it is the one that is named.
-    ///
-    /// # Errors
-    /// As for [`Self::resolve`].
-    pub async fn exists(&self, _reference: &Reference, _descriptor: &Descriptor) -> Result<bool> {
-        todo_soon()
-    }
-
-    /// Sends a blob from `store`, unless it is there, or can be had from one of
-    /// the repositories `mount_from` (paths such as `library/redis`) of the same
-    /// host.
-    ///
-    /// # Errors
-    /// As for [`Self::resolve`]; what the store answers.
-    pub async fn push_blob(
-        &self,
-        _reference: &Reference,
-        _descriptor: &Descriptor,
-        _mount_from: &[String],
-        _store: &dyn ContentStore,
-        _progress: Option<Progress>,
-    ) -> Result<Pushed> {
-        todo_soon()
-    }
-
-    /// Sends an index or manifest. It gets the tag of `reference`, unless that
-    /// names the digest of another one: `reference.with_digest(root)` tags the
-    /// root and not the manifests below it.
-    ///
-    /// # Errors
-    /// As for [`Self::resolve`]; `DataLoss` when the registry took it for
-    /// something else.
-    pub async fn put_manifest(
-        &self,
-        _reference: &Reference,
-        _descriptor: &Descriptor,
-        _bytes: Bytes,
-    ) -> Result<()> {
-        todo_soon()
-    }
-
-    /// Manifests that are about the one of this digest, all or only those of
-    /// one sort.
-    ///
-    /// # Errors
-    /// As for [`Self::resolve`]; it is none when there are none.
-    pub async fn referrers(
-        &self,
-        _reference: &Reference,
-        _digest: &Digest,
-        _artifact_type: Option<&str>,
-    ) -> Result<Vec<Descriptor>> {
-        todo_soon()
+    async fn configure(self, host: String) -> Result<Endpoints> {
+        let made = tokio::task::spawn_blocking(move || {
+            let config = &self.inner.config;
+            hosts::find(config, &host)?
+                .into_iter()
+                .map(|configured| Endpoint::new(configured, config, &host).map(Arc::new))
+                .collect::<Result<Endpoints>>()
+        });
+        made.await.map_err(|error| Error::caused(ErrorKind::Internal, "read hosts", error))?
     }
 }
 
-/// Content that comes from a registry. A broken connection is replaced by
-/// another one that goes on where the first ended, a bounded number of times.
-pub struct Body {}
+/// Reads what stands in a `hosts.toml`, and tells how many hosts it names. For
+/// tests of the reading; a registry finds its files itself.
+///
+/// # Errors
+/// `FailedPrecondition` when it says something that cannot be.
+#[doc(hidden)]
+pub fn check_hosts_toml(text: &str, folder: &Path) -> Result<usize> {
+    hosts::file::parse(text, folder).map(|hosts| hosts.len())
+}
 
-impl Body {
-    /// The next piece, which is not empty; none at the end.
-    ///
-    /// # Errors
-    /// As for [`Registry::fetch`].
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        todo_soon()
+/// Which of several hosts' errors tells most: one that knows the image but
+/// fails rather than one that does not know it, and that rather than one that
+/// does not answer. Of equal ones, the first.
+#[derive(Default)]
+struct Failed(Option<Error>);
+
+impl Failed {
+    fn add(&mut self, host: &str, error: Error) {
+        tracing::debug!(host, error = %error.report(), "asking the next host, if there is one");
+        let telling = |error: &Error| match error.kind() {
+            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => 1,
+            ErrorKind::NotFound => 2,
+            _ => 3,
+        };
+        if self.0.as_ref().is_none_or(|known| telling(known) < telling(&error)) {
+            self.0 = Some(error);
+        }
     }
 
-    /// How much of the content has come, in bytes, with what was skipped.
-    pub fn offset(&self) -> u64 {
-        0
+    /// The error of all that were asked.
+    fn into_error(self) -> Error {
+        self.0.unwrap_or_else(|| Error::internal("no host was asked"))
     }
 }
