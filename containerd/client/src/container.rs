@@ -15,7 +15,8 @@ use prost_types::{Any, FieldMask};
 use serde::Serialize;
 
 use crate::{
-    Context, DEFAULT_RUNTIME, Error, ErrorKind, Namespace, Result,
+    Context, DEFAULT_RUNTIME, Error, ErrorKind, Namespace, Result, RootMount, SpecBuilder, mount,
+    rootfs::NewSnapshot,
     spec::{self, SPEC_URL},
     time,
 };
@@ -90,14 +91,20 @@ impl From<Wire> for ContainerRecord {
 
 /// A container to be made.
 #[derive(Clone, Debug)]
-pub struct NewContainer(Wire);
+pub struct NewContainer {
+    wire: Wire,
+    snapshot: Option<NewSnapshot>,
+    /// Needs the files of the snapshot.
+    spec: Option<SpecBuilder>,
+}
 
 impl NewContainer {
     /// A container with the default runtime and nothing else. It needs a
     /// [`spec`](Self::spec).
     pub fn new(id: impl Into<String>) -> Self {
         let runtime = WireRuntime { name: DEFAULT_RUNTIME.into(), options: None };
-        Self(Wire { id: id.into(), runtime: Some(runtime), ..Wire::default() })
+        let wire = Wire { id: id.into(), runtime: Some(runtime), ..Wire::default() };
+        Self { wire, snapshot: None, spec: None }
     }
 
     /// Its OCI configuration: a [`Spec`], or any JSON that the runtime takes.
@@ -105,43 +112,99 @@ impl NewContainer {
     /// # Errors
     /// `InvalidArgument` when it cannot be made into JSON.
     pub fn spec(mut self, spec: &impl Serialize) -> Result<Self> {
-        self.0.spec = Some(spec::to_any(SPEC_URL, spec)?);
+        self.wire.spec = Some(spec::to_any(SPEC_URL, spec)?);
         Ok(self)
+    }
+
+    /// Its OCI configuration, to be built when it is made. If it gets a
+    /// snapshot, the user is looked up in that.
+    #[must_use]
+    pub fn build_spec(mut self, spec: SpecBuilder) -> Self {
+        self.spec = Some(spec);
+        self
     }
 
     /// What runs it.
     #[must_use]
     pub fn runtime(mut self, runtime: Runtime) -> Self {
-        self.0.runtime = Some(WireRuntime { name: runtime.name, options: runtime.options });
+        self.wire.runtime = Some(WireRuntime { name: runtime.name, options: runtime.options });
         self
     }
 
     /// Adds labels.
     #[must_use]
     pub fn labels(mut self, labels: impl IntoIterator<Item = (String, String)>) -> Self {
-        self.0.labels.extend(labels);
+        self.wire.labels.extend(labels);
         self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn all_labels(&self) -> &BTreeMap<String, String> {
+        &self.wire.labels
     }
 
     /// Adds what clients keep with it.
     #[must_use]
     pub fn extension(mut self, name: impl Into<String>, value: Any) -> Self {
-        self.0.extensions.insert(name.into(), value);
+        self.wire.extensions.insert(name.into(), value);
         self
     }
 
     /// The name of the image it is made from.
     #[must_use]
     pub fn image(mut self, name: impl Into<String>) -> Self {
-        self.0.image = name.into();
+        self.wire.image = name.into();
         self
     }
 
     /// The snapshot that is its root filesystem.
     #[must_use]
     pub fn snapshot(mut self, snapshotter: impl Into<String>, key: impl Into<String>) -> Self {
-        self.0.snapshotter = snapshotter.into();
-        self.0.snapshot_key = key.into();
+        self.wire.snapshotter = snapshotter.into();
+        self.wire.snapshot_key = key.into();
+        self
+    }
+    /// Makes a snapshot on top of `parent` (the chain id of an image), which is
+    /// its root filesystem.
+    #[must_use]
+    pub fn new_snapshot(
+        self,
+        snapshotter: impl Into<String>,
+        key: impl Into<String>,
+        parent: impl Into<String>,
+    ) -> Self {
+        self.with_snapshot(snapshotter, key, parent.into(), false)
+    }
+
+    /// As [`NewContainer::new_snapshot`], but one that nobody can write to.
+    #[must_use]
+    pub fn new_view(
+        self,
+        snapshotter: impl Into<String>,
+        key: impl Into<String>,
+        parent: impl Into<String>,
+    ) -> Self {
+        self.with_snapshot(snapshotter, key, parent.into(), true)
+    }
+
+    fn with_snapshot(
+        self,
+        snapshotter: impl Into<String>,
+        key: impl Into<String>,
+        parent: String,
+        read_only: bool,
+    ) -> Self {
+        let labels = self.snapshot.as_ref().map(|new| new.labels.clone()).unwrap_or_default();
+        let snapshot = Some(NewSnapshot { parent, read_only, labels });
+        Self { snapshot, ..self.snapshot(snapshotter, key) }
+    }
+
+    /// Labels of the snapshot that is made for it.
+    #[must_use]
+    pub fn snapshot_labels(mut self, labels: impl IntoIterator<Item = (String, String)>) -> Self {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.labels.extend(labels);
+        }
         self
     }
 }
@@ -151,10 +214,40 @@ impl Namespace {
     ///
     /// # Errors
     /// `AlreadyExists`, or `InvalidArgument` when the id, a label or the
-    /// runtime's name is bad.
+    /// runtime's name is bad; those of its snapshot, which is not left then.
     pub async fn create_container(&self, container: NewContainer) -> Result<Container> {
-        let id = container.0.id.clone();
-        let request = self.request(CreateContainerRequest { container: Some(container.0) })?;
+        let NewContainer { mut wire, snapshot, spec } = container;
+        let Some(snapshot) = snapshot else {
+            if let Some(spec) = spec {
+                wire.spec = Some(spec::to_any(SPEC_URL, &spec.build()?)?);
+            }
+            return self.create_record(wire).await;
+        };
+        // Nothing refers to the snapshot before the record is there.
+        self.under_lease(async |namespace: &Self| {
+            wire.snapshotter = namespace.snapshotter(&wire.snapshotter).await?;
+            let (snapshotter, key) = (wire.snapshotter.clone(), wire.snapshot_key.clone());
+            let mounts = namespace.prepare_rootfs(&snapshotter, &key, &snapshot).await?;
+            let made = async {
+                if let Some(spec) = spec {
+                    let spec = build_in(spec, mounts).await?;
+                    wire.spec = Some(spec::to_any(SPEC_URL, &spec)?);
+                }
+                namespace.create_record(wire).await
+            };
+            let made = made.await;
+            if made.is_err() {
+                // What failed first matters more, and the lease holds it no longer.
+                let _ = namespace.remove_rootfs(&snapshotter, &key).await;
+            }
+            Ok(Container { namespace: self.clone(), record: made?.record })
+        })
+        .await
+    }
+
+    async fn create_record(&self, wire: Wire) -> Result<Container> {
+        let id = wire.id.clone();
+        let request = self.request(CreateContainerRequest { container: Some(wire) })?;
         let response =
             self.containers_stub().create(request).await.context("create container", &id)?;
         Container::new(self, "create container", response.into_inner().container)
@@ -290,4 +383,40 @@ impl Container {
             .context("delete container", self.id())?;
         Ok(())
     }
+    /// Deletes the container with its snapshot; the snapshot may be gone.
+    ///
+    /// # Errors
+    /// As [`Container::delete`]; those of the snapshotter.
+    pub async fn delete_with_snapshot(&self) -> Result<()> {
+        let ContainerRecord { snapshotter, snapshot_key, .. } = self.record();
+        if !snapshot_key.is_empty() {
+            // First, as Go's clients do: without the record nothing would tell
+            // that the snapshot is left.
+            self.refuse_with_task().await?;
+            self.namespace.remove_rootfs(snapshotter, snapshot_key).await?;
+        }
+        self.delete().await
+    }
+
+    /// A task needs the snapshot.
+    async fn refuse_with_task(&self) -> Result<()> {
+        match self.task().await {
+            Err(e) if e.is_not_found() => Ok(()),
+            Err(e) => Err(e),
+            Ok(_) => {
+                let text = format!("delete container {}: it has a task", self.id());
+                Err(Error::new(ErrorKind::FailedPrecondition, text))
+            }
+        }
+    }
+}
+
+/// Builds a configuration whose user is in the files of these mounts.
+async fn build_in(spec: SpecBuilder, mounts: Vec<RootMount>) -> Result<Spec> {
+    if !spec.needs_files() {
+        return spec.build();
+    }
+    let look = move || mount::with_files(&mounts, |files| spec.build_with(files));
+    let built = tokio::task::spawn_blocking(look).await;
+    built.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "build spec: panic")))
 }

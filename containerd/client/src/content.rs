@@ -258,6 +258,12 @@ impl ContentWriter {
         self.offset
     }
 
+    /// Forgets all that has come: the next piece is the first.
+    pub fn clear(&mut self) {
+        // To the daemon, a piece at the beginning means that.
+        self.offset = 0;
+    }
+
     /// Appends a piece; at most a few MiB, as one message holds it.
     ///
     /// # Errors

@@ -154,6 +154,28 @@ impl From<shim_protocol::ErrorKind> for ErrorKind {
     }
 }
 
+impl From<ErrorKind> for shim_protocol::ErrorKind {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotFound => Self::NotFound,
+            ErrorKind::AlreadyExists => Self::AlreadyExists,
+            ErrorKind::InvalidArgument => Self::InvalidArgument,
+            ErrorKind::FailedPrecondition => Self::FailedPrecondition,
+            ErrorKind::OutOfRange => Self::OutOfRange,
+            ErrorKind::PermissionDenied => Self::PermissionDenied,
+            ErrorKind::ResourceExhausted => Self::ResourceExhausted,
+            ErrorKind::Aborted => Self::Aborted,
+            ErrorKind::Unavailable => Self::Unavailable,
+            ErrorKind::DeadlineExceeded => Self::DeadlineExceeded,
+            ErrorKind::Cancelled => Self::Cancelled,
+            ErrorKind::Unimplemented => Self::Unimplemented,
+            ErrorKind::DataLoss => Self::DataLoss,
+            ErrorKind::Internal => Self::Internal,
+            ErrorKind::Unknown => Self::Unknown,
+        }
+    }
+}
+
 impl From<shim_protocol::Error> for Error {
     fn from(error: shim_protocol::Error) -> Self {
         let kind = error.kind().into();
@@ -161,6 +183,16 @@ impl From<shim_protocol::Error> for Error {
         match StdError::source(&error) {
             None => Self::new(kind, context),
             Some(_) => Self::caused(kind, context, Chain(error)),
+        }
+    }
+}
+
+impl From<Error> for shim_protocol::Error {
+    fn from(error: Error) -> Self {
+        let Inner { kind, context, source } = *error.0;
+        match source {
+            None => Self::new(kind.into(), context),
+            Some(source) => Self::caused(kind.into(), context, source),
         }
     }
 }
@@ -300,6 +332,16 @@ mod tests {
         let error = answer.context("start task", "web").unwrap_err();
         assert!(error.is_not_found());
         assert_eq!(error.report().to_string(), "start task web: no running task found");
+    }
+
+    #[test]
+    fn an_error_keeps_its_chain_on_both_ways() {
+        let answer: Result<(), Status> = Err(Status::not_found("no such image"));
+        let error: shim_protocol::Error = answer.context("get image", "a").unwrap_err().into();
+        assert_eq!(error.kind(), shim_protocol::ErrorKind::NotFound);
+        let error = Error::from(error);
+        assert!(error.is_not_found());
+        assert_eq!(error.report().to_string(), "get image a: no such image");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use containerd_api::{
     to_any,
     types::{RuntimeInfo, RuntimeRequest},
 };
+use containerd_images::Platform;
 use prost_types::Any;
 use tonic::{Code, transport::Channel};
 
@@ -74,17 +75,6 @@ pub struct Plugin {
     pub init_error: Option<(i32, String)>,
 }
 
-/// An operating system on a machine.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Platform {
-    /// Operating system, such as `linux`.
-    pub os: String,
-    /// Machine, such as `amd64`.
-    pub architecture: String,
-    /// Variant of the machine, such as `v7`; often empty.
-    pub variant: String,
-}
-
 /// A plugin and what it says of itself on request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PluginInfo {
@@ -111,6 +101,8 @@ impl From<WirePlugin> for Plugin {
             os: p.os,
             architecture: p.architecture,
             variant: p.variant,
+            os_version: p.os_version,
+            os_features: p.os_features,
         });
         Self {
             kind: wire.r#type,

@@ -1,13 +1,23 @@
 //! Leases: what keeps things alive that nothing refers to yet.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    time::{Duration, SystemTime},
+};
 
 use containerd_api::services::leases::v1::{
     AddResourceRequest, CreateRequest, DeleteRequest, DeleteResourceRequest, Lease as Wire,
     ListRequest, ListResourcesRequest, Resource as WireResource,
 };
 
+use prost_types::Timestamp;
+
 use crate::{Context, Error, Namespace, Result, time};
+
+/// When leases end that were made for one piece of work, should their maker
+/// not live to delete them. Go's clients have the same.
+const WORK_EXPIRES: Duration = Duration::from_secs(24 * 3600);
 
 /// Label with the time, in RFC 3339, at which the daemon drops a lease.
 pub(crate) const EXPIRE_LABEL: &str = "containerd.io/gc.expire";
@@ -27,6 +37,18 @@ impl Lease {
     /// The label that makes a lease end by itself; its value is a time in
     /// RFC 3339.
     pub const EXPIRE_LABEL: &'static str = EXPIRE_LABEL;
+
+    /// An id that nobody else has.
+    pub fn random_id() -> String {
+        // The standard library seeds its hashers at random.
+        format!("{:016x}", RandomState::new().hash_one(SystemTime::now()))
+    }
+
+    /// The label that makes a lease end after so long.
+    pub fn expires(after: Duration) -> (String, String) {
+        let end = SystemTime::now().checked_add(after).unwrap_or(SystemTime::UNIX_EPOCH);
+        (EXPIRE_LABEL.into(), Timestamp::from(end).to_string())
+    }
 }
 
 impl From<Wire> for Lease {
@@ -54,6 +76,26 @@ impl Namespace {
     /// The leases of this namespace.
     pub fn leases(&self) -> Leases {
         Leases { namespace: self.clone() }
+    }
+
+    /// Works under a lease that holds what is made until the work is done. A
+    /// view that has a lease already keeps it.
+    ///
+    /// # Errors
+    /// Those of the work, and of the lease.
+    pub async fn under_lease<T>(&self, work: impl AsyncFnOnce(&Self) -> Result<T>) -> Result<T> {
+        if self.lease().is_some() {
+            return work(self).await;
+        }
+        let leases = self.leases();
+        let id = Lease::random_id();
+        leases.create(&id, [Lease::expires(WORK_EXPIRES)].into()).await?;
+        let result = work(&self.with_lease(&id)).await;
+        // It ends by itself if this fails; what failed before matters more.
+        match leases.delete(&id, false).await {
+            Err(e) if !e.is_not_found() && result.is_ok() => Err(e),
+            _ => result,
+        }
     }
 }
 

@@ -53,16 +53,29 @@ mod content;
 mod diff;
 mod error;
 mod events;
+mod image;
+mod image_contents;
+mod images;
 mod introspection;
 mod lease;
 mod metrics;
+pub mod mount;
 mod namespace;
 mod process;
+mod rootfs;
 pub mod spec;
 mod stdio;
+mod store;
+mod stream;
 mod task;
 mod time;
+mod transfer;
+mod unpacker;
 
+pub use containerd_images::{
+    Algorithm, Descriptor, Digest, Platform, Reference, archive::names::NameRule, manifest,
+    media_type, platform, progress, registry::Registry, walk,
+};
 pub use prost_types::Any;
 
 pub use client::{Client, ConnectOptions};
@@ -71,14 +84,23 @@ pub use content::{Content, ContentInfo, ContentReader, ContentWriter, Ingest};
 pub use diff::{Diff, Layer, NewLayer};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use events::{Envelope, Events, SubscribeOptions};
-pub use introspection::{Deprecation, Health, Platform, Plugin, PluginInfo, ServerInfo, Version};
+pub use image::Image;
+pub use image_contents::{ImageCheck, ImageContents, SnapshotUsage};
+pub use images::Images;
+pub use introspection::{Deprecation, Health, Plugin, PluginInfo, ServerInfo, Version};
 pub use lease::{Lease, Leases, Resource};
 pub use metrics::{Metrics, Usage};
 pub use namespace::{Namespace, NamespaceRecord, Namespaces};
 pub use process::{Exit, Process, State, Status};
 pub use spec::SpecBuilder;
 pub use stdio::{FIFO_DIR, Fifos, Stdin, Stdio, Streams};
+pub use store::Store;
 pub use task::{CheckpointOptions, NewExec, NewTask, PidInfo, RootMount, Task, TaskState};
+pub use transfer::{
+    Credentials, ExportOptions, ImportOptions, OnProgress, Progress, PullOptions, PushOptions,
+    RegistryOptions, Where,
+};
+pub use unpacker::SnapshotUnpacker;
 
 /// Where containerd listens unless it is told otherwise.
 pub const DEFAULT_ADDRESS: &str = "/run/containerd/containerd.sock";

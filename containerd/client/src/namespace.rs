@@ -50,6 +50,11 @@ impl Namespace {
         Self { lease: Some(id.into()), ..self.clone() }
     }
 
+    /// The lease of this view.
+    pub fn lease(&self) -> Option<&str> {
+        self.lease.as_deref()
+    }
+
     /// A request to this namespace, for stubs of `containerd_api` that this
     /// library has no handle for.
     ///

@@ -24,17 +24,7 @@ use crate::{
 pub use containerd_api::runc::v1::CheckpointOptions;
 
 /// A mount that makes a root filesystem: `mount(2)`'s arguments.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RootMount {
-    /// Kind of filesystem, or `bind`.
-    pub kind: String,
-    /// Device or folder.
-    pub source: String,
-    /// Place below the root; empty for the root.
-    pub target: String,
-    /// Options as in fstab.
-    pub options: Vec<String>,
-}
+pub use containerd_mounts::Mount as RootMount;
 
 /// A task to be made.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +41,8 @@ impl NewTask {
         Self { stdio, ..Self::default() }
     }
 
-    /// Mounts that make its root filesystem, if the spec names none that exists.
+    /// Mounts that make its root filesystem, in place of the container's
+    /// snapshot. A spec that names a folder needs none.
     #[must_use]
     pub fn rootfs(mut self, mounts: impl IntoIterator<Item = RootMount>) -> Self {
         self.rootfs.extend(mounts);
@@ -127,7 +118,13 @@ impl Container {
     /// `FailedPrecondition` when its runtime is not installed, to which Go's
     /// daemon answers `Unknown`; those of the shim.
     pub async fn create_task(&self, task: NewTask) -> Result<Task> {
-        let rootfs = task.rootfs.into_iter().map(|mount| Mount {
+        let mut rootfs = task.rootfs;
+        let record = self.record();
+        if rootfs.is_empty() && !record.snapshot_key.is_empty() {
+            let (snapshotter, key) = (&record.snapshotter, &record.snapshot_key);
+            rootfs = self.namespace().rootfs_mounts(snapshotter, key).await?;
+        }
+        let rootfs = rootfs.into_iter().map(|mount| Mount {
             r#type: mount.kind,
             source: mount.source,
             target: mount.target,

@@ -7,8 +7,8 @@ use containerd_client::{DEFAULT_ADDRESS, DEFAULT_NAMESPACE};
 
 use crate::{
     commands::{
-        completion, containers, content, events, info, leases, namespaces, oci, plugins, run, shim,
-        tasks, version,
+        completion, containers, content, events, images, info, leases, namespaces, oci, plugins,
+        run, shim, tasks, version,
     },
     time,
 };
@@ -62,6 +62,9 @@ pub(crate) enum Command {
     /// Work on content: what has a digest for a name
     #[command(subcommand)]
     Content(content::Command),
+    /// Work on images: names for content that containers are made from
+    #[command(subcommand, visible_aliases = ["image", "i"])]
+    Images(images::Command),
     /// Print events as they come
     #[command(visible_alias = "event")]
     Events(events::Events),
@@ -94,6 +97,7 @@ impl Command {
             Self::Tasks(command) => return command.run(global).await,
             Self::Containers(command) => command.run(global).await,
             Self::Content(command) => command.run(global).await,
+            Self::Images(command) => command.run(global).await,
             Self::Events(command) => command.run(global).await,
             Self::Namespaces(command) => command.run(global).await,
             Self::Plugins(command) => command.run(global).await,

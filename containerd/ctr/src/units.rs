@@ -22,6 +22,19 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{}{}", if text.is_empty() { "0" } else { text }, UNITS[unit])
 }
 
+/// A size in bytes, in binary units and one decimal: `5.0 B`, `1.2 MiB`.
+pub(crate) fn binary(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    #[allow(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
 /// How long ago a time was: `3 minutes`. None is long ago.
 pub(crate) fn age(time: Option<SystemTime>) -> String {
     let time = time.unwrap_or(SystemTime::UNIX_EPOCH);
@@ -65,6 +78,15 @@ mod tests {
             (3_000_000_000, "3GB"),
         ] {
             assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn binary_sizes() {
+        for (bytes, text) in
+            [(0, "0.0 B"), (1023, "1023.0 B"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB")]
+        {
+            assert_eq!(binary(bytes), text);
         }
     }
 

@@ -60,6 +60,19 @@ pub fn resolve_user(rootfs: &Path, text: &str) -> Result<User> {
     Ok(user)
 }
 
+/// As [`resolve_user`], but the user has the groups of the files in any case:
+/// so containerd reads the user of an image.
+pub(super) fn resolve_image_user(rootfs: &Path, text: &str) -> Result<User> {
+    let mut user = resolve_user(rootfs, text)?;
+    if text.contains(':') {
+        let (_, _, groups) = Files { rootfs }.user_with_groups(&user.uid().to_string())?;
+        let mut all = vec![user.gid()];
+        all.extend(groups.into_iter().filter(|group| *group != user.gid()));
+        user.set_additional_gids(Some(all));
+    }
+    Ok(user)
+}
+
 /// A line of `/etc/passwd`.
 struct PasswdUser {
     name: String,
@@ -218,6 +231,13 @@ mod tests {
             ("33:tape", (33, 26, vec![26])),
         ] {
             assert_eq!(ids(&resolve_user(dir.path(), text).unwrap()), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("33:34", (33, 34, vec![34, 26])),
+            ("www", (33, 34, vec![34, 26])),
+            ("1234:5", (1234, 5, vec![5])),
+        ] {
+            assert_eq!(ids(&resolve_image_user(dir.path(), text).unwrap()), expected, "{text}");
         }
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod completion;
 pub(crate) mod containers;
 pub(crate) mod content;
 pub(crate) mod events;
+pub(crate) mod images;
 pub(crate) mod info;
 pub(crate) mod leases;
 pub(crate) mod namespaces;

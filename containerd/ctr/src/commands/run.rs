@@ -16,22 +16,21 @@ use crate::{
 
 /// Make a container and run it. The exit code is that of its process.
 #[derive(Debug, Args)]
-#[command(
-    override_usage = "ctr run [OPTIONS] --rootfs ROOTFS CONTAINER [COMMAND] [ARG]...\n       \
-                            ctr run [OPTIONS] --config FILE CONTAINER"
-)]
+#[command(override_usage = "ctr run [OPTIONS] IMAGE CONTAINER [COMMAND] [ARG]...\n       \
+                            ctr run [OPTIONS] --rootfs ROOTFS CONTAINER [COMMAND] [ARG]...\n       \
+                            ctr run [OPTIONS] --config FILE CONTAINER")]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) container: ContainerArgs,
     #[command(flatten)]
     stdio: StdioArgs,
-    /// Delete the container when its process has ended
+    /// Delete the container with its snapshot when its process has ended
     #[arg(long, conflicts_with = "detach")]
     pub(crate) rm: bool,
     /// Return as soon as the process runs
     #[arg(short, long)]
     detach: bool,
-    /// Root filesystem, id of the container, and its command
+    /// Image or root filesystem, id of the container, and its command
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, hide = true)]
     pub(crate) args: Vec<String>,
 }
@@ -42,7 +41,7 @@ impl Run {
         let container = self.container.create(&namespace, &self.args).await?;
         let result = self.start(&container).await;
         if self.rm
-            && let Err(error) = container.delete().await
+            && let Err(error) = container.delete_with_snapshot().await
         {
             tracing::error!("{}", error.report());
         }

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use containerd_client::{Container, Namespace, NewContainer, SpecBuilder};
+use containerd_client::{
+    Container, ImageContents, Namespace, NewContainer, Platform, SpecBuilder, platform::Matcher,
+};
 
-use crate::labels;
+use crate::{labels, snapshotter::SnapshotterArgs};
 
 pub(crate) use runtime::{RuntimeArgs, task_options};
 
@@ -23,6 +25,14 @@ pub(crate) struct ContainerArgs {
     /// Take the first argument as a folder with the root filesystem
     #[arg(long)]
     rootfs: bool,
+    #[command(flatten)]
+    snapshotter: SnapshotterArgs,
+    /// Add a label to the snapshot of the container
+    #[arg(long, value_name = "KEY=VALUE")]
+    snapshotter_label: Vec<String>,
+    /// Platform of the image, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
     /// Take the whole OCI configuration from a file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -124,11 +134,22 @@ pub(crate) struct ContainerArgs {
     gidmap: Option<String>,
 }
 
+/// Where a root filesystem comes from.
+#[derive(Debug, PartialEq)]
+enum From<'a> {
+    /// The configuration file says it.
+    Configuration(&'a Path),
+    /// From a folder.
+    Folder(&'a str),
+    /// From an image of this name.
+    Image(&'a str),
+}
+
 /// The arguments after the flags, by what they mean.
 #[derive(Debug, PartialEq)]
 struct Positional<'a> {
-    /// Folder of the root filesystem; none with a configuration file.
-    rootfs: Option<&'a str>,
+    /// Where the root filesystem comes from.
+    from: From<'a>,
     id: &'a str,
     command: &'a [String],
 }
@@ -140,50 +161,65 @@ impl ContainerArgs {
         let labels = labels::parse(&self.label);
         let runtime = self.runtime.runtime(self.cgroup.as_deref())?;
         let mut container = NewContainer::new(positional.id).runtime(runtime);
-        container = match (&self.config, positional.rootfs) {
-            (Some(file), _) => container.spec(&parse::configuration(file, &labels)?)?,
-            (None, Some(rootfs)) => {
+        container = match positional.from {
+            From::Configuration(file) => container.spec(&parse::configuration(file, &labels)?)?,
+            From::Folder(rootfs) => {
                 let rootfs = std::path::absolute(rootfs)?;
-                let spec = self.spec(namespace.name(), &rootfs, &positional)?;
-                container.spec(&spec.build()?)?
+                let spec = SpecBuilder::new(namespace.name(), positional.id).rootfs(rootfs);
+                container.build_spec(self.spec(spec, &positional)?)
             }
-            (None, None) => bail!("no root filesystem"),
+            From::Image(name) => {
+                let (image, snapshotter) = self.image(namespace, name).await?;
+                let spec = SpecBuilder::new(namespace.name(), positional.id);
+                let spec = self.spec(spec.image_config(&image.config), &positional)?;
+                container
+                    .from_image(&image, &snapshotter, positional.id)
+                    .snapshot_labels(labels::parse(&self.snapshotter_label))
+                    .build_spec(spec)
+            }
         };
         Ok(namespace.create_container(container.labels(labels)).await?)
     }
 
-    fn positional<'a>(&self, args: &'a [String]) -> Result<Positional<'a>> {
-        if self.config.is_some() {
+    /// The image and the snapshotter that it is unpacked in.
+    async fn image(&self, namespace: &Namespace, name: &str) -> Result<(ImageContents, String)> {
+        let images = namespace.images();
+        let platforms = match &self.platform {
+            Some(text) => Matcher::only(&Platform::parse(text)?),
+            None => Matcher::host(),
+        };
+        let image = images.contents(&images.get(name).await?, &platforms).await?;
+        let snapshotter = self.snapshotter.name(namespace).await?;
+        if !images.is_unpacked(&image, &snapshotter).await? {
+            images.unpack(&image, &snapshotter).await?;
+        }
+        Ok((image, snapshotter))
+    }
+
+    fn positional<'a>(&'a self, args: &'a [String]) -> Result<Positional<'a>> {
+        if let Some(file) = &self.config {
             return match args {
-                [id] => Ok(Positional { rootfs: None, id, command: &[] }),
+                [id] => Ok(Positional { from: From::Configuration(file), id, command: &[] }),
                 [] => bail!("the id of the container is missing"),
                 _ => bail!("with --config, only the id of the container can be given"),
             };
         }
-        let [rootfs, id, command @ ..] = args else {
-            bail!("the folder of the root filesystem and the id of the container are missing")
+        let [from, id, command @ ..] = args else {
+            bail!("the image (or a folder with --rootfs) and the id of the container are missing")
         };
-        if !self.rootfs {
-            bail!(
-                "{rootfs}: images are not supported yet; give the folder of a root filesystem \
-                 with --rootfs, or a configuration with --config"
-            );
-        }
-        Ok(Positional { rootfs: Some(rootfs), id, command })
+        let from = if self.rootfs { From::Folder(from) } else { From::Image(from) };
+        Ok(Positional { from, id, command })
     }
 
     /// In the order of containerd's `ctr`, where one option overrules another.
-    fn spec(
-        &self,
-        namespace: &str,
-        rootfs: &Path,
-        positional: &Positional<'_>,
-    ) -> Result<SpecBuilder> {
-        let mut spec = SpecBuilder::new(namespace, positional.id).rootfs(rootfs);
+    fn spec(&self, mut spec: SpecBuilder, positional: &Positional<'_>) -> Result<SpecBuilder> {
         if let Some(file) = &self.env_file {
             spec = spec.env(parse::env_file(file)?);
         }
-        spec = spec.env(&self.env).args(positional.command).cpu_shares(self.cpu_shares);
+        spec = spec.env(&self.env).cpu_shares(self.cpu_shares);
+        if !positional.command.is_empty() {
+            spec = spec.args(positional.command);
+        }
         for mount in &self.mount {
             spec = spec.mount(parse::mount(mount)?);
         }

@@ -22,14 +22,22 @@ fn line(flags: &str) -> Line {
 fn spec(flags: &str) -> Result<Spec> {
     let line = line(flags);
     let positional = line.container.positional(&line.args)?;
-    let rootfs = Path::new(positional.rootfs.unwrap());
-    Ok(line.container.spec("default", rootfs, &positional)?.build()?)
+    let spec = SpecBuilder::new("default", positional.id);
+    Ok(line.container.spec(spec, &positional)?.build()?)
 }
 
 #[test]
-fn images_are_refused_with_a_hint() {
-    let line = line("docker.io/library/redis:7 web");
-    let error = line.container.positional(&line.args).unwrap_err().to_string();
+fn the_first_argument_is_an_image_or_a_folder() {
+    for (flags, from) in [
+        ("docker.io/library/redis:7 web", From::Image("docker.io/library/redis:7")),
+        ("--rootfs / web", From::Folder("/")),
+    ] {
+        let line = super::tests::line(flags);
+        let positional = line.container.positional(&line.args).unwrap();
+        assert_eq!(positional, Positional { from, id: "web", command: &[] });
+    }
+    let alone = line("docker.io/library/redis:7");
+    let error = alone.container.positional(&alone.args).unwrap_err().to_string();
     assert!(error.contains("--rootfs"), "{error}");
 }
 
@@ -37,7 +45,10 @@ fn images_are_refused_with_a_hint() {
 fn a_configuration_takes_an_id_only() {
     let good = line("--config c.json web");
     let positional = good.container.positional(&good.args).unwrap();
-    assert_eq!(positional, Positional { rootfs: None, id: "web", command: &[] });
+    assert_eq!(
+        positional,
+        Positional { from: From::Configuration(Path::new("c.json")), id: "web", command: &[] }
+    );
     let bad = line("--config c.json web sh");
     assert!(bad.container.positional(&bad.args).is_err());
 }

@@ -1,5 +1,6 @@
 //! The builder of OCI configurations.
 
+mod image;
 mod process;
 mod resources;
 mod surroundings;
@@ -47,7 +48,7 @@ pub struct SpecBuilder {
     env: Vec<String>,
     cwd: PathBuf,
     terminal: bool,
-    user: Option<String>,
+    user: Option<UserName>,
     capabilities: Capabilities,
     new_privileges: bool,
     rlimits: Vec<PosixRlimit>,
@@ -67,6 +68,15 @@ pub struct SpecBuilder {
     propagation: Option<String>,
     rdt_class: Option<String>,
     annotations: HashMap<String, String>,
+}
+
+/// Who the program runs as.
+#[derive(Clone, Debug)]
+enum UserName {
+    /// With the groups that the text says.
+    Plain(String),
+    /// With the groups that the user has in addition, as users of images do.
+    OfImage(String),
 }
 
 #[derive(Clone, Debug)]
@@ -146,8 +156,20 @@ impl SpecBuilder {
     /// # Errors
     /// `NotFound` when the root filesystem has no such user.
     pub fn build(self) -> Result<Spec> {
+        let files = self.rootfs.clone();
+        self.build_with(&files)
+    }
+
+    /// Whether [`Self::build`] reads the root filesystem.
+    pub(crate) fn needs_files(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// Builds it; users and groups are looked up below the folder `files`.
+    pub(crate) fn build_with(self, files: &Path) -> Result<Spec> {
         let user = match &self.user {
-            Some(text) => user::resolve_user(&self.rootfs, text)?,
+            Some(UserName::Plain(text)) => user::resolve_user(files, text)?,
+            Some(UserName::OfImage(text)) => user::resolve_image_user(files, text)?,
             None => User::default(),
         };
         let mut root = Root::default();

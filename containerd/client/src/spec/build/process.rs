@@ -6,7 +6,7 @@ use oci_spec::runtime::PosixRlimit;
 
 use super::{
     super::{capabilities, merge_env, seccomp},
-    Seccomp, SpecBuilder,
+    Seccomp, SpecBuilder, UserName,
 };
 use crate::Result;
 
@@ -43,7 +43,7 @@ impl SpecBuilder {
     /// The user, as [`resolve_user`](crate::spec::resolve_user) reads it.
     #[must_use]
     pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.user = Some(user.into());
+        self.user = Some(UserName::Plain(user.into()));
         self
     }
 

@@ -8,13 +8,14 @@ use crate::{cli::Global, session, spec::ContainerArgs};
 /// Make a container. `ctr tasks start` runs it.
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "ctr containers create [OPTIONS] --rootfs ROOTFS CONTAINER [COMMAND] [ARG]...\n       \
+    override_usage = "ctr containers create [OPTIONS] IMAGE CONTAINER [COMMAND] [ARG]...\n       \
+                            ctr containers create [OPTIONS] --rootfs ROOTFS CONTAINER [COMMAND] [ARG]...\n       \
                             ctr containers create [OPTIONS] --config FILE CONTAINER"
 )]
 pub(crate) struct Create {
     #[command(flatten)]
     container: ContainerArgs,
-    /// Root filesystem, id of the container, and its command
+    /// Image or root filesystem, id of the container, and its command
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, hide = true)]
     args: Vec<String>,
 }

@@ -35,9 +35,6 @@ impl Delete {
 
     async fn delete(&self, namespace: &Namespace, id: &str) -> Result<()> {
         let container = namespace.container(id).await?;
-        if !self.keep_snapshot && !container.record().snapshot_key.is_empty() {
-            bail!("cannot delete the snapshot of {id}: not supported yet; see --keep-snapshot");
-        }
         match container.task().await {
             Ok(task) => {
                 let state = task.state().await?;
@@ -50,6 +47,10 @@ impl Delete {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(container.delete().await?)
+        match self.keep_snapshot {
+            true => container.delete().await?,
+            false => container.delete_with_snapshot().await?,
+        }
+        Ok(())
     }
 }

@@ -1,9 +1,6 @@
 //! `ctr leases create`
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -30,15 +27,9 @@ impl Create {
         let leases = session::namespace(global).await?.leases();
         let mut labels = labels::parse(&self.labels);
         if !self.expires.is_zero() {
-            let end = time::rfc3339(SystemTime::now().checked_add(self.expires));
-            labels.insert(Lease::EXPIRE_LABEL.into(), end);
+            labels.extend([Lease::expires(self.expires)]);
         }
-        let id = self.id.unwrap_or_else(random_id);
+        let id = self.id.unwrap_or_else(Lease::random_id);
         Ok(output::line(leases.create(&id, labels).await?.id)?)
     }
-}
-
-/// The standard library seeds its hashers at random.
-fn random_id() -> String {
-    format!("{:016x}", RandomState::new().hash_one(SystemTime::now()))
 }

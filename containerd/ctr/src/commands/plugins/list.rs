@@ -110,6 +110,7 @@ mod tests {
             os: "linux".into(),
             architecture: architecture.into(),
             variant: variant.into(),
+            ..Platform::default()
         };
         assert_eq!(platforms(&[]), "-");
         let list = [platform("arm64", "v8"), platform("amd64", ""), platform("amd64", "")];

@@ -1,0 +1,68 @@
+//! `ctr images`
+
+mod check;
+mod delete;
+mod export;
+mod import;
+mod inspect;
+mod label;
+mod list;
+mod prune;
+mod pull;
+mod push;
+mod tag;
+mod usage;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::cli::Global;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// See whether all content of images is there, and whether they are unpacked
+    Check(check::Check),
+    /// Write images into an archive
+    Export(export::Export),
+    /// Store the images of an archive
+    Import(Box<import::Import>),
+    /// Show an image with all its parts as a tree
+    Inspect(inspect::Inspect),
+    /// List images
+    #[command(visible_alias = "ls")]
+    List(list::List),
+    /// Set and clear labels of an image
+    Label(label::Label),
+    /// Fetch an image from a registry and unpack it
+    Pull(Box<pull::Pull>),
+    /// Send an image to a registry
+    Push(Box<push::Push>),
+    /// Delete images that no container is made from
+    Prune(prune::Prune),
+    /// Delete images
+    #[command(visible_aliases = ["del", "remove", "rm"])]
+    Delete(delete::Delete),
+    /// Give an image further names
+    Tag(tag::Tag),
+    /// Show how much disk space the snapshots of an image take
+    Usage(usage::Usage),
+}
+
+impl Command {
+    pub(crate) async fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Self::Check(command) => command.run(global).await,
+            Self::Export(command) => command.run(global).await,
+            Self::Import(command) => command.run(global).await,
+            Self::Inspect(command) => command.run(global).await,
+            Self::List(command) => command.run(global).await,
+            Self::Label(command) => command.run(global).await,
+            Self::Pull(command) => command.run(global).await,
+            Self::Push(command) => command.run(global).await,
+            Self::Prune(command) => command.run(global).await,
+            Self::Delete(command) => command.run(global).await,
+            Self::Tag(command) => command.run(global).await,
+            Self::Usage(command) => command.run(global).await,
+        }
+    }
+}
