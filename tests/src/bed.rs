@@ -246,6 +246,14 @@ impl Bed {
     pub fn ctr(&self, origin: Origin) -> Ctr<'_> {
         Ctr::new(&self.sandbox, &self.daemon, origin).flags(&["--namespace", self.namespace()])
     }
+
+    /// The clients that can use images of this daemon.
+    pub fn image_clients(&self) -> Vec<Ctr<'_>> {
+        match self.daemon.pairing().daemon {
+            Origin::Debian => vec![self.ctr(Origin::Debian)],
+            Origin::Ours => vec![self.ctr(Origin::Debian), self.ctr(Origin::Ours)],
+        }
+    }
 }
 
 impl Drop for Bed {

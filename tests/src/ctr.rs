@@ -42,6 +42,44 @@ impl<'a> Ctr<'a> {
         Self { sandbox, origin, arguments: vec!["--address".into(), address] }
     }
 
+    /// Whose it is.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Runs a command that must succeed; the answer is its standard output.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn ok(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.run(arguments).await?.ok();
+        output.with_context(|| format!("{:?} ctr {}", self.origin, arguments.join(" ")))
+    }
+
+    /// Pulls an image from a registry without TLS.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn pull(&self, reference: &str) -> Result<()> {
+        self.ok(&["images", "pull", "--plain-http", reference]).await.map(drop)
+    }
+
+    /// Runs the command of an image in a container; the answer is what it says.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn run_image(&self, reference: &str, id: &str) -> Result<String> {
+        self.ok(&["run", "--rm", reference, id]).await
+    }
+
+    /// Removes images, and returns when what only they needed is gone.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn remove_images(&self, references: &[&str]) -> Result<()> {
+        self.ok(&[&["images", "rm", "--sync"], references].concat()).await.map(drop)
+    }
+
     /// With flags that come before the command, such as `--namespace`.
     #[must_use]
     pub fn flags(mut self, flags: &[&str]) -> Self {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 pub use layer::{Compression, Extra, Format, Layer, TIME, digest_of, gnu_tar};
 pub use layout::{Descriptor, Layout};
-pub use samples::{CAPABILITY, busybox, everything, layered, many_layers};
+pub use samples::{CAPABILITY, busybox, everything, everything_and_more, layered, many_layers};
 pub use tools::{BUILDER_LABEL, Tool, buildah_image, umoci_image};
 
 /// Media types of the OCI image specification, and of Docker's registry API.
