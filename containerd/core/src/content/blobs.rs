@@ -20,6 +20,7 @@ use std::{
 use shim_protocol::{Context, Error, Result};
 
 use super::{Algorithm, Digest};
+use crate::fault;
 
 const BLOBS: &str = "blobs";
 const INGEST: &str = "ingest";
@@ -97,11 +98,13 @@ impl Blobs {
                 fs::remove_dir_all(&blob).context("make way for content", digest)?;
             }
             fs::rename(path, &blob).context("commit content", digest)?;
+            fault::point("content.commit.renamed");
             let read_only = Permissions::from_mode(0o444);
             fs::set_permissions(&blob, read_only).context("protect content", digest)?;
         }
         // A daemon before us may have been killed just here.
         sync_folder(&self.folder(digest.algorithm()))?;
+        fault::point("content.commit.placed");
         Ok(existed)
     }
 

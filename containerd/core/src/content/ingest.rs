@@ -25,6 +25,7 @@ use prost_types::Timestamp;
 use shim_protocol::{Context, Error, Id, Result, note};
 
 use super::{Algorithm, Digest, Status, reference::Ref};
+use crate::fault;
 
 const REF: &str = "ref";
 const DATA: &str = "data";
@@ -92,6 +93,7 @@ impl Ingest {
             let time = Timestamp::from(now).to_string();
             fs::write(folder.join(STARTED_AT), &time)?;
             fs::write(folder.join(UPDATED_AT), time)?;
+            fault::point("content.write.begun");
             // The last, since what has no data is no ingest.
             OpenOptions::new().write(true).create_new(true).open(folder.join(DATA))
         };
@@ -129,6 +131,7 @@ impl Ingest {
             self.cut(self.offset).context("undo write to", self.folder.display())?;
             return Err(e).context("write to", self.folder.display());
         }
+        fault::point("content.write.appended");
         self.hasher.update(piece);
         self.offset += piece.len() as u64;
         self.updated_at = SystemTime::now();
@@ -179,6 +182,7 @@ impl Ingest {
             return Err(Error::precondition(text));
         }
         self.data.sync_all().context("sync", self.folder.display())?;
+        fault::point("content.commit.synced");
         Ok(digest)
     }
 

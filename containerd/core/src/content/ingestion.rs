@@ -14,6 +14,7 @@ use super::{
     writer::{Progress, Session, Writer},
 };
 use crate::{
+    fault,
     filter::Filter,
     leases::{self, Resource},
     metadata::Change,
@@ -167,6 +168,7 @@ impl Content {
             let _claim = this.claim(&reference).await?;
             // A writer that wrote nothing is held all the same.
             this.let_go(&reference, lease).await?;
+            fault::point("content.abort.let-go");
             let ingests = this.blobs().ingests();
             blocking(move || match ingest::status(&ingests, &reference)? {
                 Some(_) => ingest::remove(&reference.folder(&ingests)),

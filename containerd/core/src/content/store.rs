@@ -13,6 +13,7 @@ use super::{
     reference::Ref,
 };
 use crate::{
+    fault,
     filter::Filter,
     labels,
     leases::{self, Resource},
@@ -149,6 +150,7 @@ impl Content {
                     }
                 })
                 .await?;
+            fault::point("content.delete.unrecorded");
             let claim = this.hold(&digest).await;
             this.sweep(&claim, digest).await
         })

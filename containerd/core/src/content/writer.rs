@@ -14,7 +14,7 @@ use super::{
     reference::Ref,
     store::{Content, blocking, held},
 };
-use crate::{leases, metadata::Change, namespaces};
+use crate::{fault, leases, metadata::Change, namespaces};
 
 /// How much is copied at once.
 const COPY_BYTES: usize = 1 << 20;
@@ -239,7 +239,9 @@ impl Writer {
             }
             Ok(exists)
         };
-        match self.content.db().write(change).await? {
+        let exists = self.content.db().write(change).await?;
+        fault::point("content.commit.recorded");
+        match exists {
             true => Err(Error::already_exists(format!("content {}", placed.digest))),
             false => Ok(()),
         }
