@@ -1,11 +1,11 @@
 //! Running a `ctr`, Debian's or ours.
 
-use std::{path::Path, process::Stdio};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use tokio::process::{Child, Command};
 
-use crate::{Daemon, Origin, Sandbox, Terminal, program, time::within};
+use crate::{DEADLINE, Daemon, Origin, Sandbox, Terminal, program, time::within_time};
 
 /// A `ctr` for one daemon and namespace.
 pub struct Ctr<'a> {
@@ -100,6 +100,19 @@ impl<'a> Ctr<'a> {
     /// # Errors
     /// It does not end.
     pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        self.run_for(DEADLINE, arguments, input).await
+    }
+
+    /// Runs a command that may take so long; it reads `input`.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn run_for(
+        &self,
+        limit: Duration,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<Output> {
         let mut child = self
             .command(arguments)
             .stdin(Stdio::piped())
@@ -113,8 +126,8 @@ impl<'a> Ctr<'a> {
             drop(stdin);
         };
         let what = format!("ctr {}", arguments.join(" "));
-        let (output, ()) =
-            within(&what, async { tokio::join!(child.wait_with_output(), write) }).await?;
+        let ended = async { tokio::join!(child.wait_with_output(), write) };
+        let (output, ()) = within_time(limit, &what, ended).await?;
         let output = output?;
         Ok(Output {
             code: output.status.code(),

@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use crate::{
-    Origin, Pairing, Runtime, Sandbox, bin_dir, proc, program, programs::CRUN, time::within,
+    Origin, Pairing, Runtime, Sandbox, bin_dir, debug_dir, proc, program, programs::CRUN,
+    time::within,
 };
 
 /// Plugins of Debian's daemon that the suite does not use: they look for
@@ -42,6 +43,9 @@ pub struct Daemon {
     log: PathBuf,
     /// Programs that come before those of the machine.
     programs: PathBuf,
+    /// Where its program is, if not where that of `pairing` is.
+    build: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     /// A name for the next socket on which a daemon says that it is ready.
     notify: PathBuf,
     process: Option<Child>,
@@ -71,6 +75,8 @@ impl Daemon {
             root: sandbox.path("root"),
             log: sandbox.path("daemon.log"),
             programs: sandbox.path("programs"),
+            build: None,
+            environment: Vec::new(),
             notify: sandbox.path("notify.sock"),
             process: None,
             status: None,
@@ -107,6 +113,37 @@ impl Daemon {
     /// From the next start on it is the daemon of `origin`, in the same folders.
     pub fn switch_to(&mut self, origin: Origin) {
         self.pairing.daemon = origin;
+    }
+
+    /// From the next start on it is our daemon as it was built beside the tests,
+    /// with all places at which it can be told to die.
+    ///
+    /// # Errors
+    /// It was not built.
+    pub fn use_debug_build(&mut self) -> Result<()> {
+        let path = debug_dir().join("containerd");
+        ensure!(path.exists(), "no {}: run cargo build -p containerd-server first", path.display());
+        self.build = Some(path);
+        Ok(())
+    }
+
+    /// From the next start on it has only these environment variables of its own.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        let owned = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        self.environment = owned.collect();
+    }
+
+    /// How it ended by itself, if it did. It can be started again then.
+    ///
+    /// # Errors
+    /// Nobody knows.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.process else { return Ok(None) };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.process = None;
+        }
+        Ok(status)
     }
 
     /// The gRPC socket.
@@ -155,13 +192,15 @@ impl Daemon {
     /// The log file cannot be opened.
     pub fn command(&self, sandbox: &Sandbox) -> Result<Command> {
         let log = File::options().append(true).create(true).open(&self.log)?;
-        let (command, arguments) = sandbox.command(&program(self.pairing.daemon, "containerd"));
+        let built = program(self.pairing.daemon, "containerd");
+        let (command, arguments) = sandbox.command(self.build.as_deref().unwrap_or(&built));
         let mut command = Command::new(command);
         command
             .args(arguments)
             .arg("--config")
             .arg(&self.config)
             .env("PATH", self.search_path())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -80,13 +80,23 @@ pub fn bin_dir() -> PathBuf {
     if let Some(dir) = env::var_os(BIN_DIR) {
         return dir.into();
     }
-    // <target>/debug/deps/<test>, or <target>/release/measure.
+    profile_dir().with_file_name("release")
+}
+
+/// The folder with our binaries as they were built with the tests.
+pub fn debug_dir() -> PathBuf {
+    profile_dir().with_file_name("debug")
+}
+
+/// `<target>/debug` of `<target>/debug/deps/<test>`; of `<target>/release/measure`
+/// it is `<target>/release`.
+fn profile_dir() -> PathBuf {
     let test = env::current_exe().unwrap_or_default();
     let mut profile = test.parent().unwrap_or(Path::new("."));
     if profile.ends_with("deps") {
         profile = profile.parent().unwrap_or(profile);
     }
-    profile.with_file_name("release")
+    profile.to_owned()
 }
 
 /// crun, whether it is there or not.

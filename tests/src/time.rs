@@ -16,9 +16,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// # Errors
 /// The deadline has passed.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
-    tokio::time::timeout(DEADLINE, future)
+    within_time(DEADLINE, what, future).await
+}
+
+/// [`within`] with a deadline of its own.
+pub(crate) async fn within_time<T>(
+    limit: Duration,
+    what: &str,
+    future: impl Future<Output = T>,
+) -> Result<T> {
+    tokio::time::timeout(limit, future)
         .await
-        .map_err(|_| anyhow!("{what}: nothing happened for {} s", DEADLINE.as_secs()))
+        .map_err(|_| anyhow!("{what}: nothing happened for {} s", limit.as_secs()))
 }
 
 /// Looks until `look` finds nothing wrong any more. For states of the system

@@ -107,6 +107,17 @@ impl Layout {
         Ok(added)
     }
 
+    /// What a manifest says of its config and its layers, in this order.
+    ///
+    /// # Errors
+    /// It is not there, or no manifest.
+    pub fn parts(&self, manifest: &Descriptor) -> Result<Vec<String>> {
+        let value: Value = serde_json::from_slice(&fs::read(self.blob(&manifest.digest))?)?;
+        let layers = value["layers"].as_array().context("no layers")?;
+        let all = std::iter::once(&value["config"]).chain(layers);
+        all.map(|part| Ok(part["digest"].as_str().context("no digest")?.to_owned())).collect()
+    }
+
     /// An index of manifests.
     ///
     /// # Errors
