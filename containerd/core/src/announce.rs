@@ -156,7 +156,7 @@ struct Announcement {
 /// [`ObjectEvents`], which may. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Announcer {
-    /// Unbounded, but each entry has a caller who waits for it.
+    /// Unbounded, but for each entry, or the last of some, a caller waits.
     queue: Arc<Mutex<Option<mpsc::UnboundedSender<Announcement>>>>,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -204,33 +204,47 @@ impl Announcer {
         self.write_some(db, namespace, change).await
     }
 
-    /// As [`Self::write`], for a change that may turn out to be none that
-    /// anybody has to hear of.
+    /// As [`Self::write`], for a change that anybody has to hear of any number
+    /// of things from, or of none.
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub(crate) async fn write_some<T: Send + 'static>(
+    pub(crate) async fn write_some<T, E>(
         &self,
         db: &Db,
         namespace: &Id,
-        change: impl FnOnce(&mut Change<'_>) -> Result<(T, Option<ObjectEvent>)> + Send + 'static,
-    ) -> Result<T> {
+        change: impl FnOnce(&mut Change<'_>) -> Result<(T, E)> + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        E: IntoIterator<Item = ObjectEvent> + Send + 'static,
+    {
         let stopping = || Error::unavailable("the daemon is stopping");
         let (answer, answered) = oneshot::channel();
         let queue = lock(&self.queue).clone().ok_or_else(stopping)?;
         let namespace = namespace.clone();
         db.submit(change, move |outcome| {
-            let (value, event) = match outcome {
-                Ok((value, Some(event))) => (value, event),
+            let (value, events) = match outcome {
+                Ok(made) => made,
                 // The caller may have stopped waiting; so too below.
-                Ok((value, None)) => return drop(answer.send(Ok(value))),
                 Err(e) => return drop(answer.send(Err(e))),
             };
-            let answer = Box::new(|| drop(answer.send(Ok(value))));
-            let announcement = Announcement { namespace, event, answer };
-            if let Err(refused) = queue.send(announcement) {
-                (refused.0.answer)();
+            let send = |event, answer| {
+                let announcement = Announcement { namespace: namespace.clone(), event, answer };
+                if let Err(refused) = queue.send(announcement) {
+                    (refused.0.answer)();
+                }
+            };
+            let mut events = events.into_iter().peekable();
+            let answer: Box<dyn FnOnce() + Send> = Box::new(|| drop(answer.send(Ok(value))));
+            // The last one takes the answer along.
+            while let Some(event) = events.next() {
+                if events.peek().is_none() {
+                    return send(event, answer);
+                }
+                send(event, Box::new(|| {}));
             }
+            answer();
         })
         .await?;
         answered.await.unwrap_or_else(|_| Err(stopping()))

@@ -1,7 +1,7 @@
 //! The core, put together: what is needed to answer requests, without a
 //! socket in sight.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use containerd_core::{
     announce::Announcer,
@@ -9,11 +9,13 @@ use containerd_core::{
     content::{Content, ContentConfig},
     diff::{Diff, DiffConfig},
     events::{Exchange, ExchangeConfig},
+    gc::{Collector, Scheduler},
     images::Images,
     leases::Leases,
     metadata::Db,
     namespaces::Namespaces,
     sandboxes::Sandboxes,
+    snapshots::Snapshots,
     tasks::{Tasks, TasksConfig},
 };
 use runtime_v2::{Manager, ManagerConfig};
@@ -59,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) images: Images,
     pub(crate) leases: Leases,
     pub(crate) sandboxes: Sandboxes,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) gc: Scheduler,
     pub(crate) manager: Arc<Manager>,
     pub(crate) tasks: Arc<Tasks>,
 }
@@ -81,6 +85,14 @@ impl Core {
         let images = Images::new(db.clone(), announcer.clone());
         let leases = Leases::new(db.clone());
         let sandboxes = Sandboxes::new(db.clone());
+        let snapshots = Snapshots::open(db.clone(), announcer.clone(), BTreeMap::new()).await?;
+        let collector = Collector::new(
+            db.clone(),
+            announcer.clone(),
+            content.clone(),
+            Arc::new(snapshots.clone()),
+        );
+        let gc = Scheduler::start(config.gc, collector);
         let manager = Manager::new(manager_config(config), events.clone());
         let tasks = Tasks::new(
             TasksConfig {
@@ -103,6 +115,8 @@ impl Core {
             images,
             leases,
             sandboxes,
+            snapshots,
+            gc,
             manager,
             tasks,
         })
@@ -112,6 +126,8 @@ impl Core {
     pub(crate) async fn shutdown(self) {
         self.manager.shutdown().await;
         self.diff.shutdown().await;
+        self.gc.shutdown().await;
+        self.snapshots.shutdown().await;
         self.content.shutdown().await;
         self.db.shutdown().await;
         self.announcer.shutdown().await;

@@ -59,6 +59,7 @@ impl Plugin {
 pub(crate) const CONTENT: &str = "io.containerd.content.v1";
 pub(crate) const DIFFER: &str = "io.containerd.differ.v1";
 pub(crate) const EVENT: &str = "io.containerd.event.v1";
+pub(crate) const GC: &str = "io.containerd.gc.v1";
 pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
 pub(crate) const INTERNAL: &str = "io.containerd.internal.v1";
 pub(crate) const METADATA: &str = "io.containerd.metadata.v1";
@@ -70,17 +71,18 @@ pub(crate) const SERVICE: &str = "io.containerd.service.v1";
 pub(crate) const RESTART: &str = "io.containerd.internal.v1.restart";
 
 /// All parts, each after those that it builds upon.
-pub(crate) const ALL: [Plugin; 27] = [
+pub(crate) const ALL: &[Plugin] = &[
     part(CONTENT, "content", &[]),
     part(METADATA, "redb", &[CONTENT]),
+    part(GC, "scheduler", &[METADATA]),
     part(EVENT, "exchange", &[]),
     part(SERVICE, "introspection-service", &[]),
     part(SERVICE, "containers-service", &[EVENT, METADATA]),
     part(SERVICE, "content-service", &[METADATA]),
     Plugin { platform: true, ..part(DIFFER, "walking", &[METADATA]) },
     part(SERVICE, "diff-service", &[DIFFER]),
-    part(SERVICE, "images-service", &[METADATA]),
-    part(SERVICE, "leases-service", &[METADATA]),
+    part(SERVICE, "images-service", &[GC, METADATA]),
+    part(SERVICE, "leases-service", &[GC, METADATA]),
     part(SERVICE, "namespaces-service", &[EVENT, METADATA]),
     part(SANDBOX_STORE, "local", &[METADATA]),
     Plugin { platform: true, ..part(RUNTIME, "task", &[EVENT, METADATA]) },

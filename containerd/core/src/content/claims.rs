@@ -44,6 +44,12 @@ impl<K: Eq + Hash + Clone> Claims<K> {
             released.await;
         }
     }
+
+    /// Takes a name, if it is free.
+    pub(super) fn try_take(&self, key: &K) -> Option<Claim<K>> {
+        let free = lock(&self.0.taken).insert(key.clone());
+        free.then(|| Claim { claims: self.0.clone(), key: key.clone() })
+    }
 }
 
 impl<K: Eq + Hash> Drop for Claim<K> {

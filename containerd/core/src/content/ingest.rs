@@ -7,6 +7,7 @@
 //!     total        how much it will be, in bytes, if that is known
 //!     startedat    time as RFC 3339
 //!     updatedat    the same; newer if `data` was modified later
+//!     leased       empty; there if its last writer had a lease (ours, not containerd's)
 //! ```
 //!
 //! Whoever comes with the same reference goes on where the last one stopped,
@@ -32,6 +33,7 @@ const DATA: &str = "data";
 const TOTAL: &str = "total";
 const STARTED_AT: &str = "startedat";
 const UPDATED_AT: &str = "updatedat";
+const LEASED: &str = "leased";
 
 /// How much is hashed at once when writing goes on.
 const READ_BYTES: usize = 1 << 20;
@@ -195,6 +197,22 @@ impl Ingest {
         fs::write(self.folder.join(UPDATED_AT), time).context("write to", self.folder.display())
     }
 
+    /// Notes whether a lease holds it, so that it goes with the lease.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn set_leased(&self, leased: bool) -> Result<()> {
+        let path = self.folder.join(LEASED);
+        let set = match leased {
+            true => fs::write(&path, ""),
+            false => match fs::remove_file(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            },
+        };
+        set.context("note the lease of", self.folder.display())
+    }
+
     /// The folder.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
@@ -312,6 +330,49 @@ pub(super) fn list(ingests: &Path, namespace: &Id) -> Result<Vec<Status>> {
         }
     }
     Ok(all)
+}
+
+/// An ingest, for whoever looks for old ones.
+pub(super) struct Old {
+    pub(super) reference: Ref,
+    /// Whether its last writer had a lease.
+    pub(super) leased: bool,
+    pub(super) updated_at: SystemTime,
+}
+
+/// The ingests of all namespaces.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn all(ingests: &Path) -> Result<Vec<Old>> {
+    let mut all = Vec::new();
+    for folder in folders(ingests)? {
+        // It may be gone by now.
+        all.extend(look(&folder)?.filter(|old| old.reference.folder(ingests) == folder));
+    }
+    Ok(all)
+}
+
+/// The ingest in a folder; none if it is not there.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn look(folder: &Path) -> Result<Option<Old>> {
+    let Some(Found { reference: Some(reference), updated_at, .. }) = read(folder)? else {
+        return Ok(None);
+    };
+    Ok(Some(Old { reference, leased: folder.join(LEASED).exists(), updated_at }))
+}
+
+/// Takes from an ingest what makes it one; [`remove`] then removes the rest.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn spoil(folder: &Path) -> Result<()> {
+    match fs::remove_file(folder.join(DATA)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.context("remove the data of", folder.display()),
+    }
 }
 
 /// The folders that have the name of an ingest. What else there is, is none of

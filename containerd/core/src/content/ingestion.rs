@@ -82,7 +82,12 @@ impl Content {
             None => {
                 let algorithm = expected.as_ref().map(Digest::algorithm).unwrap_or_default();
                 let (ingests, reference) = (self.blobs().ingests(), reference.clone());
-                let open = move || Ingest::open(&ingests, &reference, total, algorithm);
+                let leased = lease.is_some();
+                let open = move || {
+                    let ingest = Ingest::open(&ingests, &reference, total, algorithm)?;
+                    ingest.set_leased(leased)?;
+                    Ok(ingest)
+                };
                 Progress::Own(Box::new(blocking(open).await?))
             }
         };

@@ -9,6 +9,7 @@
 
 mod blobs;
 mod claims;
+mod garbage;
 mod ingest;
 mod ingestion;
 mod record;

@@ -178,7 +178,7 @@ impl Content {
     }
 
     /// Removes a blob that no namespace has. The caller holds its digest.
-    async fn sweep(&self, _held: &Claim<Digest>, digest: Digest) -> Result<()> {
+    pub(super) async fn sweep(&self, _held: &Claim<Digest>, digest: Digest) -> Result<()> {
         if self.0.foreign || self.is_recorded(&digest).await? {
             return Ok(());
         }

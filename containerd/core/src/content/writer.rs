@@ -273,10 +273,11 @@ impl Writer {
             return Ok(());
         }
         let (ingests, reference) = (self.content.blobs().ingests(), self.reference.clone());
-        let total = self.total;
+        let (total, leased) = (self.total, self.lease.is_some());
         self.blocking(move |session| {
             let Progress::Shared(digest, blob) = &session.progress else { return Ok(()) };
             let mut ingest = Ingest::begin(&ingests, &reference, total, digest.algorithm())?;
+            ingest.set_leased(leased)?;
             copy(blob, length.min(blob.size()), &mut ingest)?;
             session.progress = Progress::Own(Box::new(ingest));
             Ok(())

@@ -1,7 +1,7 @@
 //! Leases in the database.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     hash::{BuildHasher, RandomState},
     ops::ControlFlow,
     time::SystemTime,
@@ -119,7 +119,10 @@ impl Leases {
         self.db
             .write(move |change| {
                 let key = resource_key(change, &namespace, &id, &resource)?;
-                change.remove(LEASE_RESOURCES, &key).map(drop)
+                if change.remove(LEASE_RESOURCES, &key)? {
+                    change.note_deletion();
+                }
+                Ok(())
             })
             .await
     }
@@ -169,6 +172,30 @@ pub(crate) fn let_go(
 ) -> Result<()> {
     let key = Key::new(&[namespace, id, &resource.kind, &resource.id])?;
     change.remove(LEASE_RESOURCES, &key).map(drop)
+}
+
+/// All that leases of any namespace hold of a kind, by namespace and id.
+pub(crate) fn all_held(db: &impl Read, kind: &str) -> Result<HashSet<(String, String)>> {
+    let mut held = HashSet::new();
+    db.scan(LEASE_RESOURCES, &Key::new(&[])?, |key, _| {
+        let [namespace, _, found, id] = last_parts(key)?;
+        if found == kind {
+            held.insert((namespace.to_owned(), id.to_owned()));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(held)
+}
+
+/// Whether any lease of a namespace holds something.
+pub(crate) fn is_held(db: &impl Read, namespace: &Id, resource: &Resource) -> Result<bool> {
+    let mut held = false;
+    db.scan(LEASE_RESOURCES, &Key::new(&[namespace])?, |key, _| {
+        let [kind, id] = last_parts(key)?;
+        held |= kind == resource.kind && id == resource.id;
+        Ok(if held { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok(held)
 }
 
 /// The key of a lease that exists.

@@ -18,6 +18,7 @@ use super::{
     migrate::migrate,
     store::{Open, Store},
     transaction::{Change, Snapshot},
+    watch::{Counts, Watching},
     writer::{self, Job, Pending},
 };
 
@@ -110,6 +111,32 @@ impl Db {
     ) -> Result<()> {
         let queue = lock(&self.0.queue).clone().ok_or_else(closed)?;
         queue.send(Box::new(Pending::new(change, done))).await.map_err(|_| closed())
+    }
+
+    /// Begins to note which records are written. One at a time can do this.
+    ///
+    /// A read that begins later sees all changes that are not noted: those
+    /// before are durable, since this too is a change and waits for them.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) async fn watch(&self) -> Result<Watching> {
+        let watch = self.0.store.watch().clone();
+        self.write(move |_| {
+            watch.begin();
+            Ok(Watching(watch))
+        })
+        .await
+    }
+
+    /// How many changes were made.
+    pub(crate) fn counts(&self) -> Counts {
+        self.0.store.watch().counts()
+    }
+
+    /// Waits until there were other changes than `seen`.
+    pub(crate) async fn changed(&self, seen: Counts) -> Counts {
+        self.0.store.watch().changed(seen).await
     }
 
     /// Makes the changes that are queued, and closes the file; from here on

@@ -4,6 +4,7 @@
 //! - [`Db`] is the handle: reads see the last commit and wait for nobody,
 //!   writes share commits (`writer`).
 //! - `Read` and `Change` are what a read or a write works with.
+//! - `watch` tells who collects garbage what was written meanwhile.
 //! - `store` holds the open file, and opens it again after a failure of its
 //!   disk; `file` makes sure that a full disk is not such a failure.
 
@@ -20,8 +21,10 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod watch;
 mod writer;
 
 pub use db::Db;
 pub(crate) use key::{Key, last_part, last_parts};
 pub(crate) use transaction::{Change, Read};
+pub(crate) use watch::{Counts, Touched};

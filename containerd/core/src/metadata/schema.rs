@@ -93,6 +93,10 @@ pub(crate) const SANDBOXES: Table = Table::new("sandboxes");
 pub(crate) const LEASES: Table = Table::new("leases");
 pub(crate) const LEASE_RESOURCES: Table = Table::new("lease_resources");
 
+/// Tables of what refers to something else: when a record of these goes, there
+/// may be garbage.
+pub(super) const COLLECTED: [&str; 5] = ["containers", "content", "images", "snapshots", "leases"];
+
 /// All tables of [`VERSION`], for a new file.
 pub(super) const TABLES: [Table; 10] = [
     META,

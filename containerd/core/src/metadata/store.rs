@@ -1,14 +1,14 @@
 //! The open file, and opening it again.
 
 use std::sync::{
-    PoisonError, RwLock,
+    Arc, PoisonError, RwLock,
     atomic::{AtomicBool, Ordering},
 };
 
 use redb::{Database, ReadableDatabase};
 use shim_protocol::Result;
 
-use super::{fault::OrFail, transaction::Snapshot};
+use super::{fault::OrFail, transaction::Snapshot, watch::Watch};
 
 /// Opens the database file, for the first time or again.
 pub(super) type Open = Box<dyn Fn() -> Result<Database> + Send + Sync>;
@@ -24,6 +24,7 @@ pub(super) struct Store {
     /// for writing; readers and the writer of records share it.
     database: RwLock<Option<Database>>,
     failed: AtomicBool,
+    watch: Arc<Watch>,
 }
 
 impl Store {
@@ -33,7 +34,7 @@ impl Store {
     /// Those of `open`.
     pub(super) fn new(open: Open) -> Result<Self> {
         let database = RwLock::new(Some(open()?));
-        Ok(Self { open, database, failed: AtomicBool::new(false) })
+        Ok(Self { open, database, failed: AtomicBool::new(false), watch: Arc::default() })
     }
 
     /// Calls `read` with the state after the last commit.
@@ -63,6 +64,11 @@ impl Store {
             Some(database) => work(database, &self.failed),
             None => Err(shim_protocol::Error::unavailable("metadata database is closed")),
         }
+    }
+
+    /// What its writer did.
+    pub(super) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
     }
 
     /// Closes the file, once nobody works with it any more.

@@ -6,13 +6,14 @@ use std::{
 };
 
 use prost::Message;
-use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableHandle, WriteTransaction};
 use shim_protocol::{Error, ErrorKind, Result};
 
 use super::{
     fault::OrFail,
     key::{Key, damaged},
-    schema::Table,
+    schema::{COLLECTED, Table},
+    watch::Counts,
 };
 
 type Bytes = &'static [u8];
@@ -59,8 +60,16 @@ pub(crate) trait Read {
     /// # Errors
     /// Those of the disk.
     fn get_bytes(&self, table: Table, key: &Key) -> Result<Option<Vec<u8>>> {
+        self.get_at(table, key.as_bytes())
+    }
+
+    /// The value at a key that was read from the database.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn get_at(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let table = self.table(table)?;
-        let value = table.get(key.as_bytes()).or_fail(self.failed(), ACCESS)?;
+        let value = table.get(key).or_fail(self.failed(), ACCESS)?;
         Ok(value.map(|v| v.value().to_vec()))
     }
 
@@ -146,6 +155,9 @@ pub(crate) struct Change<'a> {
     failed: &'a AtomicBool,
     /// What each write replaced, oldest first.
     before: Vec<Before>,
+    /// Whether something may have been left to which nothing refers.
+    deletes: bool,
+    collects: bool,
 }
 
 struct Before {
@@ -158,7 +170,7 @@ impl<'a> Change<'a> {
     /// `failed` is set when the disk fails under it: then the transaction is
     /// lost, not only the change.
     pub(super) fn new(transaction: &'a WriteTransaction, failed: &'a AtomicBool) -> Self {
-        Self { transaction, failed, before: Vec::new() }
+        Self { transaction, failed, before: Vec::new(), deletes: false, collects: false }
     }
 
     /// Writes a record, in place of the one that is there, if any.
@@ -191,6 +203,7 @@ impl<'a> Change<'a> {
         let Some(old) = old else { return Ok(false) };
         let value = Some(old.value().to_vec());
         self.before.push(Before { table, key: key.as_bytes().to_vec(), value });
+        self.deletes |= COLLECTED.contains(&table.name());
         Ok(true)
     }
 
@@ -210,6 +223,30 @@ impl<'a> Change<'a> {
             self.before.push(Before { table, key, value });
         }
         Ok(())
+    }
+
+    /// Notes that something may have been left to which nothing refers. That
+    /// goes without saying where a record is removed that refers to others.
+    pub(crate) fn note_deletion(&mut self) {
+        self.deletes = true;
+    }
+
+    /// Notes that this is the work of the collector: no reason to collect again.
+    pub(crate) fn note_collection(&mut self) {
+        self.collects = true;
+    }
+
+    /// Counts it among others.
+    pub(super) fn count(&self, counts: &mut Counts) {
+        if self.is_dirty() && !self.collects {
+            counts.mutations += 1;
+            counts.deletions += u64::from(self.deletes);
+        }
+    }
+
+    /// Tables and keys of all that it wrote or removed.
+    pub(super) fn touched(&self) -> impl Iterator<Item = (String, &[u8])> {
+        self.before.iter().map(|before| (before.table.name().to_owned(), before.key.as_slice()))
     }
 
     /// Whether it wrote anything.

@@ -18,7 +18,12 @@ use redb::Database;
 use shim_protocol::{Error, Result};
 use tokio::sync::mpsc;
 
-use super::{fault::OrFail, store::Store, transaction::Change};
+use super::{
+    fault::OrFail,
+    store::Store,
+    transaction::Change,
+    watch::{Counts, Watch},
+};
 
 /// Changes that share a transaction at most: bounds how long the first waits
 /// for the last, and the memory of pages that are not on disk yet.
@@ -83,7 +88,7 @@ pub(super) fn run(store: &Arc<Store>, mut queue: mpsc::Receiver<Box<dyn Job>>) {
 }
 
 fn write_group(store: &Store, mut group: Vec<Box<dyn Job>>) {
-    match store.with(|database, failed| transact(database, failed, &mut group)) {
+    match store.with(|database, failed| transact(database, failed, store.watch(), &mut group)) {
         Ok(outcomes) => {
             for (job, outcome) in group.into_iter().zip(outcomes) {
                 job.finish(outcome);
@@ -105,11 +110,13 @@ fn write_group(store: &Store, mut group: Vec<Box<dyn Job>>) {
 fn transact(
     database: &Database,
     failed: &AtomicBool,
+    watch: &Watch,
     group: &mut [Box<dyn Job>],
 ) -> Result<Vec<Result<()>>> {
     let transaction = database.begin_write().or_fail(failed, "write")?;
     let mut outcomes = Vec::with_capacity(group.len());
     let mut dirty = false;
+    let mut counts = Counts::default();
     for job in group {
         let mut change = Change::new(&transaction, failed);
         let outcome = job.apply(&mut change);
@@ -119,13 +126,18 @@ fn transact(
             return Err(Error::unavailable("the disk of the metadata database failed"));
         }
         match outcome {
-            Ok(()) => dirty |= change.is_dirty(),
+            Ok(()) => {
+                dirty |= change.is_dirty();
+                change.count(&mut counts);
+                watch.note(change.touched());
+            }
             Err(_) => change.undo()?,
         }
         outcomes.push(outcome);
     }
     if dirty {
         transaction.commit().or_fail(failed, "commit")?;
+        watch.count(counts);
     } else {
         transaction.abort().or_fail(failed, "write")?;
     }

@@ -74,6 +74,17 @@ impl Config {
         self.proxy_plugins.iter().map(|(name, p)| (name.clone(), proxy(p).into())).collect()
     }
 
+    fn gc(&self) -> Table {
+        let count = |count: u64| Value::Integer(i64::try_from(count).unwrap_or(i64::MAX));
+        table([
+            ("pause_threshold", self.gc.pause_threshold.into()),
+            ("deletion_threshold", count(self.gc.deletion_threshold)),
+            ("mutation_threshold", count(self.gc.mutation_threshold)),
+            ("schedule_delay", duration::format(self.gc.schedule_delay).into()),
+            ("startup_delay", duration::format(self.gc.startup_delay).into()),
+        ])
+    }
+
     fn plugins(&self) -> Table {
         let interval = duration::format(self.restart_interval);
         let env: Vec<String> =
@@ -88,6 +99,7 @@ impl Config {
         ]);
         table([
             (section::DIFF, diff.into()),
+            (section::GC, self.gc().into()),
             (section::METADATA, table([("content_sharing_policy", sharing.into())]).into()),
             (section::RESTART, table([("interval", interval.into())]).into()),
             (section::SHIMS, table([("env", env.into())]).into()),

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use containerd_core::content::Sharing;
+use containerd_core::{content::Sharing, gc::SchedulerConfig};
 use shim_protocol::{Context, Error, Result};
 use tracing::level_filters::LevelFilter;
 
@@ -42,8 +42,7 @@ mod section {
     /// Server settings in version 4 of the file.
     pub(super) const GRPC: &str = "io.containerd.server.v1.grpc";
     pub(super) const TTRPC: &str = "io.containerd.server.v1.ttrpc";
-    /// Settings of these are for parts that we do not have yet.
-    pub(super) const LATER: [&str; 1] = ["io.containerd.gc.v1.scheduler"];
+    pub(super) const GC: &str = "io.containerd.gc.v1.scheduler";
 }
 
 /// Everything the daemon can be told.
@@ -74,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) content_sharing: Sharing,
     /// Whether the disk has all of a layer when it is unpacked.
     pub(crate) sync_layers: bool,
+    /// When garbage is collected.
+    pub(crate) gc: SchedulerConfig,
     /// Further environment of shims.
     pub(crate) shim_env: Vec<(String, String)>,
 }
@@ -153,6 +154,7 @@ impl Default for Config {
             restart_interval: Duration::from_secs(10),
             content_sharing: Sharing::Shared,
             sync_layers: false,
+            gc: SchedulerConfig::default(),
             shim_env: Vec::new(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use containerd_core::content::Sharing;
+use containerd_core::{content::Sharing, gc::SchedulerConfig};
 use shim_protocol::{Context, Error, Result};
 
 use super::{Config, Grpc, LogFormat, ProxyPlugin, Socket, parse_level, reader::Reader, section};
@@ -145,7 +145,9 @@ impl Config {
         let mut ttrpc = plugins.section(section::TTRPC)?;
         self.ttrpc.read(&mut ttrpc)?;
         ttrpc.finish();
-        section::LATER.iter().for_each(|name| plugins.ignore(name));
+        let mut gc = plugins.section(section::GC)?;
+        read_gc(&mut self.gc, &mut gc)?;
+        gc.finish();
         plugins.finish();
         Ok(())
     }
@@ -197,6 +199,29 @@ impl ProxyPlugin {
         section.finish();
         Ok(proxy)
     }
+}
+
+fn read_gc(gc: &mut SchedulerConfig, section: &mut Reader<'_>) -> Result<()> {
+    if let Some(part) = section.number("pause_threshold")? {
+        // What is out of range counts as the limit (as in containerd).
+        gc.pause_threshold = part.clamp(0.0, 0.5);
+    }
+    for (key, threshold) in [
+        ("deletion_threshold", &mut gc.deletion_threshold),
+        ("mutation_threshold", &mut gc.mutation_threshold),
+    ] {
+        if let Some(count) = section.integer::<i64>(key, "a number")? {
+            *threshold = u64::try_from(count).unwrap_or_default();
+        }
+    }
+    for (key, delay) in
+        [("schedule_delay", &mut gc.schedule_delay), ("startup_delay", &mut gc.startup_delay)]
+    {
+        if let Some(duration) = section.duration(key)? {
+            *delay = duration;
+        }
+    }
+    Ok(())
 }
 
 fn read_metrics(mut metrics: Reader<'_>, ineffective: &mut Vec<String>) -> Result<()> {

@@ -67,6 +67,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A number that need not be whole.
+    pub(super) fn number(&mut self, key: &str) -> Result<Option<f64>> {
+        match self.table.remove(key) {
+            None => Ok(None),
+            Some(Value::Float(value)) if value.is_finite() => Ok(Some(value)),
+            Some(Value::Integer(0)) => Ok(Some(0.0)),
+            Some(Value::Integer(value)) => Ok(Some(if value < 0 { -1.0 } else { 1.0 })),
+            Some(other) => Err(self.wrong(key, "a number", &other)),
+        }
+    }
+
     /// A length of time in Go's notation, such as `1m30s`.
     pub(super) fn duration(&mut self, key: &str) -> Result<Option<Duration>> {
         let Some(text) = self.text(key)? else { return Ok(None) };

@@ -53,6 +53,12 @@ fn what_is_dumped_is_read_again() {
         path = "/daemons"
         [timeouts]
         "io.containerd.timeout.shim.load" = "1m30s"
+        [plugins."io.containerd.gc.v1.scheduler"]
+        pause_threshold = 0.25
+        deletion_threshold = 7
+        mutation_threshold = 0
+        schedule_delay = "1.5ms"
+        startup_delay = "1h"
         [proxy_plugins.stargz]
         type = "snapshot"
         address = "/run/stargz.sock"
@@ -135,6 +141,26 @@ fn unknown_keys_are_named() {
             "ignoring unknown key colour",
         ]
     );
+}
+
+#[test]
+fn when_garbage_is_collected() {
+    let gc = |text: &str| {
+        let text = format!("version = 2\n[plugins.\"io.containerd.gc.v1.scheduler\"]\n{text}");
+        load(&[("config.toml", &text)]).map(|(config, _)| config.gc)
+    };
+    let default = SchedulerConfig::default();
+    assert_eq!(gc("").unwrap(), default);
+    let half = SchedulerConfig { pause_threshold: 0.5, ..default };
+    assert_eq!(gc("pause_threshold = 3.5").unwrap(), half);
+    assert_eq!(gc("pause_threshold = 1").unwrap(), half);
+    let never = SchedulerConfig { mutation_threshold: 0, ..default };
+    assert_eq!(gc("mutation_threshold = -5").unwrap(), never);
+    let later = SchedulerConfig { schedule_delay: Duration::from_millis(20), ..default };
+    assert_eq!(gc("schedule_delay = '20ms'").unwrap(), later);
+    for bad in ["pause_threshold = 'x'", "deletion_threshold = 1.5", "startup_delay = 7"] {
+        assert_eq!(gc(bad).unwrap_err().kind(), ErrorKind::InvalidArgument, "{bad}");
+    }
 }
 
 #[test]

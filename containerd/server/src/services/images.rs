@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use containerd_api::services::images::v1 as api;
 use containerd_core::{
     content::Digest,
+    gc::Scheduler,
     images::{Image, Images},
 };
 use shim_protocol::{Id, Result};
@@ -18,6 +19,7 @@ use crate::status;
 
 pub(super) struct Service {
     pub(super) images: Images,
+    pub(super) gc: Scheduler,
 }
 
 fn encode(image: Image) -> api::Image {
@@ -79,7 +81,11 @@ impl Service {
             Some(target) => Some(Digest::parse(&target.digest)?),
             None => None,
         };
-        self.images.delete(&namespace, &request.name, target.as_ref(), lease).await
+        self.images.delete(&namespace, &request.name, target.as_ref(), lease).await?;
+        if request.sync {
+            self.gc.collect().await?;
+        }
+        Ok(())
     }
 }
 

@@ -1,14 +1,20 @@
 //! `containerd.services.leases.v1.Leases`.
 
 use containerd_api::services::leases::v1 as api;
-use containerd_core::leases::{Lease, Leases, Resource};
+use containerd_core::{
+    gc::Scheduler,
+    leases::{Lease, Leases, Resource},
+};
 use shim_protocol::Result;
 use tonic::{Request, Response, Status};
 
 use super::{convert::required, headers};
 use crate::status;
 
-pub(super) struct Service(pub(super) Leases);
+pub(super) struct Service {
+    pub(super) leases: Leases,
+    pub(super) gc: Scheduler,
+}
 
 fn encode(lease: Lease) -> api::Lease {
     api::Lease { id: lease.id, created_at: Some(lease.created_at.into()), labels: lease.labels }
@@ -27,14 +33,20 @@ impl api::leases_server::Leases for Service {
     ) -> Result<Response<api::CreateResponse>, Status> {
         let namespace = headers::namespace(request.metadata()).map_err(status::of)?;
         let request = request.into_inner();
-        let lease =
-            self.0.create(&namespace, &request.id, request.labels).await.map_err(status::of)?;
+        let lease = self
+            .leases
+            .create(&namespace, &request.id, request.labels)
+            .await
+            .map_err(status::of)?;
         Ok(Response::new(api::CreateResponse { lease: Some(encode(lease)) }))
     }
 
     async fn delete(&self, request: Request<api::DeleteRequest>) -> Result<Response<()>, Status> {
         let namespace = headers::namespace(request.metadata()).map_err(status::of)?;
-        self.0.delete(&namespace, &request.get_ref().id).await.map_err(status::of)?;
+        self.leases.delete(&namespace, &request.get_ref().id).await.map_err(status::of)?;
+        if request.get_ref().sync {
+            self.gc.collect().await.map_err(status::of)?;
+        }
         Ok(Response::new(()))
     }
 
@@ -44,7 +56,7 @@ impl api::leases_server::Leases for Service {
     ) -> Result<Response<api::ListResponse>, Status> {
         let namespace = headers::namespace(request.metadata()).map_err(status::of)?;
         let found =
-            self.0.list(&namespace, &request.get_ref().filters).await.map_err(status::of)?;
+            self.leases.list(&namespace, &request.get_ref().filters).await.map_err(status::of)?;
         let leases = found.into_iter().map(encode).collect();
         Ok(Response::new(api::ListResponse { leases }))
     }
@@ -56,7 +68,7 @@ impl api::leases_server::Leases for Service {
         let namespace = headers::namespace(request.metadata()).map_err(status::of)?;
         let request = request.into_inner();
         let resource = decode(request.resource).map_err(status::of)?;
-        self.0.add_resource(&namespace, &request.id, resource).await.map_err(status::of)?;
+        self.leases.add_resource(&namespace, &request.id, resource).await.map_err(status::of)?;
         Ok(Response::new(()))
     }
 
@@ -67,7 +79,7 @@ impl api::leases_server::Leases for Service {
         let namespace = headers::namespace(request.metadata()).map_err(status::of)?;
         let request = request.into_inner();
         let resource = decode(request.resource).map_err(status::of)?;
-        self.0.delete_resource(&namespace, &request.id, resource).await.map_err(status::of)?;
+        self.leases.delete_resource(&namespace, &request.id, resource).await.map_err(status::of)?;
         Ok(Response::new(()))
     }
 
@@ -76,7 +88,8 @@ impl api::leases_server::Leases for Service {
         request: Request<api::ListResourcesRequest>,
     ) -> Result<Response<api::ListResourcesResponse>, Status> {
         let namespace = headers::namespace(request.metadata()).map_err(status::of)?;
-        let held = self.0.resources(&namespace, &request.get_ref().id).await.map_err(status::of)?;
+        let held =
+            self.leases.resources(&namespace, &request.get_ref().id).await.map_err(status::of)?;
         let resources =
             held.into_iter().map(|r| api::Resource { id: r.id, r#type: r.kind }).collect();
         Ok(Response::new(api::ListResourcesResponse { resources }))

@@ -64,7 +64,11 @@ pub(crate) fn routes(
     );
     serve!("diff", DiffServer, diff::Service(core.diff.clone()));
     serve!("events", EventsServer, events::Service(core.events.clone()));
-    serve!("images", ImagesServer, images::Service { images: core.images.clone() });
+    serve!(
+        "images",
+        ImagesServer,
+        images::Service { images: core.images.clone(), gc: core.gc.clone() }
+    );
     serve!(
         "introspection",
         IntrospectionServer,
@@ -74,7 +78,11 @@ pub(crate) fn routes(
             manager: core.manager.clone(),
         }
     );
-    serve!("leases", LeasesServer, leases::Service(core.leases.clone()));
+    serve!(
+        "leases",
+        LeasesServer,
+        leases::Service { leases: core.leases.clone(), gc: core.gc.clone() }
+    );
     serve!("namespaces", NamespacesServer, namespaces::Service(core.namespaces.clone()));
     serve!("sandboxes", StoreServer, sandbox::Service(core.sandboxes.clone()));
     serve!("tasks", TasksServer, tasks::Service { tasks: core.tasks.clone(), stop: stop.clone() });

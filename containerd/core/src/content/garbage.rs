@@ -1,0 +1,102 @@
+//! What of content the collector of garbage removes from disk, when it has
+//! removed the records.
+
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use shim_protocol::Result;
+
+use super::{
+    Digest,
+    ingest::{self, Old},
+    ingestion::ingest_resource,
+    reference::Ref,
+    store::{Content, blocking},
+};
+use crate::{
+    leases,
+    metadata::{Change, Read},
+};
+
+/// How long an ingest is kept that nobody goes on with, if its writer had no
+/// lease (containerd, `core/metadata/content.go`).
+const INGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Content {
+    /// Removes a blob, unless a namespace has it, or may have it.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) async fn sweep_blob(&self, digest: &Digest) -> Result<()> {
+        let claim = self.hold(digest).await;
+        self.sweep(&claim, digest.clone()).await
+    }
+
+    /// Removes ingests that no lease holds and nobody writes to, if their writer
+    /// had a lease, or is away for a day; answers how many. Where another
+    /// daemon's leases may hold some, none is removed.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) async fn sweep_ingests(&self, now: SystemTime) -> Result<usize> {
+        if self.is_foreign() {
+            return Ok(0);
+        }
+        let ingests = self.blobs().ingests();
+        let mut old = blocking(move || ingest::all(&ingests)).await?;
+        old.retain(|old| is_over(old, now));
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let held = self.db().read(|db| leases::all_held(db, &ingest_resource("").kind)).await?;
+        let mut removed = 0;
+        for Old { reference, .. } in old {
+            let name = (reference.namespace.to_string(), reference.name.clone());
+            if !held.contains(&name) && self.sweep_ingest(&reference, now).await? {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes one ingest, if it is still as it was found; says whether it was.
+    async fn sweep_ingest(&self, reference: &Ref, now: SystemTime) -> Result<bool> {
+        // Whoever has it, writes to it.
+        let Some(_claim) = self.writing().try_take(reference) else { return Ok(false) };
+        let (folder, named) = (reference.folder(&self.blobs().ingests()), reference.clone());
+        let found = {
+            let folder = folder.clone();
+            blocking(move || ingest::look(&folder)).await?
+        };
+        if !found.is_some_and(|old| old.reference == named && is_over(&old, now)) {
+            return Ok(false);
+        }
+        // Where changes are made one after the other, so that no lease can begin
+        // to hold it meanwhile.
+        let spoil = {
+            let folder = folder.clone();
+            move |change: &mut Change<'_>| spoil(change, &named, &folder)
+        };
+        if !self.db().write(spoil).await? {
+            return Ok(false);
+        }
+        blocking(move || ingest::remove(&folder)).await?;
+        tracing::debug!(reference = reference.name, "removed an ingest");
+        Ok(true)
+    }
+}
+
+/// Makes it no ingest any more, unless a lease holds it.
+fn spoil(db: &impl Read, reference: &Ref, folder: &Path) -> Result<bool> {
+    let Ref { namespace, name } = reference;
+    if leases::is_held(db, namespace, &ingest_resource(name))? {
+        return Ok(false);
+    }
+    ingest::spoil(folder).map(|()| true)
+}
+
+fn is_over(ingest: &Old, now: SystemTime) -> bool {
+    ingest.leased || now.duration_since(ingest.updated_at).is_ok_and(|age| age > INGEST_LIFE)
+}
