@@ -5,19 +5,29 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::{
     fs::{
         AtFlags, Gid, Mode, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown,
-        fgetxattr, flistxattr, flistxattr_query, fsetxattr, lgetxattr, llistxattr,
-        llistxattr_query, lsetxattr, utimensat,
+        fgetxattr, flistxattr, flistxattr_query, fremovexattr, fsetxattr, lgetxattr, llistxattr,
+        llistxattr_query, lremovexattr, lsetxattr, utimensat,
     },
     io::Errno,
 };
+
+use crate::diff::tar::Xattrs;
 
 /// The longest value of an extended attribute, and the longest list of names
 /// (Linux's `XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX_XATTR_BYTES: usize = 64 << 10;
 
+/// Attributes that go into layers: not those of this machine alone (labels and
+/// hashes of its security modules), and not those of an overlay's layers.
+pub(in crate::diff) fn is_of_layers(name: &[u8]) -> bool {
+    let acl = name.starts_with(b"system.posix_acl_");
+    let user = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
+    name == b"security.capability" || acl || user
+}
+
 /// Something that was just made: open, or by its name in a folder.
 #[derive(Clone, Copy)]
-pub(super) enum Made<'a> {
+pub(in crate::diff) enum Made<'a> {
     Open(BorrowedFd<'a>),
     Named(BorrowedFd<'a>, &'a [u8]),
 }
@@ -56,12 +66,15 @@ impl Made<'_> {
         }
     }
 
+    pub(super) fn remove_xattr(self, name: &[u8]) -> Result<(), Errno> {
+        match self {
+            Self::Open(fd) => fremovexattr(fd, name),
+            Self::Named(folder, file) => lremovexattr(path(folder, file), name),
+        }
+    }
+
     /// Names and values of the extended attributes that `wanted` picks.
-    #[allow(clippy::type_complexity)]
-    pub(in crate::diff) fn xattrs(
-        self,
-        wanted: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    pub(in crate::diff) fn xattrs(self, wanted: impl Fn(&[u8]) -> bool) -> Result<Xattrs, Errno> {
         // Most files have none: no buffer for them.
         match self.list_length() {
             Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),

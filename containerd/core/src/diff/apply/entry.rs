@@ -16,7 +16,7 @@ use rustix::{
 use shim_protocol::{Error, ErrorKind, Result, error::io_kind};
 
 use super::{
-    attributes::Made,
+    attributes::{Made, is_of_layers},
     folder::FOLDER,
     lower::{Found, is_whiteout},
     path::{Meaning, clean, meaning, split},
@@ -158,13 +158,13 @@ impl<'a> Unpacker<'a> {
         // mkdir(2) knows no other bits.
         let mode = Mode::from_bits_truncate(entry.mode & 0o1777);
         let mut special = entry.mode & 0o6000 != 0 || self.tree.here().passes_on;
-        let mut whiteout = false;
+        let (mut whiteout, mut merged) = (false, false);
         match mkdirat(&self.tree.here().fd, name, mode) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
                 let stat = self.stat(name)?;
                 if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                    special = true;
+                    (special, merged) = (true, true);
                 } else {
                     whiteout = self.tree.overlay.is_some() && is_whiteout(&stat);
                     remove_all(self.tree.here().fd.as_fd(), name)?;
@@ -177,7 +177,21 @@ impl<'a> Unpacker<'a> {
         if whiteout {
             self.make_opaque(name)?;
         }
+        if merged {
+            self.strip(entry, self.named(name))?;
+        }
         self.dress(entry, self.named(name), special)
+    }
+
+    /// Takes from a folder of before what the entry does not say of it: in an
+    /// overlay, nothing of that would show either.
+    fn strip(&self, entry: &Entry, made: Made<'_>) -> Result<(), Errno> {
+        for (name, _) in made.xattrs(is_of_layers)? {
+            if !entry.xattrs.iter().any(|(kept, _)| *kept == name) {
+                made.remove_xattr(&name)?;
+            }
+        }
+        Ok(())
     }
 
     fn symlink(&mut self, entry: &Entry, name: &[u8]) -> Result<(), Errno> {

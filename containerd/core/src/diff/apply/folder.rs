@@ -8,11 +8,11 @@ use rustix::{
 };
 
 /// To open a folder for what is done in it.
-pub(super) const FOLDER: OFlags =
+pub(in crate::diff) const FOLDER: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Never by a link, and never out of the folder.
-pub(super) const STRAIGHT: ResolveFlags =
+pub(in crate::diff) const STRAIGHT: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// A folder that things are put into. Its times are those of before when it is

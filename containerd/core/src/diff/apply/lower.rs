@@ -114,7 +114,7 @@ impl Lower {
 }
 
 /// Whether a folder of an overlay's layer hides those below it.
-pub(super) fn is_opaque(folder: &OwnedFd, attribute: &str) -> bool {
+pub(in crate::diff) fn is_opaque(folder: &OwnedFd, attribute: &str) -> bool {
     let mut value = [0; 2];
     matches!(fgetxattr(folder, attribute, &mut value), Ok(1) if value[0] == b'y')
 }

@@ -57,7 +57,13 @@ use rustix::{
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-pub(super) use place::Place;
+pub(super) use self::{
+    attributes::{Made, is_of_layers},
+    folder::{FOLDER, STRAIGHT},
+    lower::is_opaque,
+    place::Place,
+    unpacked::names,
+};
 
 use self::{
     entry::Unpacker,
@@ -270,4 +276,23 @@ impl io::Read for Counted<'_> {
         }
         Ok(read)
     }
+}
+
+/// Unpacks an archive into a folder, as into an overlay's layer if there are
+/// layers below it.
+#[cfg(test)]
+pub(super) fn unpack_for_tests(
+    archive: Vec<u8>,
+    folder: &Path,
+    lower: Option<&[std::path::PathBuf]>,
+) -> Result<()> {
+    let opaque = "trusted.overlay.opaque";
+    let overlay = lower.map(|lower| {
+        let lower = Lower::open(lower, opaque).map_err(|(_, errno)| errno);
+        Overlay { lower: lower.unwrap(), opaque }
+    });
+    let target = Target { root: open(folder)?, overlay };
+    // In a thread of its own, as it changes what is the thread's.
+    let write = move || write(io::Cursor::new(archive), target, false, &Cancel::default());
+    std::thread::spawn(write).join().unwrap()
 }

@@ -2,10 +2,11 @@
 
 mod archive;
 mod features;
+mod gnu;
+mod hostile;
 
 use std::{
     fs,
-    io::Cursor,
     path::{Path, PathBuf},
 };
 
@@ -33,23 +34,13 @@ impl Bed {
 
     /// Unpacks into `upper`, as into a bind mount.
     fn merge(&self, archive: &Archive) -> Result<()> {
-        self.unpack(archive.bytes(), None)
+        unpack_for_tests(archive.bytes(), &self.path("upper"), None)
     }
 
     /// Unpacks into `upper`, with `lower` and `lowest` below it.
     fn stack(&self, archive: &Archive) -> Result<()> {
-        let opaque = "trusted.overlay.opaque";
-        let layers = [self.path("lower"), self.path("lowest")];
-        let lower = Lower::open(&layers, opaque).map_err(|(_, errno)| errno).unwrap();
-        self.unpack(archive.bytes(), Some(Overlay { lower, opaque }))
-    }
-
-    fn unpack(&self, bytes: Vec<u8>, overlay: Option<Overlay>) -> Result<()> {
-        let root = open(&self.path("upper"))?;
-        let target = Target { root, overlay };
-        // In a thread of its own, as it changes what is the thread's.
-        let write = move || write(Cursor::new(bytes), target, false, &Cancel::default());
-        std::thread::spawn(write).join().unwrap()
+        let lower = [self.path("lower"), self.path("lowest")];
+        unpack_for_tests(archive.bytes(), &self.path("upper"), Some(&lower))
     }
 
     /// The text of a file in `upper`.

@@ -58,7 +58,7 @@ impl Unpacked {
 }
 
 /// Names of what is in a folder.
-pub(super) fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+pub(in crate::diff) fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;

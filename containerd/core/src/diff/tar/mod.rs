@@ -12,17 +12,22 @@ mod reader;
 mod sparse;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use rustix::fs::Timespec;
 use shim_protocol::Error;
 
 pub(super) use reader::Reader;
+pub(super) use writer::{Head, Writer};
 
 /// All of an archive comes in blocks of so many bytes.
 pub(super) const BLOCK_BYTES: usize = 512;
 
 /// Prefix of the records that hold attributes.
 const XATTR: &[u8] = b"SCHILY.xattr.";
+
+/// Names and values of extended attributes.
+pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// How much of a long name an error shows.
 const SHOWN_BYTES: usize = 256;
@@ -62,7 +67,7 @@ pub(super) struct Entry {
     /// Major and minor number.
     pub(super) device: (u64, u64),
     /// Extended attributes, names and values.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: Xattrs,
 }
 
 impl Default for Entry {

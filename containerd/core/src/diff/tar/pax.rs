@@ -3,7 +3,7 @@
 use rustix::fs::Timespec;
 use shim_protocol::Result;
 
-use super::{XATTR, malformed};
+use super::{XATTR, Xattrs, malformed};
 
 /// What an extended header says of the entry behind it. An empty value takes
 /// back what an earlier record said.
@@ -16,7 +16,7 @@ pub(super) struct Extended {
     pub(super) gid: Option<i64>,
     pub(super) modified: Option<Timespec>,
     pub(super) accessed: Option<Timespec>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: Xattrs,
     pub(super) sparse: Sparse,
 }
 

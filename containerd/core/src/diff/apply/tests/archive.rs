@@ -5,7 +5,7 @@ use crate::diff::tar::BLOCK_BYTES;
 /// An archive that is being made, as right or as wrong as one likes.
 #[derive(Clone, Default)]
 pub(super) struct Archive {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     /// Without the two blocks at the end.
     pub(super) is_open: bool,
 }
