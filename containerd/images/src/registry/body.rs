@@ -113,9 +113,21 @@ impl Body {
             };
             self.broken(failure.error).await?;
         }
-        // An answer that goes on behind the end is not read any further.
-        self.open = None;
-        Ok(None)
+        self.end().await.map(|()| None)
+    }
+
+    /// All has come. A host that does not say how long its answer is may have
+    /// more; it is not read any further.
+    async fn end(&mut self) -> Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if open.response.content_length().is_some() {
+            return Ok(());
+        }
+        match timeout(self.registry.limits().idle, open.response.chunk()).await {
+            Ok(Ok(Some(piece))) if !piece.is_empty() => Err(self.other_length("more than")),
+            // However it ends, what was wanted is here.
+            _ => Ok(()),
+        }
     }
 
     /// How much of the content has come, in bytes, with what was skipped.
