@@ -1,6 +1,9 @@
 //! What a name stands for, from registries that are well and from those that
 //! are not.
 
+// A helper of a test may fail like the test.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -166,11 +166,18 @@ async fn push_to(
     let mut upload: Option<Upload> = None;
     for from in mount_from.iter().filter(|from| *from != reference.path()) {
         match Upload::mount(&endpoint, reference, &descriptor.digest, from).await {
-            Ok(Started::Done) => return Ok(Pushed::Mounted),
+            Ok(Started::Done) => {
+                if let Some(unused) = upload {
+                    unused.cancel().await;
+                }
+                return Ok(Pushed::Mounted);
+            }
             // It would rather have it sent.
             Ok(Started::At(location)) => {
-                upload = Some(Upload::new(&endpoint, reference, descriptor, location));
-                break;
+                let another = Upload::new(&endpoint, reference, descriptor, location);
+                if let Some(unused) = upload.replace(another) {
+                    unused.cancel().await;
+                }
             }
             Err(error) => tracing::debug!(from, error = %error.report(), "cannot be mounted"),
         }

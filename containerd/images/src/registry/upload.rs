@@ -152,6 +152,16 @@ impl Upload {
         }
     }
 
+    /// Tells the registry that nothing will come. It would notice by itself,
+    /// some days later.
+    pub(super) async fn cancel(self) {
+        let mut call = Call::write(Method::DELETE, &self.reference, Place::At(self.location));
+        call.patient = false;
+        if let Err(error) = self.endpoint.send(&call, &[]).await {
+            tracing::debug!(error = %error.report(), "an upload stays, unused");
+        }
+    }
+
     /// The place of an upload may change with each answer.
     fn go_on(&mut self, response: &Response) -> Result<()> {
         match location(response) {

@@ -2,8 +2,9 @@
 //! limits.
 
 // Each test is a program of its own, and none uses all.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
+pub mod distribution;
 pub mod server;
 
 use std::{
@@ -102,7 +103,7 @@ pub async fn all(mut body: Body) -> Result<Vec<u8>> {
 /// Content in memory, which can be made to fail.
 #[derive(Default)]
 pub struct Memory {
-    blobs: Mutex<HashMap<Digest, Bytes>>,
+    pub blobs: Mutex<HashMap<Digest, Bytes>>,
     /// Reading fails after this many bytes.
     pub fails_at: Option<u64>,
 }
