@@ -26,5 +26,5 @@ mod writer;
 
 pub use db::Db;
 pub(crate) use key::{Key, last_part, last_parts};
-pub(crate) use transaction::{Change, Read};
+pub(crate) use transaction::{Change, Read, Snapshot};
 pub(crate) use watch::{Counts, Touched};

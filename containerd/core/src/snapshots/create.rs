@@ -5,14 +5,15 @@ use std::time::SystemTime;
 use shim_protocol::{Error, ErrorKind, Id, Result};
 
 use super::{
-    Info, Kind, Labels, Snapshots, Snapshotter, TARGET_LABEL, inherited,
+    Backend, Info, Kind, Labels, Snapshots, Snapshotter, TARGET_LABEL, inherited,
+    local::{self, Row},
     record::{self, Entry},
-    store::held,
+    store::Place,
 };
 use crate::{
     Mount,
     announce::ObjectEvent,
-    labels, leases,
+    labels,
     metadata::{Change, Read},
     namespaces,
 };
@@ -26,14 +27,6 @@ pub struct New {
     pub parent: String,
     /// Labels; see [`TARGET_LABEL`].
     pub labels: Labels,
-}
-
-/// Where a snapshot is to be made, and who holds it.
-#[derive(Clone)]
-struct Place {
-    namespace: Id,
-    snapshotter: String,
-    lease: Option<String>,
 }
 
 /// What is there before a snapshot is made.
@@ -88,11 +81,7 @@ impl Snapshots {
     ) -> Result<Vec<Mount>> {
         labels::validate(&new.labels)?;
         self.get(snapshotter)?;
-        let place = Place {
-            namespace: namespace.clone(),
-            snapshotter: snapshotter.to_owned(),
-            lease: lease.map(str::to_owned),
-        };
+        let place = Place::new(namespace, snapshotter, lease);
         let this = self.clone();
         self.own(async move { this.create_in(place, kind, new).await }).await
     }
@@ -106,19 +95,6 @@ impl Snapshots {
         }
     }
 
-    /// Puts what is there under the lease; the answer says that it is there.
-    async fn hold_existing(&self, place: Place, key: String) -> Result<Error> {
-        let taken = taken(&place, &key);
-        if let Some(lease) = place.lease {
-            let held = held(&place.snapshotter, &key);
-            let hold = move |change: &mut Change<'_>| {
-                leases::hold(change, &place.namespace, &lease, &held)
-            };
-            self.db().write(hold).await?;
-        }
-        Ok(taken)
-    }
-
     async fn create_upon(
         &self,
         place: Place,
@@ -129,34 +105,35 @@ impl Snapshots {
         let backend = self.get(&place.snapshotter)?.clone();
         let name = self.naming().name(&place.namespace, &new.key);
         let told = inherited(&new.labels);
-        let made = match kind {
-            Kind::View => backend.view(name.as_str(), &parent, told).await,
-            _ => backend.prepare(name.as_str(), &parent, told).await,
-        };
-        let mounts = match made {
-            Ok(mounts) => mounts,
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                return Err(self.adopt(&*backend, place, new, parent).await?);
+        let entry = |new: New| entry(&place.snapshotter, name.as_str(), new);
+        match &backend {
+            Backend::Local(local) => {
+                let made = local.make(kind, &parent, told).await?;
+                let (entry, row) = (entry(new), made.row(&parent));
+                let recorded = self.record(place, kind, entry, parent, Some(row)).await;
+                local.settle(made, recorded).await
             }
-            Err(e) => return Err(e),
-        };
-        let now = SystemTime::now();
-        let entry = Entry {
-            snapshotter: place.snapshotter.clone(),
-            key: new.key,
-            parent: new.parent,
-            name: name.as_str().to_owned(),
-            labels: new.labels,
-            created_at: now,
-            updated_at: now,
-        };
-        let recorded = self.record(place, kind, entry, parent).await;
-        if recorded.is_err()
-            && let Err(e) = backend.remove(name.as_str()).await
-        {
-            tracing::warn!(name = name.as_str(), error = %e.report(), "snapshot was left behind");
+            Backend::Remote(remote) => {
+                let made = match kind {
+                    Kind::View => remote.view(name.as_str(), &parent, told).await,
+                    _ => remote.prepare(name.as_str(), &parent, told).await,
+                };
+                match made {
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                        Err(self.adopt(&**remote, place, new, parent).await?)
+                    }
+                    Err(e) => Err(e),
+                    Ok(mounts) => {
+                        let entry = entry(new);
+                        let recorded = self.record(place, kind, entry, parent, None).await;
+                        if recorded.is_err() {
+                            discard(&**remote, name.as_str()).await;
+                        }
+                        recorded.map(|()| mounts)
+                    }
+                }
+            }
         }
-        recorded.map(|()| mounts)
     }
 
     /// The snapshotter says that it has the target already: then that becomes
@@ -181,7 +158,7 @@ impl Snapshots {
         let found = backend.list(&[]).await?.into_iter().find(is_target).ok_or_else(|| {
             Error::not_found(format!("snapshot {target:?} in {:?}", place.snapshotter))
         })?;
-        let taken = taken(&place, &target);
+        let taken = place.taken(&target);
         let entry = Entry {
             snapshotter: place.snapshotter.clone(),
             key: target,
@@ -191,28 +168,60 @@ impl Snapshots {
             created_at: found.created_at,
             updated_at: found.updated_at,
         };
-        match self.record(place, Kind::Committed, entry, parent).await {
+        match self.record(place, Kind::Committed, entry, parent, None).await {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
             _ => Ok(taken),
         }
     }
 
-    /// Records a snapshot that the snapshotter has made.
-    async fn record(&self, place: Place, kind: Kind, entry: Entry, parent: String) -> Result<()> {
+    /// Records a snapshot that the snapshotter has made; of one of our own,
+    /// with what it noted.
+    async fn record(
+        &self,
+        place: Place,
+        kind: Kind,
+        entry: Entry,
+        parent: String,
+        row: Option<Row>,
+    ) -> Result<()> {
         let namespace = place.namespace.clone();
         let change = move |change: &mut Change<'_>| {
-            let taken = taken(&place, &entry.key);
+            let (taken, name) = (place.taken(&entry.key), entry.name.clone());
             let event = ObjectEvent::SnapshotPrepare {
                 snapshotter: entry.snapshotter.clone(),
                 key: entry.key.clone(),
                 parent: entry.parent.clone(),
             };
-            Ok(match record_new(change, &place, entry, &parent)? {
-                true => (Ok(()), (kind == Kind::Active).then_some(event)),
-                false => (Err(taken), None),
-            })
+            if !record_new(change, &place, entry, &parent)? {
+                return Ok((Err(taken), None));
+            }
+            if let Some(row) = row {
+                local::record::create(change, &place.snapshotter, &name, &row)?;
+            }
+            Ok((Ok(()), (kind == Kind::Active).then_some(event)))
         };
         self.announcer().write_some(self.db(), &namespace, change).await?
+    }
+}
+
+/// The record of a snapshot that was made now.
+fn entry(snapshotter: &str, name: &str, new: New) -> Entry {
+    let now = SystemTime::now();
+    Entry {
+        snapshotter: snapshotter.to_owned(),
+        key: new.key,
+        parent: new.parent,
+        name: name.to_owned(),
+        labels: new.labels,
+        created_at: now,
+        updated_at: now,
+    }
+}
+
+/// Removes a snapshot that could not be recorded.
+async fn discard(remote: &dyn Snapshotter, name: &str) {
+    if let Err(e) = remote.remove(name).await {
+        tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
     }
 }
 
@@ -244,10 +253,8 @@ fn record_new(
     mut entry: Entry,
     parent: &str,
 ) -> Result<bool> {
-    let Place { namespace, snapshotter, lease } = place;
-    if let Some(lease) = lease {
-        leases::hold(change, namespace, lease, &held(snapshotter, &entry.key))?;
-    }
+    let Place { namespace, snapshotter, .. } = place;
+    place.hold(change, &entry.key)?;
     if record::get(change, namespace, snapshotter, &entry.key)?.is_some() {
         return Ok(false);
     }
@@ -258,8 +265,4 @@ fn record_new(
     namespaces::ensure(change, namespace)?;
     record::put(change, namespace, &mut entry)?;
     Ok(true)
-}
-
-fn taken(place: &Place, key: &str) -> Error {
-    Error::already_exists(format!("snapshot {key:?} in namespace {:?}", place.namespace))
 }

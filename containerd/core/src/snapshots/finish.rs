@@ -2,16 +2,17 @@
 
 use std::{collections::BTreeSet, time::SystemTime};
 
-use shim_protocol::{Error, ErrorKind, Id, Result};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{
-    Info, Labels, Snapshots, Snapshotter, inherited,
+    Backend, Info, Kind, Labels, Snapshots, Snapshotter, Usage, inherited,
+    local::{self, Fix, Row},
     record::{self, Entry, absent},
-    store::held,
+    store::Place,
 };
 use crate::{
     announce::ObjectEvent,
-    labels, leases,
+    labels,
     metadata::{Change, Read},
 };
 
@@ -29,12 +30,12 @@ pub struct Commit {
     pub labels: Labels,
 }
 
-/// What is to be changed where, by whom.
-#[derive(Clone)]
-struct Place {
-    namespace: Id,
-    snapshotter: String,
-    lease: Option<String>,
+/// What is there before a commit.
+enum Ground {
+    /// The snapshot, and what the snapshotter calls the parent that it gets.
+    Active(Entry, String),
+    /// One of the new name.
+    Taken,
 }
 
 impl Snapshots {
@@ -58,18 +59,44 @@ impl Snapshots {
     ) -> Result<()> {
         labels::validate(&commit.labels)?;
         let backend = self.get(snapshotter)?.clone();
-        let place = place(namespace, snapshotter, lease);
+        let place = Place::new(namespace, snapshotter, lease);
         let this = self.clone();
         self.own(async move {
             let (at, wanted) = (place.clone(), commit.clone());
-            let (old, parent) = this.db().read(move |db| before(db, &at, &wanted)).await?;
-            let name = this.naming().name(&place.namespace, &commit.name);
-            let told = inherited(&commit.labels);
-            let given = if old.parent.is_empty() { parent.as_str() } else { "" };
-            backend.commit(name.as_str(), &old.name, given, told).await?;
-            this.record_commit(place, commit, old, name.as_str().to_owned()).await
+            match this.db().read(move |db| ground(db, &at, &wanted)).await? {
+                Ground::Active(old, parent) => {
+                    this.commit_to(&backend, place, commit, old, parent).await
+                }
+                Ground::Taken => Err(this.hold_existing(place, commit.name).await?),
+            }
         })
         .await
+    }
+
+    async fn commit_to(
+        &self,
+        backend: &Backend,
+        place: Place,
+        commit: Commit,
+        old: Entry,
+        parent: String,
+    ) -> Result<()> {
+        let name = self.naming().name(&place.namespace, &commit.name);
+        let (name, labels) = (name.as_str(), inherited(&commit.labels));
+        match backend {
+            Backend::Local(local) => {
+                let (name, key) = (name.to_owned(), old.name.clone());
+                let fix = Fix { name, key, parent, labels, usage: Usage::default() };
+                let fix = local.fix(fix).await.context("commit snapshot", &commit.key)?;
+                let (name, noted) = (fix.name.clone(), Some(fix.clone()));
+                let recorded = self.record_commit(place, commit, old, name, noted).await;
+                local.settle_fix(fix, recorded).await
+            }
+            Backend::Remote(remote) => {
+                remote.commit(name, &old.name, &parent, labels).await?;
+                self.record_commit(place, commit, old, name.to_owned(), None).await
+            }
+        }
     }
 
     async fn record_commit(
@@ -78,18 +105,20 @@ impl Snapshots {
         commit: Commit,
         old: Entry,
         name: String,
+        fix: Option<Fix>,
     ) -> Result<()> {
         let namespace = place.namespace.clone();
         let change = move |change: &mut Change<'_>| {
-            let Place { namespace, snapshotter, lease } = &place;
-            record::remove(change, namespace, snapshotter, &commit.key)?;
+            let Place { namespace, snapshotter, .. } = &place;
+            if record::find(change, namespace, snapshotter, &commit.key)?.name != old.name {
+                return Err(absent(namespace, &commit.key));
+            }
             if record::get(change, namespace, snapshotter, &commit.name)?.is_some() {
-                return Err(exists(namespace, &commit.name));
+                return Err(place.taken(&commit.name));
             }
-            if let Some(lease) = lease {
-                leases::hold(change, namespace, lease, &held(snapshotter, &commit.name))?;
-                leases::let_go(change, namespace, lease, &held(snapshotter, &commit.key))?;
-            }
+            record::remove(change, namespace, snapshotter, &commit.key)?;
+            place.hold(change, &commit.name)?;
+            place.let_go(change, &commit.key)?;
             let now = SystemTime::now();
             let mut new = Entry {
                 snapshotter: snapshotter.clone(),
@@ -101,6 +130,9 @@ impl Snapshots {
                 updated_at: now,
             };
             record::put(change, namespace, &mut new)?;
+            if let Some(fix) = fix {
+                local::record::commit(change, snapshotter, &fix)?;
+            }
             let snapshotter = snapshotter.clone();
             let event =
                 ObjectEvent::SnapshotCommit { snapshotter, key: commit.key, name: commit.name };
@@ -123,32 +155,53 @@ impl Snapshots {
         lease: Option<&str>,
     ) -> Result<()> {
         let backend = self.get(snapshotter)?.clone();
-        let place = place(namespace, snapshotter, lease);
+        let place = Place::new(namespace, snapshotter, lease);
         let (this, key) = (self.clone(), key.to_owned());
         self.own(async move {
-            let name = this.remove_record(place, key).await?;
+            let is_local = matches!(backend, Backend::Local(_));
+            let (name, row) = this.remove_record(place, key, is_local).await?;
+            let removed = match &backend {
+                Backend::Local(local) => local.clear(row.into_iter().collect()).await,
+                Backend::Remote(remote) => remote.remove(&name).await,
+            };
             // What is left is removed with other garbage.
-            if let Err(e) = backend.remove(&name).await {
-                tracing::warn!(name, error = %e.report(), "snapshot was left behind");
+            if let Err(e) = removed {
+                tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
             }
             Ok(())
         })
         .await
     }
 
-    async fn remove_record(&self, place: Place, key: String) -> Result<String> {
+    /// Removes the record; answers what the snapshotter calls the snapshot, and
+    /// what it noted, if it is one of our own.
+    async fn remove_record(
+        &self,
+        place: Place,
+        key: String,
+        is_local: bool,
+    ) -> Result<(String, Option<Row>)> {
         let namespace = place.namespace.clone();
         let change = move |change: &mut Change<'_>| {
-            let Place { namespace, snapshotter, lease } = place;
-            let entry = record::find(change, &namespace, &snapshotter, &key)?;
-            if record::is_parent(change, &namespace, &snapshotter, &key)? {
+            let Place { namespace, snapshotter, .. } = &place;
+            let entry = record::find(change, namespace, snapshotter, &key)?;
+            let row = match is_local {
+                true => local::record::get(change, snapshotter, &entry.name)?,
+                false => None,
+            };
+            // Nothing builds upon what is not committed, so there is no need to
+            // look.
+            let may_be_parent = row.as_ref().is_none_or(|row| row.kind == Kind::Committed);
+            if may_be_parent && record::is_parent(change, namespace, snapshotter, &key)? {
                 return Err(Error::precondition(format!("others build upon snapshot {key:?}")));
             }
-            record::remove(change, &namespace, &snapshotter, &key)?;
-            if let Some(lease) = lease {
-                leases::let_go(change, &namespace, &lease, &held(&snapshotter, &key))?;
+            record::remove(change, namespace, snapshotter, &key)?;
+            if row.is_some() {
+                local::record::remove(change, snapshotter, &entry.name)?;
             }
-            Ok((entry.name, ObjectEvent::SnapshotRemove { snapshotter, key }))
+            place.let_go(change, &key)?;
+            let snapshotter = snapshotter.clone();
+            Ok(((entry.name, row), ObjectEvent::SnapshotRemove { snapshotter, key }))
         };
         self.announcer().write(self.db(), &namespace, change).await
     }
@@ -164,17 +217,29 @@ impl Snapshots {
         let backend = self.get(snapshotter)?.clone();
         let (this, snapshotter) = (self.clone(), snapshotter.to_owned());
         self.own(async move {
-            // In this order: whoever makes one has its name pending before the
-            // snapshotter knows it, and until it is recorded.
-            let all = backend.list(&[]).await?;
-            let pending = this.naming().pending();
-            let named = this.db().read(move |db| record::names(db, &snapshotter)).await?;
-            let is_left =
-                |info: &Info| !pending.contains(&info.name) && !named.contains(&info.name);
-            remove_all(&*backend, all.into_iter().filter(is_left).collect()).await?;
-            match backend.cleanup().await {
-                Err(e) if e.kind() != ErrorKind::Unimplemented => Err(e),
-                _ => Ok(()),
+            match &backend {
+                Backend::Local(local) => {
+                    let change = this.db().write(move |change| {
+                        let named = record::names(change, &snapshotter)?;
+                        local::record::remove_others(change, &snapshotter, &named)
+                    });
+                    local.clear(change.await?).await?;
+                    local.cleanup().await
+                }
+                Backend::Remote(remote) => {
+                    // In this order: whoever makes one has its name pending before
+                    // the snapshotter knows it, and until it is recorded.
+                    let all = remote.list(&[]).await?;
+                    let pending = this.naming().pending();
+                    let named = this.db().read(move |db| record::names(db, &snapshotter)).await?;
+                    let is_left =
+                        |info: &Info| !pending.contains(&info.name) && !named.contains(&info.name);
+                    remove_all(&**remote, all.into_iter().filter(is_left).collect()).await?;
+                    match remote.cleanup().await {
+                        Err(e) if e.kind() != ErrorKind::Unimplemented => Err(e),
+                        _ => Ok(()),
+                    }
+                }
             }
         })
         .await
@@ -194,7 +259,7 @@ async fn remove_all(backend: &dyn Snapshotter, mut left: Vec<Info>) -> Result<()
             match backend.remove(&info.name).await {
                 Err(e) if e.kind() == ErrorKind::FailedPrecondition => {
                     let name = info.name;
-                    tracing::warn!(name, error = %e.report(), "snapshot was left behind");
+                    tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
                 }
                 Err(e) if !e.is_not_found() => return Err(e),
                 _ => {}
@@ -205,34 +270,21 @@ async fn remove_all(backend: &dyn Snapshotter, mut left: Vec<Info>) -> Result<()
     Ok(())
 }
 
-/// The snapshot that is to be committed, and what the snapshotter calls its
-/// parent.
-fn before(db: &impl Read, place: &Place, commit: &Commit) -> Result<(Entry, String)> {
+/// What is there before a commit.
+fn ground(db: &impl Read, place: &Place, commit: &Commit) -> Result<Ground> {
     let Place { namespace, snapshotter, .. } = place;
     if record::get(db, namespace, snapshotter, &commit.name)?.is_some() {
-        return Err(exists(namespace, &commit.name));
+        return Ok(Ground::Taken);
     }
-    let old = record::get(db, namespace, snapshotter, &commit.key)?
-        .ok_or_else(|| absent(namespace, &commit.key))?;
+    let old = record::find(db, namespace, snapshotter, &commit.key)?;
     if !old.parent.is_empty() && !commit.parent.is_empty() && old.parent != commit.parent {
         return Err(Error::invalid(format!("snapshot {:?} has another parent", commit.key)));
     }
-    let parent = if old.parent.is_empty() { &commit.parent } else { &old.parent };
-    let parent = match parent.as_str() {
-        "" => String::new(),
-        parent => record::find(db, namespace, snapshotter, parent)?.name,
+    let parent = match commit.parent.as_str() {
+        parent if old.parent.is_empty() && !parent.is_empty() => {
+            record::find(db, namespace, snapshotter, parent)?.name
+        }
+        _ => String::new(),
     };
-    Ok((old, parent))
-}
-
-fn place(namespace: &Id, snapshotter: &str, lease: Option<&str>) -> Place {
-    Place {
-        namespace: namespace.clone(),
-        snapshotter: snapshotter.to_owned(),
-        lease: lease.map(str::to_owned),
-    }
-}
-
-fn exists(namespace: &Id, name: &str) -> Error {
-    Error::already_exists(format!("snapshot {name:?} in namespace {namespace:?}"))
+    Ok(Ground::Active(old, parent))
 }

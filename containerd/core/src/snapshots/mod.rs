@@ -12,11 +12,19 @@
 //! [`Snapshots`] is what each namespace sees. Below it are [`Snapshotter`]s,
 //! which know no namespaces: our own, or other processes.
 
+mod check;
 mod create;
 mod finish;
+mod local;
 mod naming;
 mod record;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod suite;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
 
@@ -28,9 +36,11 @@ use crate::{
     filter::{Adaptor, labels_field},
 };
 
+pub use check::{Check, Recovered};
 pub use create::New;
 pub use finish::Commit;
-pub use store::Snapshots;
+pub use local::{Findings, Layout, Local, LocalConfig, OverlayConfig};
+pub use store::{Backend, Snapshots};
 
 /// Labels of a snapshot.
 pub type Labels = BTreeMap<String, String>;

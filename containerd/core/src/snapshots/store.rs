@@ -1,20 +1,47 @@
 //! Snapshots, as each namespace sees them.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use shim_protocol::{Error, ErrorKind, Id, Result};
 use tokio_util::task::TaskTracker;
 
 use super::{
     Info, Labels, Snapshotter, Usage, inherited,
+    local::{self, Local},
     naming::{Naming, number},
     record::{self, Entry},
 };
-use crate::{Mount, announce::Announcer, filter::Filter, labels, leases::Resource, metadata::Db};
+use crate::{
+    Mount,
+    announce::Announcer,
+    filter::Filter,
+    labels,
+    leases::{self, Resource},
+    metadata::{Change, Db},
+};
+
+/// How many snapshots another snapshotter is asked for at a time.
+const ASKED: usize = 16;
+
+/// What keeps snapshots.
+#[derive(Clone)]
+pub enum Backend {
+    /// One of our own, whose records change together with ours.
+    Local(Local),
+    /// Another one, such as another process.
+    Remote(Arc<dyn Snapshotter>),
+}
+
+impl Backend {
+    /// It, past namespaces and records.
+    pub fn snapshotter(&self) -> &dyn Snapshotter {
+        match self {
+            Self::Local(local) => local,
+            Self::Remote(remote) => &**remote,
+        }
+    }
+}
 
 /// The snapshots of all namespaces, in all snapshotters. Cheap to clone; all
 /// clones are one.
@@ -24,14 +51,14 @@ pub struct Snapshots(Arc<Inner>);
 struct Inner {
     db: Db,
     announcer: Announcer,
-    snapshotters: BTreeMap<String, Arc<dyn Snapshotter>>,
+    backends: BTreeMap<String, Backend>,
     naming: Naming,
     /// Work that must end well whatever becomes of the client that asked.
     work: TaskTracker,
 }
 
 impl Snapshots {
-    /// The snapshots of these snapshotters, with their records in `db`; changes
+    /// The snapshots of these snapshotters, by their names, with their records in `db`; changes
     /// are announced by `announcer`.
     ///
     /// # Errors
@@ -39,7 +66,7 @@ impl Snapshots {
     pub async fn open(
         db: Db,
         announcer: Announcer,
-        snapshotters: BTreeMap<String, Arc<dyn Snapshotter>>,
+        backends: BTreeMap<String, Backend>,
     ) -> Result<Self> {
         let last = db.read(|db| {
             let mut last = 0;
@@ -51,24 +78,24 @@ impl Snapshots {
         });
         let naming = Naming::new(last.await?);
         let work = TaskTracker::new();
-        Ok(Self(Arc::new(Inner { db, announcer, snapshotters, naming, work })))
+        Ok(Self(Arc::new(Inner { db, announcer, backends, naming, work })))
     }
 
     /// The names of all snapshotters.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.snapshotters.keys().map(String::as_str)
+        self.0.backends.keys().map(String::as_str)
     }
 
-    /// The snapshotter of that name, past namespaces and records.
+    /// The snapshotter of that name.
     ///
     /// # Errors
     /// `InvalidArgument` when there is none (as in containerd).
-    pub fn get(&self, snapshotter: &str) -> Result<&Arc<dyn Snapshotter>> {
+    pub fn get(&self, snapshotter: &str) -> Result<&Backend> {
         if snapshotter.is_empty() {
             return Err(Error::invalid("no snapshotter was named"));
         }
         let missing = || Error::invalid(format!("there is no snapshotter {snapshotter:?}"));
-        self.0.snapshotters.get(snapshotter).ok_or_else(missing)
+        self.0.backends.get(snapshotter).ok_or_else(missing)
     }
 
     /// What is known of a snapshot.
@@ -77,9 +104,22 @@ impl Snapshots {
     /// `NotFound` when the namespace does not have it; `InvalidArgument` when
     /// there is no such snapshotter; those of the snapshotter.
     pub async fn stat(&self, namespace: &Id, snapshotter: &str, key: &str) -> Result<Info> {
-        let backend = self.get(snapshotter)?;
-        let entry = self.find(namespace, snapshotter, key).await?;
-        Ok(overlay(backend.stat(&entry.name).await?, entry))
+        match self.get(snapshotter)? {
+            Backend::Remote(remote) => {
+                let entry = self.find(namespace, snapshotter, key).await?;
+                Ok(overlay(remote.stat(&entry.name).await?, entry))
+            }
+            Backend::Local(local) => {
+                let (namespace, name) = (namespace.clone(), snapshotter.to_owned());
+                let (key, local) = (key.to_owned(), local.clone());
+                let read = self.0.db.read(move |db| {
+                    let entry = record::find(db, &namespace, &name, &key)?;
+                    let row = local::record::find(db, &name, &entry.name)?;
+                    Ok(overlay(local.info(String::new(), row), entry))
+                });
+                read.await
+            }
+        }
     }
 
     /// Changes the labels that `paths` names: `labels`, or `labels.<key>`. No
@@ -101,15 +141,33 @@ impl Snapshots {
         let (namespace, snapshotter) = (namespace.clone(), snapshotter.to_owned());
         let (this, key, paths) = (self.clone(), key.to_owned(), paths.to_vec());
         self.own(async move {
+            let own = match &backend {
+                Backend::Local(local) => Some(local.clone()),
+                Backend::Remote(_) => None,
+            };
+            let again = paths.clone();
             let change = this.0.db.write(move |change| {
                 let mut entry = record::find(change, &namespace, &snapshotter, &key)?;
                 entry.labels = mask.apply(entry.labels, new);
                 entry.updated_at = SystemTime::now();
                 record::put(change, &namespace, &mut entry)?;
-                Ok(entry)
+                let told = inherited(&entry.labels);
+                let info = match own {
+                    Some(local) => {
+                        let row =
+                            local::record::update(change, &snapshotter, &entry.name, told, &again)?;
+                        Some(local.info(String::new(), row))
+                    }
+                    None => None,
+                };
+                Ok((entry, info))
             });
-            let entry = change.await?;
-            let info = backend.update(&entry.name, inherited(&entry.labels), &paths).await?;
+            let (entry, info) = change.await?;
+            let told = inherited(&entry.labels);
+            let info = match info {
+                Some(info) => info,
+                None => backend.snapshotter().update(&entry.name, told, &paths).await?,
+            };
             Ok(overlay(info, entry))
         })
         .await
@@ -122,7 +180,7 @@ impl Snapshots {
     pub async fn usage(&self, namespace: &Id, snapshotter: &str, key: &str) -> Result<Usage> {
         let backend = self.get(snapshotter)?;
         let entry = self.find(namespace, snapshotter, key).await?;
-        backend.usage(&entry.name).await
+        backend.snapshotter().usage(&entry.name).await
     }
 
     /// How an active snapshot or a view is mounted.
@@ -132,7 +190,7 @@ impl Snapshots {
     pub async fn mounts(&self, namespace: &Id, snapshotter: &str, key: &str) -> Result<Vec<Mount>> {
         let backend = self.get(snapshotter)?;
         let entry = self.find(namespace, snapshotter, key).await?;
-        backend.mounts(&entry.name).await
+        backend.snapshotter().mounts(&entry.name).await
     }
 
     /// The snapshots that any of `filters` matches, by key; all without filters.
@@ -148,17 +206,26 @@ impl Snapshots {
         filters: &[S],
     ) -> Result<Vec<Info>> {
         let filter = Filter::parse(filters)?;
-        let backend = self.get(snapshotter)?;
         let (namespace, name) = (namespace.clone(), snapshotter.to_owned());
-        let entries = self.0.db.read(move |db| record::list(db, &namespace, &name)).await?;
-        if entries.is_empty() {
-            return Ok(Vec::new());
-        }
-        let all = backend.list(&[]).await?;
-        let mut all: HashMap<_, _> =
-            all.into_iter().map(|info| (info.name.clone(), info)).collect();
-        let known = |entry: Entry| Some(overlay(all.remove(&entry.name)?, entry));
-        let mut found: Vec<_> = entries.into_iter().filter_map(known).collect();
+        let mut found = match self.get(snapshotter)? {
+            Backend::Local(local) => {
+                let local = local.clone();
+                let read = self.0.db.read(move |db| {
+                    let mut found = Vec::new();
+                    for entry in record::list(db, &namespace, &name)? {
+                        if let Some(row) = local::record::get(db, &name, &entry.name)? {
+                            found.push(overlay(local.info(String::new(), row), entry));
+                        }
+                    }
+                    Ok(found)
+                });
+                read.await?
+            }
+            Backend::Remote(remote) => {
+                let read = self.0.db.read(move |db| record::list(db, &namespace, &name));
+                join(read.await?, remote).await?
+            }
+        };
         found.retain(|info| filter.matches(info));
         Ok(found)
     }
@@ -170,13 +237,23 @@ impl Snapshots {
     /// snapshotter.
     pub async fn cleanup(&self, snapshotter: &str) -> Result<()> {
         let backend = self.get(snapshotter)?.clone();
-        self.own(async move { backend.cleanup().await }).await
+        self.own(async move { backend.snapshotter().cleanup().await }).await
     }
 
     /// Ends the work that is under way.
     pub async fn shutdown(&self) {
         self.0.work.close();
         self.0.work.wait().await;
+        for backend in self.0.backends.values() {
+            if let Backend::Local(local) = backend {
+                local.shutdown().await;
+            }
+        }
+    }
+
+    /// All snapshotters by name.
+    pub(super) fn backends(&self) -> &BTreeMap<String, Backend> {
+        &self.0.backends
     }
 
     /// What a namespace noted of a snapshot.
@@ -198,6 +275,15 @@ impl Snapshots {
         &self.0.naming
     }
 
+    /// Puts what is there under the lease; the answer says that it is there.
+    pub(super) async fn hold_existing(&self, place: Place, key: String) -> Result<Error> {
+        let taken = place.taken(&key);
+        if place.lease.is_some() {
+            self.0.db.write(move |change| place.hold(change, &key)).await?;
+        }
+        Ok(taken)
+    }
+
     /// Runs work to its end, even if the caller goes away.
     pub(super) async fn own<T: Send + 'static>(
         &self,
@@ -211,9 +297,47 @@ impl Snapshots {
     }
 }
 
-/// What a lease holds that holds a snapshot.
-pub(super) fn held(snapshotter: &str, key: &str) -> Resource {
-    Resource { id: key.to_owned(), kind: format!("snapshots/{snapshotter}") }
+/// Where snapshots are changed, and on whose behalf.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) namespace: Id,
+    pub(super) snapshotter: String,
+    pub(super) lease: Option<String>,
+}
+
+impl Place {
+    pub(super) fn new(namespace: &Id, snapshotter: &str, lease: Option<&str>) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            snapshotter: snapshotter.to_owned(),
+            lease: lease.map(str::to_owned),
+        }
+    }
+
+    /// The error for a key that must be free.
+    pub(super) fn taken(&self, key: &str) -> Error {
+        Error::already_exists(format!("snapshot {key:?} in namespace {:?}", self.namespace))
+    }
+
+    /// Lets the lease, if there is one, hold a snapshot.
+    pub(super) fn hold(&self, change: &mut Change<'_>, key: &str) -> Result<()> {
+        match &self.lease {
+            Some(lease) => leases::hold(change, &self.namespace, lease, &self.held(key)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets the lease, if there is one, let go of a snapshot.
+    pub(super) fn let_go(&self, change: &mut Change<'_>, key: &str) -> Result<()> {
+        match &self.lease {
+            Some(lease) => leases::let_go(change, &self.namespace, lease, &self.held(key)),
+            None => Ok(()),
+        }
+    }
+
+    fn held(&self, key: &str) -> Resource {
+        Resource { id: key.to_owned(), kind: format!("snapshots/{}", self.snapshotter) }
+    }
 }
 
 /// What a snapshotter knows, in the words of the namespace.
@@ -224,4 +348,17 @@ fn overlay(mut info: Info, entry: Entry) -> Info {
     info.created_at = entry.created_at;
     info.updated_at = entry.updated_at;
     info
+}
+
+/// What a snapshotter knows of some snapshots; those that it lacks are left out.
+async fn join(entries: Vec<Entry>, remote: &Arc<dyn Snapshotter>) -> Result<Vec<Info>> {
+    let known = entries.into_iter().map(|entry| async move {
+        match remote.stat(&entry.name).await {
+            Ok(info) => Ok(Some(overlay(info, entry))),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
+    });
+    let known = stream::iter(known).buffered(ASKED);
+    known.try_filter_map(|info| std::future::ready(Ok(info))).try_collect().await
 }
