@@ -1,7 +1,7 @@
 //! The core, put together: what is needed to answer requests, without a
 //! socket in sight.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use containerd_core::{
     announce::Announcer,
@@ -22,7 +22,10 @@ use runtime_v2::{Manager, ManagerConfig};
 use shim_protocol::{Context, Result};
 use tracing::level_filters::LevelFilter;
 
-use crate::config::Config;
+use crate::{
+    config::Config,
+    snapshotters::{self, Opened},
+};
 
 /// Runtime of containers that name none.
 const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
@@ -34,8 +37,8 @@ const RUNTIME_FOLDER: &str = "io.containerd.runtime.v2.task";
 /// Folder of content below the root: containerd's too.
 const CONTENT_FOLDER: &str = "io.containerd.content.v1.content";
 
-/// containerd's own database, whose records we do not know: where it is, no
-/// content is removed.
+/// containerd's own database, whose records we do not know: where it is, nothing
+/// is removed that we do not know.
 const FOREIGN_METADATA: &str = "io.containerd.metadata.v1.bolt/meta.db";
 
 /// Folder below the state where layers are mounted that cannot be written to
@@ -63,6 +66,8 @@ pub(crate) struct Core {
     pub(crate) sandboxes: Sandboxes,
     pub(crate) snapshots: Snapshots,
     pub(crate) gc: Scheduler,
+    /// What came of each snapshotter.
+    pub(crate) snapshotters: Vec<Opened>,
     pub(crate) manager: Arc<Manager>,
     pub(crate) tasks: Arc<Tasks>,
 }
@@ -79,13 +84,16 @@ impl Core {
         let announcer = Announcer::start(events.clone());
         let namespaces = Namespaces::new(db.clone(), announcer.clone());
         let containers = Containers::new(db.clone(), announcer.clone());
-        let content = open_content(config, &db).await?;
+        let foreign = has_foreign_metadata(config)?;
+        let content = open_content(config, foreign, &db).await?;
+        let (snapshots, snapshotters) = snapshotters::open(config, foreign, &db, &announcer)
+            .await
+            .context("open", "the snapshotters")?;
         let diff = DiffConfig { sync: config.sync_layers, temp: config.state.join(MOUNTS_FOLDER) };
         let diff = Diff::new(diff, content.clone());
         let images = Images::new(db.clone(), announcer.clone());
         let leases = Leases::new(db.clone());
         let sandboxes = Sandboxes::new(db.clone());
-        let snapshots = Snapshots::open(db.clone(), announcer.clone(), BTreeMap::new()).await?;
         let collector = Collector::new(
             db.clone(),
             announcer.clone(),
@@ -117,6 +125,7 @@ impl Core {
             sandboxes,
             snapshots,
             gc,
+            snapshotters,
             manager,
             tasks,
         })
@@ -135,10 +144,14 @@ impl Core {
     }
 }
 
-async fn open_content(config: &Config, db: &Db) -> Result<Content> {
-    let folder = config.root.join(CONTENT_FOLDER);
+/// Whether records of containerd's own are there.
+fn has_foreign_metadata(config: &Config) -> Result<bool> {
     let metadata = config.root.join(FOREIGN_METADATA);
-    let foreign = metadata.try_exists().context("look for", metadata.display())?;
+    metadata.try_exists().context("look for", metadata.display())
+}
+
+async fn open_content(config: &Config, foreign: bool, db: &Db) -> Result<Content> {
+    let folder = config.root.join(CONTENT_FOLDER);
     let sharing = config.content_sharing;
     let content = ContentConfig { root: folder.clone(), sharing, foreign };
     let content = Content::open(content, db.clone()).await?;

@@ -65,6 +65,7 @@ pub(crate) const INTERNAL: &str = "io.containerd.internal.v1";
 pub(crate) const METADATA: &str = "io.containerd.metadata.v1";
 pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
 pub(crate) const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
+pub(crate) const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 pub(crate) const SERVICE: &str = "io.containerd.service.v1";
 
 /// Full name of the restart monitor.
@@ -73,7 +74,10 @@ pub(crate) const RESTART: &str = "io.containerd.internal.v1.restart";
 /// All parts, each after those that it builds upon.
 pub(crate) const ALL: &[Plugin] = &[
     part(CONTENT, "content", &[]),
-    part(METADATA, "redb", &[CONTENT]),
+    snapshotter("btrfs"),
+    snapshotter("native"),
+    snapshotter("overlayfs"),
+    part(METADATA, "redb", &[CONTENT, SNAPSHOTTER]),
     part(GC, "scheduler", &[METADATA]),
     part(EVENT, "exchange", &[]),
     part(SERVICE, "introspection-service", &[]),
@@ -85,6 +89,7 @@ pub(crate) const ALL: &[Plugin] = &[
     part(SERVICE, "leases-service", &[GC, METADATA]),
     part(SERVICE, "namespaces-service", &[EVENT, METADATA]),
     part(SANDBOX_STORE, "local", &[METADATA]),
+    part(SERVICE, "snapshots-service", &[METADATA]),
     Plugin { platform: true, ..part(RUNTIME, "task", &[EVENT, METADATA]) },
     part(SERVICE, "tasks-service", &[EVENT, RUNTIME, METADATA]),
     Plugin { optional: true, ..part(INTERNAL, "restart", &[EVENT, SERVICE]) },
@@ -98,12 +103,18 @@ pub(crate) const ALL: &[Plugin] = &[
     service("leases", &[SERVICE]),
     service("namespaces", &[SERVICE]),
     service("sandboxes", &[SANDBOX_STORE]),
+    service("snapshots", &[SERVICE]),
     service("tasks", &[SERVICE]),
     service("version", &[]),
 ];
 
 const fn part(kind: &'static str, id: &'static str, requires: &'static [&'static str]) -> Plugin {
     Plugin { kind, id, requires, platform: false, optional: false }
+}
+
+/// Clients may have another one.
+const fn snapshotter(id: &'static str) -> Plugin {
+    Plugin { platform: true, optional: true, ..part(SNAPSHOTTER, id, &[]) }
 }
 
 /// A gRPC service: what clients do not need may be switched off.

@@ -1,4 +1,4 @@
-//! The only place where an error kind becomes a gRPC code.
+//! The only place where an error kind becomes a gRPC code, or comes of one.
 
 use shim_protocol::{Error, ErrorKind};
 use tonic::{Code, Status};
@@ -38,6 +38,27 @@ pub(crate) fn code(kind: ErrorKind) -> Code {
     }
 }
 
+/// The kind of a gRPC code, of another process that we ask.
+pub(crate) fn kind(code: Code) -> ErrorKind {
+    match code {
+        Code::NotFound => ErrorKind::NotFound,
+        Code::AlreadyExists => ErrorKind::AlreadyExists,
+        Code::InvalidArgument => ErrorKind::InvalidArgument,
+        Code::FailedPrecondition => ErrorKind::FailedPrecondition,
+        Code::OutOfRange => ErrorKind::OutOfRange,
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::PermissionDenied,
+        Code::ResourceExhausted => ErrorKind::ResourceExhausted,
+        Code::Aborted => ErrorKind::Aborted,
+        Code::Unavailable => ErrorKind::Unavailable,
+        Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+        Code::Cancelled => ErrorKind::Cancelled,
+        Code::Unimplemented => ErrorKind::Unimplemented,
+        Code::DataLoss => ErrorKind::DataLoss,
+        Code::Internal => ErrorKind::Internal,
+        Code::Ok | Code::Unknown => ErrorKind::Unknown,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +84,7 @@ mod tests {
             (ErrorKind::DataLoss, 15),
         ] {
             assert_eq!(code(kind) as i32, number, "{kind:?}");
+            assert_eq!(super::kind(code(kind)), kind);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Writes the configuration as a file of the newest common version.
 
+use std::path::PathBuf;
+
 use containerd_core::content::Sharing;
 use toml::{Table, Value};
 
@@ -97,9 +99,23 @@ impl Config {
             ("default", vec![DIFFER.to_owned()].into()),
             ("sync_fs", self.sync_layers.into()),
         ]);
+        let snapshotters = &self.snapshotters;
+        let root = |path: &Option<PathBuf>| {
+            ("root_path", path.as_ref().map_or(Value::String(String::new()), text))
+        };
+        let overlay = table([
+            root(&snapshotters.overlay_root),
+            ("upperdir_label", snapshotters.overlay.upperdir_label.into()),
+            ("sync_remove", snapshotters.overlay_sync_remove.into()),
+            ("slow_chown", snapshotters.overlay.slow_chown.into()),
+            ("mount_options", snapshotters.overlay.mount_options.clone().into()),
+        ]);
         table([
             (section::DIFF, diff.into()),
             (section::GC, self.gc().into()),
+            (section::BTRFS, table([root(&snapshotters.btrfs_root)]).into()),
+            (section::NATIVE, table([root(&snapshotters.native_root)]).into()),
+            (section::OVERLAY, overlay.into()),
             (section::METADATA, table([("content_sharing_policy", sharing.into())]).into()),
             (section::RESTART, table([("interval", interval.into())]).into()),
             (section::SHIMS, table([("env", env.into())]).into()),

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use containerd_core::{content::Sharing, gc::SchedulerConfig};
+use containerd_core::{content::Sharing, gc::SchedulerConfig, snapshots::OverlayConfig};
 use shim_protocol::{Context, Error, Result};
 use tracing::level_filters::LevelFilter;
 
@@ -43,6 +43,9 @@ mod section {
     pub(super) const GRPC: &str = "io.containerd.server.v1.grpc";
     pub(super) const TTRPC: &str = "io.containerd.server.v1.ttrpc";
     pub(super) const GC: &str = "io.containerd.gc.v1.scheduler";
+    pub(super) const OVERLAY: &str = "io.containerd.snapshotter.v1.overlayfs";
+    pub(super) const NATIVE: &str = "io.containerd.snapshotter.v1.native";
+    pub(super) const BTRFS: &str = "io.containerd.snapshotter.v1.btrfs";
 }
 
 /// Everything the daemon can be told.
@@ -77,6 +80,19 @@ pub(crate) struct Config {
     pub(crate) gc: SchedulerConfig,
     /// Further environment of shims.
     pub(crate) shim_env: Vec<(String, String)>,
+    pub(crate) snapshotters: Snapshotters,
+}
+
+/// Settings of our own snapshotters. A folder is below the root if none is
+/// given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Snapshotters {
+    pub(crate) overlay: OverlayConfig,
+    pub(crate) overlay_root: Option<PathBuf>,
+    /// Whether an overlay's files are gone when its removal is answered.
+    pub(crate) overlay_sync_remove: bool,
+    pub(crate) native_root: Option<PathBuf>,
+    pub(crate) btrfs_root: Option<PathBuf>,
 }
 
 /// A socket and who may use it besides root.
@@ -156,6 +172,7 @@ impl Default for Config {
             sync_layers: false,
             gc: SchedulerConfig::default(),
             shim_env: Vec::new(),
+            snapshotters: Snapshotters::default(),
         }
     }
 }

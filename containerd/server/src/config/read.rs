@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use containerd_core::{content::Sharing, gc::SchedulerConfig};
 use shim_protocol::{Context, Error, Result};
 
-use super::{Config, Grpc, LogFormat, ProxyPlugin, Socket, parse_level, reader::Reader, section};
+use super::{
+    Config, Grpc, LogFormat, ProxyPlugin, Snapshotters, Socket, parse_level, reader::Reader,
+    section,
+};
 use crate::plugins::PluginName;
 
 /// The only one who makes and unpacks layers.
@@ -55,9 +58,11 @@ impl Config {
         let mut proxies = top.section("proxy_plugins")?;
         for name in proxies.keys() {
             let proxy = ProxyPlugin::read(proxies.section(&name)?)?;
-            ineffective.push(format!(
-                "proxy_plugins.{name} has no effect: no part is left to other processes"
-            ));
+            if proxy.kind != "snapshot" {
+                ineffective.push(format!(
+                    "proxy_plugins.{name} has no effect: only snapshotters can be other processes"
+                ));
+            }
             config.proxy_plugins.insert(name, proxy);
         }
         config.read_plugins(top.section("plugins")?, ineffective)?;
@@ -148,6 +153,7 @@ impl Config {
         let mut gc = plugins.section(section::GC)?;
         read_gc(&mut self.gc, &mut gc)?;
         gc.finish();
+        self.snapshotters.read(&mut plugins)?;
         plugins.finish();
         Ok(())
     }
@@ -180,6 +186,33 @@ impl Grpc {
         }
         Ok(())
     }
+}
+
+impl Snapshotters {
+    fn read(&mut self, plugins: &mut Reader<'_>) -> Result<()> {
+        let mut overlay = plugins.section(section::OVERLAY)?;
+        self.overlay_root = folder(&mut overlay)?;
+        self.overlay.upperdir_label = overlay.boolean("upperdir_label")?.unwrap_or_default();
+        self.overlay.slow_chown = overlay.boolean("slow_chown")?.unwrap_or_default();
+        self.overlay.mount_options = overlay.texts("mount_options")?;
+        self.overlay_sync_remove = overlay.boolean("sync_remove")?.unwrap_or_default();
+        // An older way to say the opposite, which is the default.
+        overlay.boolean("async_remove")?;
+        overlay.finish();
+        for (name, root) in
+            [(section::NATIVE, &mut self.native_root), (section::BTRFS, &mut self.btrfs_root)]
+        {
+            let mut snapshotter = plugins.section(name)?;
+            *root = folder(&mut snapshotter)?;
+            snapshotter.finish();
+        }
+        Ok(())
+    }
+}
+
+/// Where a snapshotter's folders are, if the file says it.
+fn folder(section: &mut Reader<'_>) -> Result<Option<PathBuf>> {
+    Ok(section.text("root_path")?.filter(|path| !path.is_empty()).map(PathBuf::from))
 }
 
 impl ProxyPlugin {

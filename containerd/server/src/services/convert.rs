@@ -21,9 +21,14 @@ pub(super) fn any_out(any: Any) -> prost_types::Any {
     prost_types::Any { type_url: any.type_url, value: any.value }
 }
 
-pub(super) fn mount_in(mount: types::Mount) -> Mount {
+pub(crate) fn mount_in(mount: types::Mount) -> Mount {
     let types::Mount { r#type: kind, source, target, options } = mount;
     Mount { kind, source, target, options }
+}
+
+pub(super) fn mount_out(mount: Mount) -> types::Mount {
+    let Mount { kind, source, target, options } = mount;
+    types::Mount { r#type: kind, source, target, options }
 }
 
 /// A descriptor; a size below zero counts as none.
@@ -51,7 +56,7 @@ pub(super) fn descriptor_out(descriptor: Descriptor) -> types::Descriptor {
 ///
 /// # Errors
 /// `InvalidArgument` when there is no such time.
-pub(super) fn time_in(time: prost_types::Timestamp) -> Result<SystemTime> {
+pub(crate) fn time_in(time: prost_types::Timestamp) -> Result<SystemTime> {
     SystemTime::try_from(time)
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "read a time", e))
 }

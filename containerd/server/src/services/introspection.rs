@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use containerd_api::{
-    from_any,
+    from_any, google,
     services::introspection::v1 as api,
     to_any,
     types::{Platform, RuntimeInfo, RuntimeRequest, RuntimeVersion},
@@ -14,7 +14,7 @@ use shim_protocol::{Error, ErrorKind, Result};
 use tonic::{Request, Response, Status};
 
 use super::convert::{any_in, any_out};
-use crate::{identity::Identity, plugins, status};
+use crate::{identity::Identity, plugins, snapshotters::Opened, status};
 
 pub(super) struct Service {
     pub(super) identity: Identity,
@@ -22,9 +22,13 @@ pub(super) struct Service {
     pub(super) manager: Arc<Manager>,
 }
 
-/// The parts of the daemon that are on, as messages.
-pub(super) fn plugins(is_disabled: impl Fn(&str) -> bool) -> Vec<api::Plugin> {
-    plugins::ALL
+/// The parts of the daemon that are on, as messages; of `snapshotters`, what
+/// came of them when they were opened.
+pub(super) fn plugins(
+    is_disabled: impl Fn(&str) -> bool,
+    snapshotters: &[Opened],
+) -> Vec<api::Plugin> {
+    let mut all: Vec<_> = plugins::ALL
         .iter()
         .filter(|plugin| !is_disabled(&plugin.name()))
         .map(|plugin| api::Plugin {
@@ -34,7 +38,39 @@ pub(super) fn plugins(is_disabled: impl Fn(&str) -> bool) -> Vec<api::Plugin> {
             platforms: if plugin.platform { vec![host()] } else { Vec::new() },
             ..Default::default()
         })
-        .collect()
+        .collect();
+    for opened in snapshotters {
+        let is_same = |plugin: &&mut api::Plugin| {
+            plugin.r#type == plugins::SNAPSHOTTER && plugin.id == opened.name
+        };
+        match all.iter_mut().find(is_same) {
+            Some(plugin) => add(plugin, opened),
+            None => {
+                let mut plugin = api::Plugin {
+                    r#type: plugins::SNAPSHOTTER.to_owned(),
+                    id: opened.name.clone(),
+                    ..Default::default()
+                };
+                add(&mut plugin, opened);
+                all.push(plugin);
+            }
+        }
+    }
+    all
+}
+
+fn add(plugin: &mut api::Plugin, opened: &Opened) {
+    plugin.capabilities = opened.capabilities.clone();
+    plugin.exports = opened.exports.clone();
+    plugin.init_err = opened.error.as_ref().map(|error| {
+        let mut message = error.report().to_string();
+        // By this word containerd's clients know that nothing is wrong.
+        if error.kind() == ErrorKind::FailedPrecondition {
+            message.push_str(": skip plugin");
+        }
+        let code = status::code(error.kind()).into();
+        google::rpc::Status { code, message, details: Vec::new() }
+    });
 }
 
 /// The platform of this machine in the words of OCI images, which are Go's.

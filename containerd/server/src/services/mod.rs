@@ -2,7 +2,7 @@
 
 mod containers;
 mod content;
-mod convert;
+pub(crate) mod convert;
 mod diff;
 mod events;
 mod headers;
@@ -12,6 +12,7 @@ mod introspection;
 mod leases;
 mod namespaces;
 mod sandbox;
+mod snapshots;
 mod tasks;
 mod version;
 
@@ -24,8 +25,8 @@ use containerd_api::{
         introspection::v1::introspection_server::IntrospectionServer,
         leases::v1::leases_server::LeasesServer,
         namespaces::v1::namespaces_server::NamespacesServer,
-        sandbox::v1::store_server::StoreServer, tasks::v1::tasks_server::TasksServer,
-        version::v1::version_server::VersionServer,
+        sandbox::v1::store_server::StoreServer, snapshots::v1::snapshots_server::SnapshotsServer,
+        tasks::v1::tasks_server::TasksServer, version::v1::version_server::VersionServer,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -74,7 +75,7 @@ pub(crate) fn routes(
         IntrospectionServer,
         introspection::Service {
             identity,
-            plugins: introspection::plugins(is_disabled),
+            plugins: introspection::plugins(is_disabled, &core.snapshotters),
             manager: core.manager.clone(),
         }
     );
@@ -85,6 +86,7 @@ pub(crate) fn routes(
     );
     serve!("namespaces", NamespacesServer, namespaces::Service(core.namespaces.clone()));
     serve!("sandboxes", StoreServer, sandbox::Service(core.sandboxes.clone()));
+    serve!("snapshots", SnapshotsServer, snapshots::Service(core.snapshots.clone()));
     serve!("tasks", TasksServer, tasks::Service { tasks: core.tasks.clone(), stop: stop.clone() });
     serve!("version", VersionServer, version::Service);
     serve!(
