@@ -8,7 +8,7 @@ use containerd_client::{DEFAULT_ADDRESS, DEFAULT_NAMESPACE};
 use crate::{
     commands::{
         completion, containers, content, events, images, info, leases, namespaces, oci, plugins,
-        run, shim, tasks, version,
+        run, shim, snapshots, tasks, version,
     },
     time,
 };
@@ -65,6 +65,9 @@ pub(crate) enum Command {
     /// Work on images: names for content that containers are made from
     #[command(subcommand, visible_aliases = ["image", "i"])]
     Images(images::Command),
+    /// Work on snapshots: layers of images, and what containers write on top
+    #[command(visible_alias = "snapshot")]
+    Snapshots(snapshots::Group),
     /// Print events as they come
     #[command(visible_alias = "event")]
     Events(events::Events),
@@ -98,6 +101,7 @@ impl Command {
             Self::Containers(command) => command.run(global).await,
             Self::Content(command) => command.run(global).await,
             Self::Images(command) => command.run(global).await,
+            Self::Snapshots(group) => group.run(global).await,
             Self::Events(command) => command.run(global).await,
             Self::Namespaces(command) => command.run(global).await,
             Self::Plugins(command) => command.run(global).await,

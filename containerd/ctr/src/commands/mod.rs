@@ -12,5 +12,6 @@ pub(crate) mod oci;
 pub(crate) mod plugins;
 pub(crate) mod run;
 pub(crate) mod shim;
+pub(crate) mod snapshots;
 pub(crate) mod tasks;
 pub(crate) mod version;
