@@ -16,15 +16,6 @@ use crate::{
     walk::reference_key,
 };
 
-/// How often in a row a download may break off without a single byte.
-const MAX_FAILURES: u32 = 4;
-
-/// How often a download may break off at all.
-const MAX_BREAKS: u32 = 100;
-
-/// How long to wait after the first failure; twice as long after each further.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-
 /// How long to wait between two looks at what somebody else is fetching.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -34,9 +25,8 @@ pub trait Source: Send + Sync {
     /// Opens content for reading, from `offset` on.
     ///
     /// # Errors
-    /// `NotFound` when it is not there. `Unavailable`, `DeadlineExceeded`,
-    /// `Aborted` and `DataLoss`, here and when it is read, are worth another
-    /// try.
+    /// `NotFound` when it is not there. What may help against others has been
+    /// tried.
     async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn ContentReader>>;
 }
 
@@ -55,14 +45,6 @@ pub struct Fetcher<'a> {
     pub tracker: &'a Tracker,
     /// Ends it before its time.
     pub stop: &'a CancellationToken,
-}
-
-/// Why a download ended early.
-enum Break {
-    /// The other side; another try may help.
-    Source(Error),
-    /// Anything else.
-    Fatal(Error),
 }
 
 impl Fetcher<'_> {
@@ -145,51 +127,27 @@ impl Fetcher<'_> {
 
     /// Brings what is missing.
     async fn fill(&self, writer: &mut dyn ContentWriter, descriptor: &Descriptor) -> Result<()> {
-        let size = descriptor.size;
-        if writer.offset() > size {
+        let Descriptor { digest, size, .. } = descriptor;
+        if writer.offset() > *size {
             writer.clear().await?;
         }
-        let (mut failures, mut breaks) = (0, 0);
-        while writer.offset() < size {
-            let before = writer.offset();
-            let error = match self.copy(writer, descriptor).await {
-                Ok(()) => return Ok(()),
-                Err(Break::Fatal(error)) => return Err(error),
-                Err(Break::Source(error)) => error,
-            };
-            failures = if writer.offset() > before { 1 } else { failures + 1 };
-            breaks += 1;
-            if !is_transient(&error) || failures >= MAX_FAILURES || breaks >= MAX_BREAKS {
-                return Err(error);
-            }
-            let (digest, offset) = (&descriptor.digest, writer.offset());
-            tracing::debug!(%digest, offset, error = %error.report(), "download goes on");
-            time::sleep(FIRST_PAUSE * 2_u32.pow(failures - 1)).await;
-        }
-        Ok(())
-    }
-
-    /// Copies until all is there, or the download breaks off.
-    async fn copy(
-        &self,
-        writer: &mut dyn ContentWriter,
-        descriptor: &Descriptor,
-    ) -> Result<(), Break> {
-        let Descriptor { digest, size, .. } = descriptor;
         let mut offset = writer.offset();
-        let mut body = self.source.open(descriptor, offset).await.map_err(Break::Source)?;
-        while let Some(piece) = body.next().await.map_err(Break::Source)? {
+        if offset == *size {
+            return Ok(());
+        }
+        let mut body = self.source.open(descriptor, offset).await?;
+        while let Some(piece) = body.next().await? {
             offset += piece.len() as u64;
             if offset > *size {
                 let text = format!("more came than the {size} bytes that it should have");
-                return Err(Break::Fatal(Error::precondition(text)));
+                return Err(Error::precondition(text));
             }
-            writer.write(piece).await.map_err(Break::Fatal)?;
+            writer.write(piece).await?;
             self.tracker.moved(digest, offset);
         }
         if offset < *size {
             let text = format!("only {offset} of {size} bytes came");
-            return Err(Break::Source(Error::new(ErrorKind::DataLoss, text)));
+            return Err(Error::new(ErrorKind::DataLoss, text));
         }
         Ok(())
     }
@@ -207,12 +165,6 @@ impl Fetcher<'_> {
         self.tracker.exists(digest);
         Ok(())
     }
-}
-
-/// Is another try worth while?
-fn is_transient(error: &Error) -> bool {
-    use ErrorKind::{Aborted, DataLoss, DeadlineExceeded, Unavailable};
-    matches!(error.kind(), Unavailable | DeadlineExceeded | Aborted | DataLoss)
 }
 
 /// The error of content that is gone.

@@ -10,6 +10,7 @@
 //! What it deliberately does not know: gRPC, the database, snapshotters, and
 //! how a layer becomes files.
 
+pub mod adopt;
 pub mod archive;
 pub mod compression;
 mod descriptor;
@@ -25,6 +26,7 @@ pub mod pull;
 pub mod push;
 mod reference;
 pub mod registry;
+pub mod remote;
 pub mod store;
 #[cfg(test)]
 mod testing;

@@ -7,38 +7,30 @@
 use std::collections::HashMap;
 
 use futures::{
-    FutureExt, StreamExt, TryStreamExt,
-    future::{join, join_all},
+    FutureExt, Stream, StreamExt, TryStreamExt,
+    future::{BoxFuture, join, join_all},
     stream,
 };
-use shim_protocol::{Context, Error, ErrorKind, Result};
+use shim_protocol::{Error, ErrorKind, Result};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Descriptor, Digest,
     fetch::{Fetcher, Source},
-    manifest::{self, Config},
-    media_type,
+    manifest, media_type,
     origin::Origin,
-    platform::Matcher,
     progress::Tracker,
-    store::{ContentStore, Unpacker},
-    unpack::{Unpack, stopped},
+    store::ContentStore,
+    unpack::{self, Unpack, stopped},
     walk::{self, Selection, Walk},
 };
+
+pub use crate::unpack::Target;
 
 /// How many pieces of content are asked for at once. How many of them are being
 /// downloaded is up to [`Pull::downloads`].
 const AT_ONCE: usize = 64;
-
-/// Where images of some platforms are unpacked.
-pub struct Target<'a> {
-    /// The platforms.
-    pub platforms: Matcher,
-    /// The snapshotter.
-    pub unpacker: &'a dyn Unpacker,
-}
 
 /// What is needed to pull.
 pub struct Pull<'a> {
@@ -105,8 +97,8 @@ impl Pull<'_> {
             if level.is_empty() {
                 break;
             }
-            let below = level.iter().map(|step| self.document(&fetcher, &step.descriptor));
-            let below: Vec<_> = stream::iter(below).buffered(AT_ONCE).try_collect().await?;
+            let below = level.iter().map(|step| self.document(&fetcher, &step.descriptor).boxed());
+            let below: Vec<_> = side_by_side(below).buffered(AT_ONCE).try_collect().await?;
             for (step, children) in level.iter().zip(below) {
                 walk.found(step, children)?;
             }
@@ -149,12 +141,13 @@ impl Pull<'_> {
         let fetcher = self.fetcher(stop);
         let (configs, layers): (Vec<_>, Vec<_>) =
             walk.blobs.iter().partition(|blob| media_type::is_known_config(&blob.media_type));
-        let fetches = configs.into_iter().chain(layers).map(|blob| async {
+        let fetch = async |blob: &Descriptor| {
             fetcher.fetch(blob).await?;
             arrivals.arrived(&blob.digest);
             Ok(())
-        });
-        stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect().await
+        };
+        let fetches = configs.into_iter().chain(layers).map(|blob| fetch(blob).boxed());
+        side_by_side(fetches).buffer_unordered(AT_ONCE).try_collect().await
     }
 
     /// Unpacks all manifests for which there is a target.
@@ -182,21 +175,16 @@ impl Pull<'_> {
         arrivals: &Arrivals,
         stop: &CancellationToken,
     ) -> Result<()> {
-        let config = parts.iter().find(|part| media_type::is_config(&part.media_type));
-        let layers: Vec<_> =
-            parts.iter().filter(|part| media_type::is_layer(&part.media_type)).cloned().collect();
-        let Some(config) = config.filter(|_| !layers.is_empty()) else { return Ok(()) };
+        let Some((config, layers)) = unpack::stack(parts) else { return Ok(()) };
         stop.run_until_cancelled(arrivals.wait(&config.digest))
             .await
             .unwrap_or_else(|| Err(stopped()))?;
-        let document = walk::read_document(self.content, config).await?;
-        let platform = Config::parse(&document).context("parse", &config.digest)?.platform;
-        let target = self.unpack.iter().find(|target| target.platforms.matches(&platform));
-        let Some(Target { unpacker, .. }) = target else { return Ok(()) };
-        let unpack =
-            Unpack { content: self.content, unpacker: *unpacker, tracker: self.tracker, stop };
+        let Some(unpacker) = unpack::target(self.content, self.unpack, config).await? else {
+            return Ok(());
+        };
+        let Self { content, tracker, .. } = *self;
         let ready = |number: usize| arrivals.wait(&layers[number].digest).boxed();
-        unpack.run(config, &layers, &ready).await.map(drop)
+        Unpack { content, unpacker, tracker, stop }.run(config, &layers, &ready).await.map(drop)
     }
 
     fn fetcher<'a>(&'a self, stop: &'a CancellationToken) -> Fetcher<'a> {
@@ -224,6 +212,14 @@ impl Arrivals {
         let waited = arrival.subscribe().wait_for(|arrived| *arrived).await.map(drop);
         waited.map_err(|e| Error::caused(ErrorKind::Internal, "wait for content", e))
     }
+}
+
+/// Work that is done side by side. In boxes: the compiler cannot see that it may
+/// move between threads where each piece has a lifetime of its own.
+pub(crate) fn side_by_side<'a, T>(
+    work: impl Iterator<Item = BoxFuture<'a, T>>,
+) -> impl Stream<Item = BoxFuture<'a, T>> {
+    stream::iter(work.collect::<Vec<_>>())
 }
 
 /// A failure ends everything else.

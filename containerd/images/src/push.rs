@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,8 @@ use crate::{
     media_type,
     origin::Origin,
     progress::Tracker,
-    store::{ContentReader, ContentStore},
+    pull::side_by_side,
+    store::{ContentInfo, ContentReader, ContentStore, ContentWriter},
     unpack::stopped,
     walk::{self, Selection, Walk},
 };
@@ -62,6 +63,34 @@ impl Blob<'_> {
         let digest = self.descriptor.digest.clone();
         let content = self.content.read(&digest, offset).await?;
         Ok(Box::new(Watched { content, digest, done: offset, tracker: self.tracker.clone() }))
+    }
+}
+
+/// A store with nothing but the blob, and that is only read.
+#[async_trait]
+impl ContentStore for Blob<'_> {
+    async fn info(&self, digest: &Digest) -> Result<Option<ContentInfo>> {
+        let info = ContentInfo { size: self.descriptor.size, labels: BTreeMap::new() };
+        Ok((*digest == self.descriptor.digest).then_some(info))
+    }
+
+    async fn read(&self, digest: &Digest, offset: u64) -> Result<Box<dyn ContentReader>> {
+        match *digest == self.descriptor.digest {
+            true => self.open(offset).await,
+            false => Err(absent(digest)),
+        }
+    }
+
+    async fn write(&self, _: &str, _: u64, _: Option<&Digest>) -> Result<Box<dyn ContentWriter>> {
+        Err(Error::unimplemented("write to what is pushed"))
+    }
+
+    async fn set_labels(&self, _: &Digest, _: BTreeMap<String, String>) -> Result<()> {
+        Err(Error::unimplemented("label what is pushed"))
+    }
+
+    async fn abort(&self, _: &str) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -127,16 +156,17 @@ impl Push<'_> {
             children.iter().for_each(|child| self.tracker.add(child, Some(parent)));
         }
         let sources = self.sources(&walk).await?;
-        let blobs = walk.blobs.iter().map(|blob| self.blob(blob, sources.get(&blob.digest)));
-        let blobs = stream::iter(blobs).buffer_unordered(AT_ONCE);
+        let blobs =
+            walk.blobs.iter().map(|blob| self.blob(blob, sources.get(&blob.digest)).boxed());
+        let blobs = side_by_side(blobs).buffer_unordered(AT_ONCE);
         blobs.try_collect::<()>().await?;
         let (indexes, manifests): (Vec<_>, Vec<_>) = walk
             .documents
             .iter()
             .map(|(document, _)| document)
             .partition(|document| media_type::is_index(&document.media_type));
-        let manifests = manifests.into_iter().map(|manifest| self.document(manifest, root));
-        let manifests = stream::iter(manifests).buffer_unordered(AT_ONCE);
+        let manifests = manifests.into_iter().map(|manifest| self.document(manifest, root).boxed());
+        let manifests = side_by_side(manifests).buffer_unordered(AT_ONCE);
         manifests.try_collect::<()>().await?;
         // The walk came from the top.
         for index in indexes.into_iter().rev() {

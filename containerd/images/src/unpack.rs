@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Descriptor, Digest,
     manifest::{self, Config},
+    media_type,
+    platform::Matcher,
     progress::Tracker,
     store::{ContentStore, Unpacker},
     unique::unique,
@@ -41,6 +43,35 @@ pub fn snapshot_label(snapshotter: &str) -> String {
 
 /// Something that tells when a layer, by its number, is in the store.
 pub type Ready<'a> = &'a (dyn Fn(usize) -> BoxFuture<'a, Result<()>> + Send + Sync);
+
+/// Where images of some platforms are unpacked.
+pub struct Target<'a> {
+    /// The platforms.
+    pub platforms: Matcher,
+    /// The snapshotter.
+    pub unpacker: &'a dyn Unpacker,
+}
+
+/// Configuration and layers of the manifest with these parts; none if it is not
+/// the one of a filesystem.
+pub(crate) fn stack(parts: &[Descriptor]) -> Option<(&Descriptor, Vec<Descriptor>)> {
+    let config = parts.iter().find(|part| media_type::is_config(&part.media_type))?;
+    let layers = parts.iter().filter(|part| media_type::is_layer(&part.media_type));
+    let layers: Vec<_> = layers.cloned().collect();
+    (!layers.is_empty()).then_some((config, layers))
+}
+
+/// What the image with this configuration is unpacked with, if it is at all.
+pub(crate) async fn target<'a>(
+    content: &dyn ContentStore,
+    targets: &[Target<'a>],
+    config: &Descriptor,
+) -> Result<Option<&'a dyn Unpacker>> {
+    let document = walk::read_document(content, config).await?;
+    let platform = Config::parse(&document).context("parse", &config.digest)?.platform;
+    let target = targets.iter().find(|target| target.platforms.matches(&platform));
+    Ok(target.map(|target| target.unpacker))
+}
 
 /// What unpacks, and who wants to know.
 #[derive(Clone, Copy)]

@@ -147,14 +147,14 @@ impl Import<'_> {
             if contents.files.len() + contents.links.len() >= MAX_FILES {
                 return Err(Error::invalid(format!("more than {MAX_FILES} files")));
             }
-            let name = clean(&entry.name)?;
+            let name = entry.name;
             next = match entry.kind {
                 Kind::File => {
                     let size = entry.size;
                     let mut file = File { parts: &mut parts, digest: None, next: None, size };
-                    self.file(&mut contents, name, &mut file, reference)
+                    self.file(&mut contents, name.clone(), &mut file, reference)
                         .await
-                        .context("take", format_args!("{:?}", entry.name))?;
+                        .context("take", format_args!("{name:?}"))?;
                     file.rest().await
                 }
                 kind => {
@@ -427,9 +427,13 @@ impl Contents {
 /// Reads the archive where that may block.
 fn read_archive(feed: Feed, parts: Outlet<Part>) -> Result<()> {
     let mut reader = Reader::new(compression::reader(feed)?);
-    while let Some(entry) = reader.next()? {
+    while let Some(mut entry) = reader.next()? {
+        entry.name = clean(&entry.name)?;
         let is_file = entry.kind == Kind::File;
-        let mut hasher = (!entry.name.contains("blobs/")).then(|| Hasher::new(Algorithm::Sha256));
+        let mut hasher = match blob_digest(&entry.name)? {
+            Some(_) => None,
+            None => Some(Hasher::new(Algorithm::Sha256)),
+        };
         parts.put(Part::Entry(entry))?;
         if !is_file {
             continue;

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     Platform,
     media_type::{OCI_INDEX, OCI_LAYER_GZIP},
+    platform::Matcher,
     progress::Stage,
     testing::{Memory, Shelf, Snapshots, digest, json, kind},
 };
@@ -125,7 +126,7 @@ async fn layers_come_side_by_side_but_not_too_many() {
     assert_eq!(scene.snapshots.state.lock().unwrap().applied.len(), 20);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_layer_is_unpacked_while_others_are_on_their_way() {
     let mut scene = Scene::new();
     let gate = Arc::new(Semaphore::new(0));
@@ -146,29 +147,20 @@ async fn a_layer_is_unpacked_while_others_are_on_their_way() {
     assert_eq!(scene.snapshots.state.lock().unwrap().committed.len(), 2);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_broken_download_goes_on_where_it_broke() {
+#[tokio::test]
+async fn a_download_that_broke_goes_on_where_it_broke() {
     let mut scene = Scene::new();
     let root = scene.shelf.image(&["gz:something long"]);
-    scene.shelf.state.lock().unwrap().breaks = vec![8, 0, 4, 100];
+    scene.shelf.state.lock().unwrap().breaks = vec![8, 4, 100];
+    for _ in 0..2 {
+        assert_eq!(kind(scene.pull(&root).await), ErrorKind::Unavailable);
+        assert!(scene.snapshots.state.lock().unwrap().active.is_empty());
+    }
     scene.pull(&root).await.unwrap();
     let state = scene.shelf.state.lock().unwrap();
     let layer = digest(b"gz:something long");
     let offsets: Vec<_> = state.opened.iter().filter(|(d, _)| *d == layer).map(|o| o.1).collect();
-    assert_eq!(offsets, [0, 8, 8, 12]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_download_that_never_gets_on_is_given_up_and_resumed_later() {
-    let mut scene = Scene::new();
-    let root = scene.shelf.image(&["gz:something long"]);
-    scene.shelf.state.lock().unwrap().breaks = vec![8, 0, 0, 0, 0];
-    assert_eq!(kind(scene.pull(&root).await), ErrorKind::Unavailable);
-    assert!(scene.snapshots.state.lock().unwrap().active.is_empty());
-    scene.shelf.state.lock().unwrap().breaks.clear();
-    scene.pull(&root).await.unwrap();
-    let last = scene.shelf.state.lock().unwrap().opened.last().cloned();
-    assert_eq!(last, Some((digest(b"gz:something long"), 8)));
+    assert_eq!(offsets, [0, 8, 12]);
 }
 
 #[tokio::test]
@@ -182,7 +174,7 @@ async fn wrong_bytes_are_refused_and_leave_nothing() {
     assert!(scene.snapshots.state.lock().unwrap().active.is_empty());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_source_that_lies_about_sizes_is_refused() {
     for lie in ["gz:right and more", "gz:r"] {
         let mut scene = Scene::new();

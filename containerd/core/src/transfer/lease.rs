@@ -1,0 +1,58 @@
+//! The lease that holds what a transfer brings until something refers to it.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use shim_protocol::{Error, ErrorKind, Id, Result};
+
+use super::{Order, Transfers};
+
+/// How long a lease holds what it holds, should nobody be left to drop it
+/// (containerd, `withLease` in `core/transfer/local`).
+const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Transfers {
+    /// Works under the client's lease, or one that is made for it.
+    pub(super) async fn under_lease<T>(
+        &self,
+        order: &Order,
+        work: impl AsyncFnOnce(&str) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(lease) = &order.lease {
+            return work(lease).await;
+        }
+        let expires = ("containerd.io/gc.expire".into(), rfc3339(SystemTime::now() + LIFETIME));
+        let labels = BTreeMap::from([expires]);
+        let lease = self.0.leases.create(&order.namespace, "", labels).await?.id;
+        let outcome = work(&lease).await;
+        match &outcome {
+            // What has come so far need not come again, until the lease expires.
+            Err(error) if may_resume(error) => {}
+            _ => self.drop_lease(&order.namespace, &lease).await,
+        }
+        outcome
+    }
+
+    async fn drop_lease(&self, namespace: &Id, lease: &str) {
+        match self.0.leases.delete(namespace, lease).await {
+            Err(error) if !error.is_not_found() => {
+                let error = error.report();
+                tracing::warn!(lease, %error, "the lease of a transfer stays until it expires");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Is it an error after which clients come again?
+fn may_resume(error: &Error) -> bool {
+    use ErrorKind::{Aborted, Cancelled, DeadlineExceeded, Unavailable};
+    matches!(error.kind(), Aborted | Cancelled | DeadlineExceeded | Unavailable)
+}
+
+/// A time as in RFC 3339.
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    prost_types::Timestamp::from(time).to_string()
+}
