@@ -4,7 +4,6 @@
 
 mod local;
 mod options;
-mod registry;
 mod remote;
 
 use containerd_images::Descriptor;

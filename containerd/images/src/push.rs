@@ -33,12 +33,9 @@ pub trait Sink: Send + Sync {
     /// Whether it is there.
     async fn has(&self, descriptor: &Descriptor) -> Result<bool>;
 
-    /// Takes a blob from another repository of the registry, if it can be had
-    /// from there.
-    async fn mount(&self, descriptor: &Descriptor, from: &str) -> Result<bool>;
-
-    /// Uploads a blob.
-    async fn upload(&self, blob: Blob<'_>) -> Result<()>;
+    /// Uploads a blob, or takes it from the repository `from` of the same
+    /// registry if it can be had there.
+    async fn upload(&self, blob: Blob<'_>, from: Option<&str>) -> Result<()>;
 
     /// Uploads an index or manifest. The one that is the image itself also gets
     /// the image's name.
@@ -214,14 +211,9 @@ impl Push<'_> {
             self.tracker.exists(&blob.digest);
             return Ok(());
         }
-        if let Some(source) = source
-            && self.sink.mount(blob, source).await?
-        {
-            self.tracker.exists(&blob.digest);
-            return Ok(());
-        }
         let (content, tracker) = (self.content, self.tracker);
-        self.sink.upload(Blob { content, descriptor: blob, tracker }).await?;
+        let upload = Blob { content, descriptor: blob, tracker };
+        self.sink.upload(upload, source.map(String::as_str)).await?;
         self.tracker.complete(&blob.digest);
         Ok(())
     }

@@ -1,10 +1,5 @@
 //! A repository of a registry, as what images come from and go to.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use shim_protocol::Result;
@@ -22,14 +17,12 @@ use crate::{
 pub struct Remote {
     registry: Registry,
     reference: Reference,
-    /// Repositories that blobs may be had from.
-    mounts: Mutex<HashMap<Digest, String>>,
 }
 
 impl Remote {
     /// Nothing is asked yet.
     pub fn new(registry: Registry, reference: Reference) -> Self {
-        Self { registry, reference, mounts: Mutex::default() }
+        Self { registry, reference }
     }
 
     /// What the reference stands for.
@@ -54,10 +47,6 @@ impl Remote {
     /// The reference for content below the image, which does not get its tag.
     fn below(&self, digest: &Digest) -> Result<Reference> {
         Reference::parse(&format!("{}@{digest}", self.reference.name()))
-    }
-
-    fn mounts(&self) -> MutexGuard<'_, HashMap<Digest, String>> {
-        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,17 +73,10 @@ impl Sink for Remote {
         self.registry.exists(&reference, descriptor).await
     }
 
-    async fn mount(&self, descriptor: &Descriptor, from: &str) -> Result<bool> {
-        // The registry takes it from there when it is sent, if it can.
-        self.mounts().insert(descriptor.digest.clone(), from.into());
-        Ok(false)
-    }
-
-    async fn upload(&self, blob: Blob<'_>) -> Result<()> {
-        let descriptor = blob.descriptor;
-        let from = self.mounts().remove(&descriptor.digest);
-        let from: Vec<String> = from.into_iter().collect();
-        self.registry.push_blob(&self.reference, descriptor, &from, &blob, None).await.map(drop)
+    async fn upload(&self, blob: Blob<'_>, from: Option<&str>) -> Result<()> {
+        let from: Vec<String> = from.map(str::to_owned).into_iter().collect();
+        let pushed = self.registry.push_blob(&self.reference, blob.descriptor, &from, &blob, None);
+        pushed.await.map(drop)
     }
 
     async fn put(&self, descriptor: &Descriptor, document: Bytes, is_image: bool) -> Result<()> {

@@ -16,6 +16,7 @@ use containerd_images::{
     progress::Tracker,
     pull::{Pull, Target},
     push::Push,
+    remote::Remote,
     store::ContentReader,
     walk::Selection,
 };
@@ -25,9 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    ExportOptions, ImportOptions, OnProgress, Progress, PullOptions, PushOptions, registry::Remote,
-};
+use super::{ExportOptions, ImportOptions, OnProgress, Progress, PullOptions, PushOptions};
 use crate::{Image, Namespace, Result, SnapshotUnpacker};
 
 /// How much is read at once.

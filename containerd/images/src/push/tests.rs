@@ -27,16 +27,16 @@ impl Sink for Registry {
         Ok(self.0.lock().unwrap().has.contains(&descriptor.digest))
     }
 
-    async fn mount(&self, descriptor: &Descriptor, from: &str) -> Result<bool> {
-        let mut state = self.0.lock().unwrap();
-        state.log.push(format!("mount {from}"));
-        let wanted = (descriptor.digest.clone(), from.to_owned());
-        Ok(state.mountable.contains(&wanted))
-    }
-
-    async fn upload(&self, blob: Blob<'_>) -> Result<()> {
+    async fn upload(&self, blob: Blob<'_>, from: Option<&str>) -> Result<()> {
         {
             let mut state = self.0.lock().unwrap();
+            if let Some(from) = from {
+                state.log.push(format!("mount {from}"));
+                let wanted = (blob.descriptor.digest.clone(), from.to_owned());
+                if state.mountable.contains(&wanted) {
+                    return Ok(());
+                }
+            }
             state.uploading += 1;
             state.most = state.most.max(state.uploading);
         }
