@@ -112,6 +112,10 @@ async fn wrong_bytes_are_refused(bed: &mut Bed) -> Result<()> {
                 nothing_is_left(bed).await?;
             }
         }
+        if bed.daemon.pairing().daemon == Origin::Debian {
+            // It would go on with the wrong bytes for ever.
+            continue;
+        }
         // All is well with the same images elsewhere.
         for offer in [&layer, &config, &manifest, &missing] {
             let reference = registry.image(&format!("{}:1", offer.name));
