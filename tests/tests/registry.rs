@@ -155,6 +155,8 @@ async fn one_platform_of_several_is_pulled(bed: &mut Bed) -> Result<()> {
     let reference = registry.image("several:1");
     layout.push(&bed.sandbox, "1", &reference).await?;
 
+    let other_layer = layout.parts(&other)?.pop().context("no layer")?;
+
     // Nor in an archive.
     std::fs::remove_file(layout.blob(&other.digest))?;
     let archive = layout.archive()?.display().to_string();
@@ -164,7 +166,8 @@ async fn one_platform_of_several_is_pulled(bed: &mut Bed) -> Result<()> {
         let found = tests::content::list(bed.api(), &[]).await?;
         let found: Vec<_> = found.into_iter().map(|found| found.0).collect();
         ensure!(found.contains(&mine.digest) && found.contains(&index.digest), "{found:?}");
-        ensure!(!found.contains(&other.digest), "the other platform was pulled");
+        // Newer clients fetch the other manifests, so that all can be pushed.
+        ensure!(!found.contains(&other_layer), "the other platform was pulled");
         ctr.remove_images(&[&reference]).await?;
         let import = ["images", "import", "--base-name", "example.com/several", &archive];
         ctr.ok(&import).await?;
