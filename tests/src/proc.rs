@@ -101,6 +101,26 @@ pub fn memory(pid: u32) -> Result<Memory> {
     Ok(memory)
 }
 
+/// The most that a process had in memory since [`reset_peak`], in kilobytes.
+///
+/// # Errors
+/// The process is gone.
+pub fn peak(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).context(path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}
+
+/// Lets [`peak`] begin anew (`clear_refs` of proc(5)).
+///
+/// # Errors
+/// The process is gone.
+pub fn reset_peak(pid: u32) -> Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(&path, "5").context(path)
+}
+
 /// How many descriptors a process has open.
 ///
 /// # Errors

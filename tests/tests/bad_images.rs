@@ -128,11 +128,14 @@ async fn wrong_bytes_are_refused(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
+/// A registry, and what is wrong with it.
+type Broken = (&'static str, fn(&Offer));
+
 /// All at once, since each takes until a deadline of the daemon.
 async fn registries_that_are_broken_are_given_up(bed: &mut Bed) -> Result<()> {
     let registry = Registry::start()?;
     let ctr = bed.ctr(Origin::Ours);
-    let broken: [(&str, fn(&Offer)); 20] = [
+    let broken: [Broken; 20] = [
         ("silent", |o| o.rule("", Fault::Silence)),
         ("silent-layer", |o| o.rule(&o.layer, Fault::Silence)),
         ("stalls", |o| o.rule(&o.layer, Fault::Stall(100_000))),
@@ -379,7 +382,7 @@ async fn layers_stay_where_they_belong(bed: &mut Bed) -> Result<()> {
 async fn what_passes_is_waited_for(bed: &mut Bed) -> Result<()> {
     let registry = Registry::start()?;
     let ctr = bed.ctr(Origin::Ours);
-    let broken: [(&str, fn(&Offer)); 7] = [
+    let broken: [Broken; 7] = [
         ("cut-once", |o| o.proxy.rule(Rule::new(&o.layer, 1, Fault::Cut(120_000)))),
         ("cut-thrice", |o| o.proxy.rule(Rule::new(&o.layer, 3, Fault::Cut(50_000)))),
         ("cut-manifest-once", |o| o.proxy.rule(Rule::new("/manifests/", 1, Fault::Cut(5)))),

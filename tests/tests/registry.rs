@@ -1,5 +1,7 @@
 //! Images from and to a real registry, made by the programs of other people.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::{
@@ -8,7 +10,7 @@ use tests::{
         Image, Layer, Layout, Tool, buildah_image, busybox, everything, everything_and_more,
         many_layers, umoci_image,
     },
-    registry::Registry,
+    registry::{Fault, HOST, Options, PASSWORD, Registry, Rule, USER},
 };
 
 tests::every_daemon!(
@@ -17,6 +19,8 @@ tests::every_daemon!(
     images_of_other_builders_run,
     archives_go_both_ways,
     one_platform_of_several_is_pulled,
+    registries_with_locks_are_opened,
+    a_mirror_is_asked_first,
 );
 
 /// The digest of an image in a registry.
@@ -158,7 +162,7 @@ async fn one_platform_of_several_is_pulled(bed: &mut Bed) -> Result<()> {
     let other_layer = layout.parts(&other)?.pop().context("no layer")?;
 
     // Nor in an archive.
-    std::fs::remove_file(layout.blob(&other.digest))?;
+    fs::remove_file(layout.blob(&other.digest))?;
     let archive = layout.archive()?.display().to_string();
     for ctr in bed.image_clients() {
         ctr.pull(&reference).await?;
@@ -173,6 +177,112 @@ async fn one_platform_of_several_is_pulled(bed: &mut Bed) -> Result<()> {
         ctr.ok(&import).await?;
         let name = "example.com/several:1";
         assert_eq!(ctr.run_image(name, "imported").await?, "hello\n");
+        ctr.remove_images(&[name]).await?;
+    }
+    Ok(())
+}
+
+/// Passwords, tokens, and certificates that no machine knows.
+async fn registries_with_locks_are_opened(bed: &mut Bed) -> Result<()> {
+    let (layout, made) = Layout::of(bed.sandbox.path("layout"), "1", &many_layers(1)?)?;
+    let user = format!("{USER}:{PASSWORD}");
+    let locked = Options { password: true, tls: true, client_certificate: true };
+    let locked = Registry::start_with(locked)?;
+    bed.sandbox.name_this_machine(HOST)?;
+    let token = Registry::start()?;
+    let proxy = token.proxy().await?;
+    proxy.require_token("a-token");
+
+    let certificates = locked.certificates().context("certificates")?;
+    let [ca, certificate, key] =
+        [&certificates.ca, &certificates.client_certificate, &certificates.client_key]
+            .map(|path| path.display().to_string());
+    // The way of the image into the first one: its certificates in one folder.
+    let folder = bed.sandbox.path("certificates");
+    fs::create_dir(&folder)?;
+    for (from, to) in [(&ca, "ca.crt"), (&certificate, "client.cert"), (&key, "client.key")] {
+        fs::copy(from, folder.join(to))?;
+    }
+    let folder = folder.display().to_string();
+    let target = locked.image_by_name("image:1");
+    let to = format!("docker://{target}");
+    let words = ["--dest-cert-dir", &folder, "--dest-creds", &user];
+    let words =
+        [&["--insecure-policy", "copy", "--quiet"], &words[..], &[&layout.reference("1"), &to]];
+    Tool::skopeo(&bed.sandbox).run(&words.concat()).await?;
+    layout.push(&bed.sandbox, "1", &token.image("image:1")).await?;
+
+    for ctr in bed.image_clients() {
+        let tls = ["--tlscacert", &ca, "--tlscert", &certificate, "--tlskey", &key];
+        let with_user = ["--user", &user];
+        let pull = async |words: &[&[&str]], reference: &str| {
+            ctr.run(&[&["images", "pull"], &words.concat()[..], &[reference]].concat()).await
+        };
+        for (name, refused) in [
+            ("nothing", &[][..]),
+            ("no password", &[&tls[..]][..]),
+            ("a wrong password", &[&tls[..], &["--user", "user:wrong"]]),
+            ("no certificate", &[&with_user[..], &tls[..2]]),
+        ] {
+            let output = pull(refused, &target).await?;
+            ensure!(output.code == Some(1), "with {name}: {output:?}");
+        }
+        pull(&[&tls, &with_user], &target).await?.ok()?;
+        assert_eq!(ctr.run_image(&target, "locked").await?, "hello\n");
+        let pushed = locked.image_by_name("pushed:1");
+        ctr.ok(&["images", "tag", &target, &pushed]).await?;
+        let push = [&["images", "push"], &tls[..], &with_user, &[&pushed]].concat();
+        ctr.ok(&push).await?;
+
+        let reference = proxy.image("image:1");
+        let anonymous = pull(&[&["--plain-http"]], &reference).await?;
+        ensure!(anonymous.code == Some(1), "{anonymous:?}");
+        pull(&[&["--plain-http"], &with_user], &reference).await?.ok()?;
+        let listed = ctr.ok(&["images", "ls"]).await?;
+        ensure!(listed.matches(&made.digest).count() == 3, "{listed}");
+        let pushed_there = proxy.image("pushed:1");
+        ctr.ok(&["images", "tag", &target, &pushed_there]).await?;
+        let push = [&["images", "push", "--plain-http"], &with_user[..], &[&pushed_there]].concat();
+        ctr.ok(&push).await?;
+        assert_eq!(digest_of(&bed.sandbox, &token.image("pushed:1")).await?, made.digest);
+        ctr.remove_images(&[&target, &pushed, &reference, &pushed_there]).await?;
+    }
+    Ok(())
+}
+
+/// A folder says who else has the images of a registry, and how to speak to it.
+async fn a_mirror_is_asked_first(bed: &mut Bed) -> Result<()> {
+    let (layout, _) = Layout::of(bed.sandbox.path("layout"), "1", &many_layers(1)?)?;
+    let (mirror, broken) = (Registry::start()?, Registry::start()?);
+    let tls = Registry::start_with(Options { tls: true, ..Options::default() })?;
+    layout.push(&bed.sandbox, "1", &mirror.image("some/image:1")).await?;
+    let (mirror, broken) = (mirror.proxy().await?, broken.proxy().await?);
+    broken.rule(Rule::always("", Fault::status(503)));
+    let hosts = bed.sandbox.path("hosts");
+    let host = hosts.join("registry.example.com");
+    fs::create_dir_all(&host)?;
+    let ca = tls.certificates().context("certificates")?.ca.clone();
+    fs::write(
+        host.join("hosts.toml"),
+        format!(
+            "server = \"https://registry.example.com\"\n\
+             [host.\"http://{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n\
+             [host.\"https://{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = {ca:?}\n\
+             [host.\"http://{}/v2\"]\n  capabilities = [\"pull\", \"resolve\"]\n\
+             \x20 override_path = true\n",
+            broken.address(),
+            tls.address(),
+            mirror.address(),
+        ),
+    )?;
+    let hosts = hosts.display().to_string();
+    for ctr in bed.image_clients() {
+        let name = "registry.example.com/some/image:1";
+        ctr.ok(&["images", "pull", "--hosts-dir", &hosts, name]).await?;
+        assert_eq!(ctr.run_image(name, "mirrored").await?, "hello\n");
+        ensure!(!broken.take_seen().is_empty(), "the first host was not asked");
+        let seen = mirror.take_seen();
+        ensure!(seen.iter().any(|seen| seen.path.contains("/blobs/")), "{seen:?}");
         ctr.remove_images(&[name]).await?;
     }
     Ok(())

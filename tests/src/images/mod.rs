@@ -1,5 +1,6 @@
 //! Images, made without a network. The same image has the same digest each time.
 
+mod generate;
 mod layer;
 mod layout;
 mod samples;
@@ -8,9 +9,12 @@ mod tools;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+pub use generate::{mixed, small_files};
 pub use layer::{Compression, Extra, Format, Layer, TIME, digest_of, gnu_tar};
 pub use layout::{Descriptor, Layout};
-pub use samples::{CAPABILITY, busybox, everything, everything_and_more, layered, many_layers};
+pub use samples::{
+    CAPABILITY, busybox, everything, everything_and_more, layered, many_layers, noise,
+};
 pub use tools::{BUILDER_LABEL, Tool, buildah_image, umoci_image};
 
 /// Media types of the OCI image specification, and of Docker's registry API.

@@ -81,7 +81,7 @@ pub fn layered(count: usize, bytes: usize) -> Result<Image> {
 }
 
 /// Bytes that do not compress and that differ with `seed`.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {

@@ -4,16 +4,20 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
 use super::samples::programs;
-use crate::{Sandbox, time::within};
+use crate::{Sandbox, time::within_time};
 
 /// A label that the image of [`buildah_image`] has.
 pub const BUILDER_LABEL: &str = "tests.made-by";
+
+/// How long one may take on a slow machine, with the largest of images.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A program that Debian has a package of, run in the mount namespace of a test.
 pub struct Tool<'a> {
@@ -56,7 +60,7 @@ impl<'a> Tool<'a> {
             .spawn()
             .context(self.program)?;
         let what = format!("{} {}", self.program, arguments.join(" "));
-        let output = within(&what, child.wait_with_output()).await??;
+        let output = within_time(LIMIT, &what, child.wait_with_output()).await??;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{what}: {said}");
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

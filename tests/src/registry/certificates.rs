@@ -8,6 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+/// A name of this machine that the certificates are good for; the programs of a
+/// test know it after [`Sandbox::name_this_machine`](crate::Sandbox).
+pub const HOST: &str = "registry.test";
+
 /// Files in PEM format.
 #[derive(Clone, Debug)]
 pub struct Certificates {
@@ -59,7 +63,7 @@ impl Certificates {
             fs::write(
                 &extensions,
                 format!(
-                    "subjectAltName=IP:127.0.0.1,DNS:localhost\n\
+                    "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:{HOST}\n\
                      basicConstraints=critical,CA:FALSE\nextendedKeyUsage={usage}\n"
                 ),
             )?;

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-pub use certificates::Certificates;
+pub use certificates::{Certificates, HOST};
 pub use faults::{Fault, Rule};
 pub use proxy::{Proxy, Seen};
 
@@ -116,6 +116,12 @@ impl Registry {
     /// The full reference of an image in it.
     pub fn image(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
+    }
+
+    /// The same by [`HOST`].
+    pub fn image_by_name(&self, name: &str) -> String {
+        let (_, port) = self.address.rsplit_once(':').unwrap_or_default();
+        format!("{HOST}:{port}/{name}")
     }
 
     /// What it was asked for.

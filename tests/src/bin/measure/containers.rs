@@ -1,18 +1,13 @@
-//! Measures our daemon and shim beside Debian's, in one run, and prints the
-//! table of the README. `hack/measure` builds what it needs.
-//!
-//! The two take turns in each measurement, so that whatever else the machine
-//! does meets both. Figures are medians.
+//! The life of containers, and what daemons and shims cost.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use containerd_api::services::tasks::v1::ListTasksRequest;
-use tests::{Bed, Container, Pairing, Process, Stdio, proc};
+use tests::{Bed, Container, Process, Stdio, proc};
 use tokio::task::JoinSet;
+
+use super::figures::{Figures, ORIGINAL, OURS, Row, megabytes, milliseconds, pid, row, table};
 
 /// Rounds of one container at a time.
 const SINGLE_ROUNDS: usize = 40;
@@ -24,22 +19,15 @@ const RESTARTS: usize = 5;
 const HALF: usize = 50;
 const MANY: usize = 100;
 
-const CONTENDERS: [(&str, Pairing); 2] =
-    [("this", Pairing::OURS), ("Debian's containerd 1.6", Pairing::ORIGINAL)];
-
-/// All figures of one contender, by the name of their row.
-type Figures = BTreeMap<&'static str, Vec<f64>>;
-
-/// Name, unit and number of decimals of each row.
-const ROWS: [(&str, &str, usize); 8] = [
-    (SHIM_PSS, "MB", 2),
-    (SHIM_PRIVATE, "MB", 2),
-    (DAEMON_IDLE, "MB", 1),
-    (DAEMON_MANY, "MB", 1),
-    (SINGLE, "ms", 0),
-    (PARALLEL, "per second", 0),
-    (RESTART_READY, "ms", 0),
-    (RESTART_LISTED, "ms", 0),
+const ROWS: [Row; 8] = [
+    row(SHIM_PSS, "MB", 2),
+    row(SHIM_PRIVATE, "MB", 2),
+    row(DAEMON_IDLE, "MB", 1),
+    row(DAEMON_MANY, "MB", 1),
+    row(SINGLE, "ms", 0),
+    row(PARALLEL, "per second", 0),
+    row(RESTART_READY, "ms", 0),
+    row(RESTART_LISTED, "ms", 0),
 ];
 const SHIM_PSS: &str = "memory of one shim, 50 running: proportional (PSS)";
 const SHIM_PRIVATE: &str = "memory of one shim, 50 running: private";
@@ -50,16 +38,10 @@ const PARALLEL: &str = "the same, 10 at once";
 const RESTART_READY: &str = "restart with 100 live shims, until the daemon is ready";
 const RESTART_LISTED: &str = "restart with 100 live shims, until all are listed";
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let mut beds = Vec::new();
-    let mut figures = [Figures::new(), Figures::new()];
-    for (name, pairing) in CONTENDERS {
-        beds.push(Bed::start(pairing).await.with_context(|| format!("start {name}"))?);
-    }
-
+pub(crate) async fn measure(beds: &mut [Bed; 2]) -> Result<String> {
+    let mut figures: [Figures; 2] = Default::default();
     for (bed, figures) in beds.iter().zip(&mut figures) {
-        note(figures, DAEMON_IDLE, megabytes(daemon_memory(bed)?));
+        figures.note(DAEMON_IDLE, megabytes(daemon_memory(bed)?));
     }
     for round in 0..SINGLE_ROUNDS {
         for (bed, figures) in beds.iter().zip(&mut figures) {
@@ -67,7 +49,7 @@ async fn main() -> Result<()> {
             live(bed, &format!("single-{round}")).await?;
             // The first one reads the programs from disk.
             if round > 0 {
-                note(figures, SINGLE, milliseconds(begin.elapsed()));
+                figures.note(SINGLE, milliseconds(begin.elapsed()));
             }
         }
     }
@@ -81,7 +63,7 @@ async fn main() -> Result<()> {
             for result in lives.join_all().await {
                 result?;
             }
-            note(figures, PARALLEL, WIDTH as f64 / begin.elapsed().as_secs_f64());
+            figures.note(PARALLEL, WIDTH as f64 / begin.elapsed().as_secs_f64());
         }
     }
     let mut all = [Vec::new(), Vec::new()];
@@ -89,11 +71,11 @@ async fn main() -> Result<()> {
         start_until(bed, tasks, HALF).await?;
         for pid in bed.sandbox.shims() {
             let memory = proc::memory(pid)?;
-            note(figures, SHIM_PSS, megabytes(memory.proportional));
-            note(figures, SHIM_PRIVATE, megabytes(memory.private));
+            figures.note(SHIM_PSS, megabytes(memory.proportional));
+            figures.note(SHIM_PRIVATE, megabytes(memory.private));
         }
         start_until(bed, tasks, MANY).await?;
-        note(figures, DAEMON_MANY, megabytes(daemon_memory(bed)?));
+        figures.note(DAEMON_MANY, megabytes(daemon_memory(bed)?));
     }
     for _ in 0..RESTARTS {
         for (bed, figures) in beds.iter_mut().zip(&mut figures) {
@@ -105,8 +87,7 @@ async fn main() -> Result<()> {
             bed.destroy(task).await?;
         }
     }
-    print_table(&figures);
-    Ok(())
+    Ok(table(&[(OURS, &figures[0]), (ORIGINAL, &figures[1])], &ROWS))
 }
 
 /// One whole life of a container that does nothing.
@@ -143,43 +124,13 @@ async fn restart(bed: &mut Bed, figures: &mut Figures) -> Result<()> {
     bed.daemon.kill().await?;
     let begin = Instant::now();
     bed.daemon.start(&bed.sandbox).await?;
-    note(figures, RESTART_READY, milliseconds(begin.elapsed()));
+    figures.note(RESTART_READY, milliseconds(begin.elapsed()));
     let answer = bed.api().tasks().list(ListTasksRequest::default()).await?.into_inner();
     anyhow::ensure!(answer.tasks.len() == MANY, "{} tasks are listed", answer.tasks.len());
-    note(figures, RESTART_LISTED, milliseconds(begin.elapsed()));
+    figures.note(RESTART_LISTED, milliseconds(begin.elapsed()));
     Ok(())
 }
 
-fn print_table(figures: &[Figures; 2]) {
-    println!("| | {} | {} |", CONTENDERS[0].0, CONTENDERS[1].0);
-    println!("| --- | ---: | ---: |");
-    for (row, unit, decimals) in ROWS {
-        let [ours, theirs] = figures.each_ref().map(|figures| {
-            let value = figures.get(row).map_or(f64::NAN, |all| median(all.clone()));
-            format!("{value:.decimals$} {unit}")
-        });
-        println!("| {row} | {ours} | {theirs} |");
-    }
-}
-
-fn note(figures: &mut Figures, row: &'static str, value: f64) {
-    figures.entry(row).or_default().push(value);
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn daemon_memory(bed: &Bed) -> Result<u64> {
-    Ok(proc::memory(bed.daemon.pid().context("daemon")?)?.resident)
-}
-
-/// Kilobytes as the kernel counts them in the megabytes of the table.
-fn megabytes(kilobytes: u64) -> f64 {
-    kilobytes as f64 / 1000.0
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+    Ok(proc::memory(pid(bed)?)?.resident)
 }
