@@ -55,7 +55,7 @@ const ARCHITECTURES: [&str; 24] = [
     "sparc64",
     "wasm",
 ];
-/// Longest short form that is read.
+/// Longest short form that is read, and that what is read has.
 const TEXT_MAX_BYTES: usize = 256;
 
 impl Platform {
@@ -91,6 +91,15 @@ impl Platform {
     /// `InvalidArgument` when it has another form, or stands alone and is
     /// neither a known operating system nor a known architecture.
     pub fn parse(text: &str) -> Result<Self> {
+        let platform = Self::parse_parts(text)?;
+        // The usual names and variants may be longer than what was written.
+        if platform.to_string().len() > TEXT_MAX_BYTES {
+            return Err(Error::invalid(format!("platform {text:?}: too long")));
+        }
+        Ok(platform)
+    }
+
+    fn parse_parts(text: &str) -> Result<Self> {
         let refuse = |why: &str| {
             let shown: String = text.chars().take(TEXT_MAX_BYTES).collect();
             Err(Error::invalid(format!("platform {shown:?}: {why}")))
@@ -435,6 +444,15 @@ mod tests {
         let windows = platform("windows(10.0.17763.1+win32k)/amd64");
         assert_eq!(windows.os_version, "10.0.17763.1");
         assert_eq!(windows.os_features, ["win32k"]);
+    }
+
+    #[test]
+    fn what_is_read_can_be_read_again() {
+        // Its own form would be a byte longer than what is read.
+        let text = format!("macos/{}", "a".repeat(TEXT_MAX_BYTES - "macos/".len()));
+        assert_eq!(Platform::parse(&text).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        let text = format!("linux/{}", "a".repeat(TEXT_MAX_BYTES - "linux/".len()));
+        assert_eq!(platform(&text).to_string(), text);
     }
 
     #[test]

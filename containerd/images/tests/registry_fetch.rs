@@ -282,3 +282,32 @@ async fn another_host_goes_on_where_one_breaks() {
     assert_eq!(mirror.lines().len(), 1);
     assert_eq!(itself.requests().iter().map(start).collect::<Vec<_>>(), [Some(100_000)]);
 }
+
+#[tokio::test]
+async fn content_that_others_may_not_pass_on_is_fetched_where_it_is() {
+    let (descriptor, content) = blob(LENGTH);
+    let (sent, asked) = (content.clone(), AtomicUsize::new(0));
+    let elsewhere = Server::start(move |request| {
+        let reply = rest(request, &sent);
+        if asked.fetch_add(1, Ordering::Relaxed) == 0 { reply.cut(1000) } else { reply }
+    })
+    .await;
+    let server = Server::start(|_| Reply::status(404)).await;
+    let mut config = plain();
+    config.headers = vec![("x-secret".to_owned(), "s".to_owned())];
+    let urls = vec!["ftp://a/".to_owned(), "?".to_owned(), format!("http://{}/x", elsewhere.host)];
+    let there = Descriptor { urls, ..descriptor.clone() };
+    let name = reference(&server.host, "a/b");
+    let registry = Registry::new(config);
+    let body = registry.fetch(&name, &there, 0).await.unwrap();
+    assert!(all(body).await.unwrap() == content);
+    assert_eq!(elsewhere.lines(), ["GET /x", "GET /x"]);
+    assert_eq!(elsewhere.requests()[0].header("x-secret"), None);
+    assert_eq!(elsewhere.requests().iter().map(start).collect::<Vec<_>>(), [None, Some(1000)]);
+    // A registry that only does not want to say is not gone round.
+    let server = Server::start(|_| Reply::status(403)).await;
+    let name = reference(&server.host, "a/b");
+    let error = registry.fetch(&name, &there, 0).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert_eq!(elsewhere.lines().len(), 2);
+}

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use reqwest::{Method, Response, StatusCode, header};
+use reqwest::{
+    Method, Response, StatusCode, Url,
+    header::{self, HeaderValue},
+};
 use shim_protocol::{Error, ErrorKind, Result};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
@@ -11,6 +14,7 @@ use super::{
     Failed, Registry,
     endpoint::{Call, Endpoint},
     failure::Failure,
+    http::Outgoing,
 };
 use crate::{Descriptor, Reference, media_type};
 
@@ -190,6 +194,14 @@ impl Body {
                 Err(error) => failed.add(endpoint.host(), error),
             }
         }
+        if failed.0.as_ref().is_some_and(Error::is_not_found) {
+            for url in &self.descriptor.urls {
+                match self.connect_elsewhere(url).await {
+                    Ok(open) => return Ok(open),
+                    Err(error) => failed.add(url, error),
+                }
+            }
+        }
         let error = failed.into_error();
         let what = format!("fetch {} of {}", self.descriptor.digest, self.reference.name());
         Err(Error::caused(error.kind(), what, error))
@@ -206,11 +218,38 @@ impl Body {
         }
         call.verified = true;
         call.patient = patient;
-        let permit =
-            endpoint.bodies.clone().acquire_owned().await.map_err(|error| {
-                Error::caused(ErrorKind::Internal, "wait for one's turn", error)
-            })?;
+        let permit = turn(endpoint).await?;
         let response = endpoint.send(&call, &[]).await?;
+        self.opened(response, permit)
+    }
+
+    /// Asks for content where its descriptor says that it can be had, too: some
+    /// may not be passed on by others. They get to know nothing of us.
+    async fn connect_elsewhere(&self, address: &str) -> Result<Open> {
+        let bad = || Error::invalid(format!("bad address {address:?} of content"));
+        let url = Url::parse(address).map_err(|_| bad())?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(bad());
+        }
+        let endpoint = self.endpoints.last().ok_or_else(|| Error::internal("no host"))?;
+        let mut outgoing = Outgoing { verified: true, ..Outgoing::new(Method::GET, url) };
+        if self.offset > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={}-", self.offset));
+            outgoing.headers.insert(header::RANGE, range.map_err(|_| bad())?);
+        }
+        let permit = turn(endpoint).await?;
+        let http = &endpoint.http;
+        let response = http.follow(&outgoing).await.map_err(|failure| failure.error)?;
+        if !response.status().is_success() {
+            let (what, idle) = (outgoing.what(), http.limits.idle);
+            return Err(Failure::from_answer(&what, response, idle).await.error);
+        }
+        self.opened(response, permit)
+    }
+
+    /// Checks what an answer says of itself.
+    fn opened(&self, response: Response, permit: OwnedSemaphorePermit) -> Result<Open> {
+        let digest = &self.descriptor.digest;
         if let Some(coding) = response.headers().get(header::CONTENT_ENCODING)
             && coding != "identity"
         {
@@ -253,6 +292,12 @@ impl Body {
             format!("{digest} was asked for from byte {offset} on, and {text:?} came"),
         ))
     }
+}
+
+/// Waits until one more blob may be read from a host.
+async fn turn(endpoint: &Endpoint) -> Result<OwnedSemaphorePermit> {
+    let turn = endpoint.bodies.clone().acquire_owned().await;
+    turn.map_err(|error| Error::caused(ErrorKind::Internal, "wait for one's turn", error))
 }
 
 /// What we want, and that we take what there is.
