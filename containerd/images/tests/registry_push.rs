@@ -342,3 +342,43 @@ async fn what_is_about_another_is_listed() {
     let listed = format!("GET /v2/a/b/referrers/{}?artifactType=t", subject.digest);
     assert_eq!(server.lines()[1], listed);
 }
+
+#[tokio::test]
+async fn a_registry_that_does_not_take_what_it_asked_for_is_given_up() {
+    use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpListener};
+    // More than fits into the buffers between us.
+    let (descriptor, content) = blob(32 << 20);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let server = tokio::spawn(async move {
+        let mut stuck = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 4096];
+            let length = stream.read(&mut head).await.unwrap();
+            let reply = match &head[..length.min(4)] {
+                b"POST" => "202 Accepted\r\nlocation: /upload/1",
+                b"HEAD" => "404 Not Found",
+                // It reads no more, and does not go away.
+                b"PUT " => {
+                    stuck.push(stream);
+                    continue;
+                }
+                _ => "404 Not Found",
+            };
+            let reply =
+                format!("HTTP/1.1 {reply}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(reply.as_bytes()).await.unwrap();
+        }
+    });
+    let mut config = plain();
+    config.limits.tries = 2;
+    let store = Memory::with(&[&content]);
+    let (seen, told) = progress();
+    let name = reference(&host, "a/b");
+    let registry = Registry::new(config);
+    let pushed = registry.push_blob(&name, &descriptor, &[], &store, Some(told)).await;
+    assert_eq!(pushed.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    assert!(seen.lock().unwrap().iter().all(|bytes| *bytes < descriptor.size));
+    server.abort();
+}
