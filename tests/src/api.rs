@@ -7,8 +7,8 @@ use containerd_api::{
     NAMESPACE_HEADER,
     services::{
         containers::v1::containers_client::ContainersClient,
-        content::v1::content_client::ContentClient, events::v1::events_client::EventsClient,
-        images::v1::images_client::ImagesClient,
+        content::v1::content_client::ContentClient, diff::v1::diff_client::DiffClient,
+        events::v1::events_client::EventsClient, images::v1::images_client::ImagesClient,
         introspection::v1::introspection_client::IntrospectionClient,
         leases::v1::leases_client::LeasesClient,
         namespaces::v1::namespaces_client::NamespacesClient,
@@ -88,6 +88,8 @@ impl Api {
         containers: ContainersClient,
         /// Content.
         content: ContentClient,
+        /// Layers.
+        diff: DiffClient,
         /// Publish and subscribe.
         events: EventsClient,
         /// Images.

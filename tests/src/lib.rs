@@ -19,6 +19,7 @@ mod daemon;
 mod events;
 pub mod faults;
 pub mod images;
+pub mod layers;
 pub mod leaks;
 pub mod order;
 pub mod proc;

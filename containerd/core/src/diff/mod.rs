@@ -12,6 +12,8 @@ mod create;
 mod mounted;
 mod pipe;
 mod tar;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -34,6 +36,8 @@ use crate::{
     content::{Content, Ingestion, Writer},
     fault,
 };
+
+pub use apply::unpack;
 
 /// Label of a layer's content: its digest without the compression.
 pub const UNCOMPRESSED_LABEL: &str = "containerd.io/uncompressed";

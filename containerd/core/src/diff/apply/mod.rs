@@ -32,14 +32,14 @@ mod path;
 mod place;
 mod remove;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tree;
 mod unpacked;
 
 use std::{
     io::{self, BufRead},
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -83,6 +83,10 @@ use crate::{content::Blob, fault};
 /// of any archiver, and less than what keeps a processor busy for long.
 const MAX_TRAILER_BYTES: u64 = 16 << 20;
 
+/// The attribute by which folders of an overlay hide those below, unless its
+/// mount says otherwise.
+const TRUSTED_OPAQUE: &str = "trusted.overlay.opaque";
+
 /// A layer to unpack, and where to.
 pub(super) struct Job {
     pub(super) blob: Blob,
@@ -95,7 +99,7 @@ pub(super) struct Job {
     pub(super) progress: Arc<AtomicU64>,
     pub(super) cancel: Cancel,
     /// Where something can be mounted for a while.
-    pub(super) temp: std::path::PathBuf,
+    pub(super) temp: PathBuf,
 }
 
 impl Job {
@@ -111,19 +115,11 @@ impl Job {
         let Self { blob, digest, told, place, sync, progress, cancel, temp } = self;
         let work = |target: Target| {
             let source = Counted { blob, position: 0, progress, cancel: &cancel };
-            unpack(source, told, &digest, target, sync, &cancel)
+            relay(source, told, &digest, target, sync, &cancel)
         };
         match place {
             Place::Overlay { upper: Some(upper), lower, opaque } => {
-                let root = open(&upper)?;
-                let lower = Lower::open(&lower, opaque).map_err(|(path, errno)| {
-                    Error::caused(
-                        ErrorKind::FailedPrecondition,
-                        format!("open lower layer {}", path.display()),
-                        io::Error::from(errno),
-                    )
-                })?;
-                work(Target { root, overlay: Some(Overlay { lower, opaque }) })
+                work(Target::overlay(&upper, &lower, opaque)?)
             }
             Place::Folder { path, read_only: false } => {
                 work(Target { root: open(&path)?, overlay: None })
@@ -144,6 +140,18 @@ struct Target {
     overlay: Option<Overlay>,
 }
 
+impl Target {
+    /// The upper layer of an overlay.
+    fn overlay(upper: &Path, lower: &[PathBuf], opaque: &'static str) -> Result<Self> {
+        let root = open(upper)?;
+        let lower = Lower::open(lower, opaque).map_err(|(path, errno)| {
+            let text = format!("open lower layer {}", path.display());
+            Error::caused(ErrorKind::FailedPrecondition, text, io::Error::from(errno))
+        })?;
+        Ok(Self { root, overlay: Some(Overlay { lower, opaque }) })
+    }
+}
+
 fn open(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty()).map_err(io::Error::from).context_as(
@@ -154,7 +162,7 @@ fn open(path: &Path) -> Result<OwnedFd> {
 }
 
 /// This thread reads, another one writes.
-fn unpack(
+fn relay(
     source: Counted<'_>,
     told: Told,
     digest: &Digest,
@@ -278,21 +286,24 @@ impl io::Read for Counted<'_> {
     }
 }
 
-/// Unpacks an archive into a folder, as into an overlay's layer if there are
-/// layers below it.
-#[cfg(test)]
-pub(super) fn unpack_for_tests(
-    archive: Vec<u8>,
+/// Unpacks an archive into a folder, as into an overlay's upper layer if there
+/// are layers below it. For tools and tests: the daemon's layers go through
+/// [`super::Diff`]. Blocks.
+///
+/// # Errors
+/// As [`super::Diff::apply`].
+pub fn unpack(
+    archive: impl BufRead + Send,
     folder: &Path,
-    lower: Option<&[std::path::PathBuf]>,
+    lower: Option<&[PathBuf]>,
 ) -> Result<()> {
-    let opaque = "trusted.overlay.opaque";
-    let overlay = lower.map(|lower| {
-        let lower = Lower::open(lower, opaque).map_err(|(_, errno)| errno);
-        Overlay { lower: lower.unwrap(), opaque }
-    });
-    let target = Target { root: open(folder)?, overlay };
-    // In a thread of its own, as it changes what is the thread's.
-    let write = move || write(io::Cursor::new(archive), target, false, &Cancel::default());
-    std::thread::spawn(write).join().unwrap()
+    let target = match lower {
+        Some(lower) => Target::overlay(folder, lower, TRUSTED_OPAQUE)?,
+        None => Target { root: open(folder)?, overlay: None },
+    };
+    std::thread::scope(|scope| {
+        // A thread of its own, as it changes what is the thread's.
+        let writer = scope.spawn(|| write(archive, target, false, &Cancel::default()));
+        writer.join().unwrap_or_else(|_| Err(Error::internal("unpack: thread panicked")))
+    })
 }

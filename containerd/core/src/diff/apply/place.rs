@@ -58,7 +58,7 @@ impl Place {
 
     fn overlay(options: &[String]) -> Result<Self> {
         let (mut upper, mut lower) = (None, Vec::new());
-        let mut opaque = "trusted.overlay.opaque";
+        let mut opaque = super::TRUSTED_OPAQUE;
         for option in options {
             if let Some(path) = option.strip_prefix("upperdir=") {
                 upper = Some(absolute(&unescape(path))?);

@@ -34,13 +34,13 @@ impl Bed {
 
     /// Unpacks into `upper`, as into a bind mount.
     fn merge(&self, archive: &Archive) -> Result<()> {
-        unpack_for_tests(archive.bytes(), &self.path("upper"), None)
+        unpack_bytes(archive.bytes(), &self.path("upper"), None)
     }
 
     /// Unpacks into `upper`, with `lower` and `lowest` below it.
     fn stack(&self, archive: &Archive) -> Result<()> {
         let lower = [self.path("lower"), self.path("lowest")];
-        unpack_for_tests(archive.bytes(), &self.path("upper"), Some(&lower))
+        unpack_bytes(archive.bytes(), &self.path("upper"), Some(&lower))
     }
 
     /// The text of a file in `upper`.
@@ -52,6 +52,14 @@ impl Bed {
     fn names(&self) -> Vec<String> {
         names_below(&self.path("upper"))
     }
+}
+
+pub(in crate::diff) fn unpack_bytes(
+    archive: Vec<u8>,
+    folder: &Path,
+    lower: Option<&[PathBuf]>,
+) -> Result<()> {
+    unpack(io::Cursor::new(archive), folder, lower)
 }
 
 fn names_below(root: &Path) -> Vec<String> {

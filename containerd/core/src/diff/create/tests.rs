@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use self::tree::{Random, Tree, change, fill};
 use super::*;
-use crate::diff::apply::unpack_for_tests;
+use crate::diff::apply::tests::unpack_bytes;
 
 /// Folders of an overlay's layers.
 struct Bed(TempDir);
@@ -111,11 +111,11 @@ fn a_layer_makes_one_tree_of_the_other() {
 
         let expected = bed.mounted("upper", |root| Tree::read(&root));
         Tree::copy(&bed.path("lower"), &bed.path("merged"));
-        unpack_for_tests(layer.clone(), &bed.path("merged"), None).unwrap();
+        unpack_bytes(layer.clone(), &bed.path("merged"), None).unwrap();
         expected.must_be(&Tree::read(&bed.path("merged")), &format!("seed {seed}, merged"));
 
         let lower = [bed.path("lower")];
-        unpack_for_tests(layer, &bed.path("stacked"), Some(&lower)).unwrap();
+        unpack_bytes(layer, &bed.path("stacked"), Some(&lower)).unwrap();
         let stacked = bed.mounted("stacked", |root| Tree::read(&root));
         expected.must_be(&stacked, &format!("seed {seed}, stacked"));
     }
@@ -129,7 +129,7 @@ fn a_whole_tree_is_a_layer_too() {
     for left in [vec![], vec![bed.bind("empty")]] {
         let layer = made(bed.job(left, vec![bed.bind("lower")]), true).unwrap();
         let target = tempfile::tempdir().unwrap();
-        unpack_for_tests(layer, target.path(), None).unwrap();
+        unpack_bytes(layer, target.path(), None).unwrap();
         expected.must_be(&Tree::read(target.path()), "all of it");
     }
     // Nothing has changed: nothing but the end.
@@ -144,7 +144,7 @@ fn a_layer_is_compressed_and_its_times_bounded() {
     let plain =
         Job { latest: Some(5), ..bed.job(vec![bed.bind("lower")], vec![bed.overlay("upper")]) };
     let layer = made(plain.clone(), true).unwrap();
-    unpack_for_tests(layer.clone(), &bed.path("merged"), None).unwrap();
+    unpack_bytes(layer.clone(), &bed.path("merged"), None).unwrap();
     use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(bed.path("merged/f")).unwrap().mtime(), 5);
 
@@ -185,7 +185,7 @@ fn what_a_layer_does_not_show_is_found_by_mounting() {
     assert_eq!(made(job.clone(), true), None);
     let layer = made(job, false).unwrap();
     Tree::copy(&bed.path("lower"), &bed.path("merged"));
-    unpack_for_tests(layer, &bed.path("merged"), None).unwrap();
+    unpack_bytes(layer, &bed.path("merged"), None).unwrap();
     assert_eq!(fs::read_to_string(bed.path("merged/after/f")).unwrap(), "text");
     assert!(!bed.path("merged/before").exists());
 }

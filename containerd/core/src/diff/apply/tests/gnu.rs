@@ -41,7 +41,7 @@ fn all_formats_say_the_same() {
     for format in ["ustar", "gnu", "pax"] {
         let bed = Bed::new();
         let archive = tar(&root, &["--format", format]);
-        unpack_for_tests(archive, &bed.path("upper"), None).unwrap();
+        unpack_bytes(archive, &bed.path("upper"), None).unwrap();
         assert_eq!(bed.names(), names_below(&root), "{format}");
         assert_eq!(bed.text("same"), "x".repeat(5000));
         let (old, new) = (root.join("plain"), bed.path("upper/plain"));
@@ -75,7 +75,7 @@ fn holes_stay_holes_in_all_formats() {
         let bed = Bed::new();
         let archive = tar(&root, arguments);
         assert!(archive.len() < 4 << 20);
-        unpack_for_tests(archive, &bed.path("upper"), None).unwrap();
+        unpack_bytes(archive, &bed.path("upper"), None).unwrap();
         assert_eq!(bed.names(), ["few", "many", "none", "tail"], "{arguments:?}");
         for name in ["few", "many", "none", "tail"] {
             let (old, new) = (root.join(name), bed.path("upper").join(name));
@@ -95,7 +95,7 @@ fn attributes_of_tar_are_read() {
     rustix::fs::lsetxattr(root.join("f"), "user.a", b"1\n2=3", flags).unwrap();
     let bed = Bed::new();
     let archive = tar(&root, &["--format=pax", "--xattrs", "--xattrs-include=*"]);
-    unpack_for_tests(archive, &bed.path("upper"), None).unwrap();
+    unpack_bytes(archive, &bed.path("upper"), None).unwrap();
     let mut value = [0; 10];
     let length = rustix::fs::lgetxattr(bed.path("upper/f"), "user.a", &mut value).unwrap();
     assert_eq!(&value[..length], b"1\n2=3");

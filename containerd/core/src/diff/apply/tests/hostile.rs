@@ -243,7 +243,7 @@ fn what_ends_too_early() {
     for end in [100, 600, 1500, 2600, 3100, 3700] {
         let bed = Bed::new();
         let cut = bytes[..end].to_owned();
-        let outcome = unpack_for_tests(cut, &bed.path("upper"), None);
+        let outcome = unpack_bytes(cut, &bed.path("upper"), None);
         assert_eq!(kind(outcome), Some(ErrorKind::DataLoss), "{end}");
     }
     // Without an end it is whole all the same (as for Go).
@@ -255,11 +255,11 @@ fn little_may_follow_the_end() {
     let mut bytes = Archive::new().file("f", "x").bytes();
     let length = bytes.len();
     bytes.extend(b"anything");
-    unpack_for_tests(bytes.clone(), &Bed::new().path("upper"), None).unwrap();
+    unpack_bytes(bytes.clone(), &Bed::new().path("upper"), None).unwrap();
     bytes.resize(length + (16 << 20), 0);
-    unpack_for_tests(bytes.clone(), &Bed::new().path("upper"), None).unwrap();
+    unpack_bytes(bytes.clone(), &Bed::new().path("upper"), None).unwrap();
     bytes.push(0);
-    let outcome = unpack_for_tests(bytes, &Bed::new().path("upper"), None);
+    let outcome = unpack_bytes(bytes, &Bed::new().path("upper"), None);
     assert_eq!(kind(outcome), Some(ErrorKind::InvalidArgument));
 }
 
