@@ -41,12 +41,18 @@ fn main() -> ExitCode {
     let mut corpus = Corpus::new(target.seeds);
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut inputs, mut taken) = (0_u64, 0_u64);
+    let mut slowest = (Duration::ZERO, Vec::new());
     while Instant::now() < end {
         for _ in 0..BATCH {
             inputs += 1;
             let input = corpus.next(&mut random);
             let started = Instant::now();
-            match panic::catch_unwind(AssertUnwindSafe(|| (target.check)(&input))) {
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| (target.check)(&input)));
+            let took = started.elapsed();
+            if took > slowest.0 {
+                slowest = (took, input.clone());
+            }
+            match outcome {
                 Ok(Some(shape)) => {
                     taken += 1;
                     corpus.keep(shape, input);
@@ -58,7 +64,7 @@ fn main() -> ExitCode {
                     return ExitCode::FAILURE;
                 }
             }
-            if started.elapsed() > SLOW {
+            if took > SLOW {
                 eprintln!("{}: seed {seed}, input {inputs} took too long", target.name);
                 return ExitCode::FAILURE;
             }
@@ -69,5 +75,6 @@ fn main() -> ExitCode {
         target.name,
         corpus.shapes()
     );
+    println!("the slowest took {:?}: {}", slowest.0, slowest.1.escape_ascii());
     ExitCode::SUCCESS
 }
