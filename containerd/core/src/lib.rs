@@ -10,6 +10,7 @@
 //! started.
 
 pub mod announce;
+pub mod check;
 pub mod containers;
 pub mod content;
 pub mod diff;

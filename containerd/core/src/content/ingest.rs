@@ -364,6 +364,24 @@ pub(super) fn look(folder: &Path) -> Result<Option<Old>> {
     Ok(Some(Old { reference, leased: folder.join(LEASED).exists(), updated_at }))
 }
 
+/// How many ingests there are that somebody can go on with, and what else lies
+/// between them.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn odd(ingests: &Path) -> Result<(usize, Vec<PathBuf>)> {
+    let (mut good, mut odd) = (0, Vec::new());
+    for entry in fs::read_dir(ingests).context("list", ingests.display())? {
+        let folder = entry.context("list", ingests.display())?.path();
+        match look(&folder)? {
+            Some(old) if old.reference.folder(ingests) == folder => good += 1,
+            _ => odd.push(folder),
+        }
+    }
+    odd.sort();
+    Ok((good, odd))
+}
+
 /// Takes from an ingest what makes it one; [`remove`] then removes the rest.
 ///
 /// # Errors

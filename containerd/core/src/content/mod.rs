@@ -8,6 +8,7 @@
 //! and whoever writes it again mends it.
 
 mod blobs;
+mod check;
 mod claims;
 mod garbage;
 mod ingest;
@@ -25,6 +26,7 @@ use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
 use crate::filter::{Adaptor, labels_field};
 
 pub use blobs::Blob;
+pub(crate) use check::Findings;
 pub use containerd_images::{Algorithm, Digest};
 pub use ingestion::Ingestion;
 pub use recover::Recovered;

@@ -126,6 +126,17 @@ pub(super) fn all(db: &impl Read) -> Result<HashMap<Digest, u64>> {
     Ok(all)
 }
 
+/// All that each namespace has, and how many bytes it noted.
+pub(super) fn every(db: &impl Read) -> Result<Vec<(Id, Digest, u64)>> {
+    let mut every = Vec::new();
+    db.each(CONTENT, &Key::new(&[])?, |key, record: Record| {
+        let [namespace, digest] = last_parts(key)?;
+        every.push((Id::new("namespace", namespace)?, Digest::parse(digest)?, record.size));
+        Ok(())
+    })?;
+    Ok(every)
+}
+
 fn key(namespace: &Id, digest: &Digest) -> Result<Key> {
     Key::new(&[namespace, &digest.to_string()])
 }

@@ -15,6 +15,7 @@ use crate::filter::{Adaptor, labels_field};
 
 pub use containerd_images::Descriptor;
 pub use store::Images;
+pub(crate) use store::targets;
 
 /// An image.
 #[derive(Clone, Debug, PartialEq, Eq)]

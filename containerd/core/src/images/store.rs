@@ -12,7 +12,7 @@ use crate::{
     gc::EXPIRE_LABEL,
     labels,
     leases::{self, Resource},
-    metadata::{Change, Db, Key, Read, last_part, schema::IMAGES},
+    metadata::{Change, Db, Key, Read, last_part, last_parts, schema::IMAGES},
     namespaces,
 };
 
@@ -167,6 +167,18 @@ impl Images {
             })
             .await
     }
+}
+
+/// Namespace, name and target of all images.
+pub(crate) fn targets(db: &impl Read) -> Result<Vec<(String, String, Digest)>> {
+    let mut all = Vec::new();
+    db.each(IMAGES, &Key::new(&[])?, |key, record: Record| {
+        let [namespace, name] = last_parts(key)?;
+        let image = record.into_image(name.to_owned())?;
+        all.push((namespace.to_owned(), image.name, image.target.digest));
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 /// The rules for every record (containerd, `core/metadata/images.go`).

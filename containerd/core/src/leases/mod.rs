@@ -12,7 +12,7 @@ use crate::filter::{Adaptor, labels_field};
 
 pub use resource::Resource;
 pub use store::Leases;
-pub(crate) use store::{all_held, hold, is_held, let_go};
+pub(crate) use store::{all_held, dangling, hold, is_held, let_go};
 
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::{
     labels,
     metadata::{
         Change, Db, Key, Read, last_part, last_parts,
-        schema::{LEASE_RESOURCES, LEASES},
+        schema::{CONTENT, IMAGES, LEASE_RESOURCES, LEASES, SNAPSHOTS},
     },
     namespaces,
 };
@@ -185,6 +185,29 @@ pub(crate) fn all_held(db: &impl Read, kind: &str) -> Result<HashSet<(String, St
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(held)
+}
+
+/// What leases hold that is recorded, but is not there: namespace, lease, and
+/// the object. That is no fault: clients may hold what is still to come.
+pub(crate) fn dangling(db: &impl Read) -> Result<Vec<(String, String, Resource)>> {
+    let mut dangling = Vec::new();
+    db.scan(LEASE_RESOURCES, &Key::new(&[])?, |key, _| {
+        let [namespace, lease, kind, id] = last_parts(key)?;
+        let there = match (kind, kind.strip_prefix("snapshots/")) {
+            ("content", _) => db.has(CONTENT, &Key::new(&[namespace, id])?)?,
+            ("images", _) => db.has(IMAGES, &Key::new(&[namespace, id])?)?,
+            (_, Some(snapshotter)) => {
+                db.has(SNAPSHOTS, &Key::new(&[namespace, snapshotter, id])?)?
+            }
+            _ => true,
+        };
+        if !there {
+            let resource = Resource { id: id.to_owned(), kind: kind.to_owned() };
+            dangling.push((namespace.to_owned(), lease.to_owned(), resource));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(dangling)
 }
 
 /// Whether any lease of a namespace holds something.
