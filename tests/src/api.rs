@@ -12,8 +12,8 @@ use containerd_api::{
         introspection::v1::introspection_client::IntrospectionClient,
         leases::v1::leases_client::LeasesClient,
         namespaces::v1::namespaces_client::NamespacesClient,
-        snapshots::v1::snapshots_client::SnapshotsClient, tasks::v1::tasks_client::TasksClient,
-        version::v1::version_client::VersionClient,
+        sandbox::v1::store_client::StoreClient, snapshots::v1::snapshots_client::SnapshotsClient,
+        tasks::v1::tasks_client::TasksClient, version::v1::version_client::VersionClient,
     },
 };
 use tonic::{
@@ -100,6 +100,8 @@ impl Api {
         leases: LeasesClient,
         /// Namespaces.
         namespaces: NamespacesClient,
+        /// Records of sandboxes.
+        sandboxes: StoreClient,
         /// Snapshots.
         snapshots: SnapshotsClient,
         /// Tasks.

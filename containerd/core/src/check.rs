@@ -10,6 +10,7 @@ use crate::{
     images,
     leases::{self, Resource},
     metadata::Db,
+    snapshots::{self, Snapshots},
 };
 
 /// How bad something is.
@@ -68,6 +69,43 @@ pub enum Finding {
         /// The content.
         target: Digest,
     },
+    /// A namespace has a snapshot that its snapshotter does not have.
+    SnapshotLost {
+        /// The snapshotter.
+        snapshotter: String,
+        /// The namespace.
+        namespace: String,
+        /// The snapshot's key there.
+        key: String,
+    },
+    /// The namespace does not have a snapshot's parent, or another one.
+    SnapshotOrphan {
+        /// The snapshotter.
+        snapshotter: String,
+        /// The namespace.
+        namespace: String,
+        /// The snapshot's key there.
+        key: String,
+    },
+    /// A snapshotter has lost the folder of a snapshot, or that of its parent.
+    SnapshotDamaged {
+        /// The snapshotter.
+        snapshotter: String,
+        /// What it calls the snapshot.
+        name: String,
+    },
+    /// No namespace has a snapshot.
+    SnapshotStray {
+        /// The snapshotter.
+        snapshotter: String,
+        /// What it calls the snapshot.
+        name: String,
+    },
+    /// A folder that belongs to no snapshot.
+    SnapshotFolder {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// A lease holds what is not there.
     LeaseDangling {
         /// Its namespace.
@@ -86,8 +124,14 @@ impl Finding {
             Self::ContentLost { .. }
             | Self::ContentLength { .. }
             | Self::ContentWrong { .. }
-            | Self::ImageTarget { .. } => Severity::Damage,
-            Self::ContentStray { .. } | Self::IngestOdd { .. } => Severity::Leftover,
+            | Self::ImageTarget { .. }
+            | Self::SnapshotLost { .. }
+            | Self::SnapshotOrphan { .. }
+            | Self::SnapshotDamaged { .. } => Severity::Damage,
+            Self::ContentStray { .. }
+            | Self::IngestOdd { .. }
+            | Self::SnapshotStray { .. }
+            | Self::SnapshotFolder { .. } => Severity::Leftover,
             Self::LeaseDangling { .. } => Severity::Note,
         }
     }
@@ -116,6 +160,25 @@ impl fmt::Display for Finding {
                 f,
                 "image {name:?} of namespace {namespace:?} stands for {target}, which is not there"
             ),
+            Self::SnapshotLost { snapshotter, namespace, key } => write!(
+                f,
+                "snapshot {key:?} of namespace {namespace:?} is not in snapshotter {snapshotter:?}"
+            ),
+            Self::SnapshotOrphan { snapshotter, namespace, key } => write!(
+                f,
+                "snapshot {key:?} of namespace {namespace:?} in snapshotter {snapshotter:?} \
+                 has another parent than its namespace says"
+            ),
+            Self::SnapshotDamaged { snapshotter, name } => write!(
+                f,
+                "snapshotter {snapshotter:?} lacks the folder or the parent of snapshot {name:?}"
+            ),
+            Self::SnapshotStray { snapshotter, name } => {
+                write!(f, "no namespace has snapshot {name:?} of snapshotter {snapshotter:?}")
+            }
+            Self::SnapshotFolder { path } => {
+                write!(f, "folder {} belongs to no snapshot", path.display())
+            }
             Self::LeaseDangling { namespace, lease, resource: Resource { id, kind } } => {
                 write!(
                     f,
@@ -197,6 +260,39 @@ pub async fn records(db: &Db, content: &Content, digests: bool) -> Result<Report
     );
     let (blobs, bytes) = blobs;
     Ok(Report { findings, blobs, bytes, ingests, images })
+}
+
+/// Looks at snapshots. Where `foreign` records are, what no namespace of ours
+/// has is theirs. Nobody may be using them meanwhile.
+///
+/// # Errors
+/// Those of the disk, and of the snapshotters.
+pub async fn snapshots(snapshots: &Snapshots, foreign: bool) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for check in snapshots.check().await? {
+        let snapshots::Check { snapshotter, lost, unnamed, orphans, disk } = check;
+        let snapshots::Findings { lost: folders, strays, orphans: bare } = disk;
+        let by = || snapshotter.clone();
+        findings.extend(lost.into_iter().map(|(namespace, key)| Finding::SnapshotLost {
+            snapshotter: by(),
+            namespace,
+            key,
+        }));
+        findings.extend(orphans.into_iter().map(|(namespace, key)| Finding::SnapshotOrphan {
+            snapshotter: by(),
+            namespace,
+            key,
+        }));
+        let damaged = folders.into_iter().chain(bare);
+        findings.extend(damaged.map(|name| Finding::SnapshotDamaged { snapshotter: by(), name }));
+        findings.extend(
+            unnamed.into_iter().map(|name| Finding::SnapshotStray { snapshotter: by(), name }),
+        );
+        if !foreign {
+            findings.extend(strays.into_iter().map(|path| Finding::SnapshotFolder { path }));
+        }
+    }
+    Ok(findings)
 }
 
 #[cfg(test)]

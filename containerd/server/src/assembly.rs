@@ -85,7 +85,7 @@ impl Core {
         let namespaces = Namespaces::new(db.clone(), announcer.clone());
         let containers = Containers::new(db.clone(), announcer.clone());
         let foreign = has_foreign_metadata(config)?;
-        let content = open_content(config, foreign, &db).await?;
+        let content = recover_content(config, foreign, &db).await?;
         let (snapshots, snapshotters) = snapshotters::open(config, foreign, &db, &announcer)
             .await
             .context("open", "the snapshotters")?;
@@ -145,16 +145,27 @@ impl Core {
 }
 
 /// Whether records of containerd's own are there.
-fn has_foreign_metadata(config: &Config) -> Result<bool> {
+///
+/// # Errors
+/// Those of the disk.
+pub(crate) fn has_foreign_metadata(config: &Config) -> Result<bool> {
     let metadata = config.root.join(FOREIGN_METADATA);
     metadata.try_exists().context("look for", metadata.display())
 }
 
-async fn open_content(config: &Config, foreign: bool, db: &Db) -> Result<Content> {
+/// The content of the root, as it lies there.
+///
+/// # Errors
+/// Those of the disk.
+pub(crate) async fn open_content(config: &Config, foreign: bool, db: &Db) -> Result<Content> {
     let folder = config.root.join(CONTENT_FOLDER);
     let sharing = config.content_sharing;
-    let content = ContentConfig { root: folder.clone(), sharing, foreign };
-    let content = Content::open(content, db.clone()).await?;
+    Content::open(ContentConfig { root: folder, sharing, foreign }, db.clone()).await
+}
+
+async fn recover_content(config: &Config, foreign: bool, db: &Db) -> Result<Content> {
+    let folder = config.root.join(CONTENT_FOLDER);
+    let content = open_content(config, foreign, db).await?;
     let recovered = content.recover().await.context("recover", folder.display())?;
     tracing::debug!(?recovered, "looked through the content");
     Ok(content)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{self, DEFAULT_ADDRESS, DEFAULT_PATH, Overrides};
@@ -52,6 +52,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Check that what is on disk is whole, while no daemon uses it.
+    ///
+    /// Says what is damaged, what a daemon that was killed has left and the next
+    /// one removes, and what is worth a note. Fails if anything is damaged.
+    Check(CheckArgs),
     /// Print configurations.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -66,6 +71,18 @@ pub(crate) enum Command {
         #[arg(long)]
         namespace: String,
     },
+}
+
+/// How to check.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Compare lengths only, instead of reading all content.
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// Fail for what a daemon that was killed has left, too.
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 #[derive(Debug, Subcommand)]

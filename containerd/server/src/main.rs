@@ -12,6 +12,7 @@ mod app;
 mod assembly;
 mod authority;
 mod cgroup;
+mod check;
 mod cli;
 mod config;
 mod host;
@@ -74,6 +75,11 @@ fn run(cli: Cli) -> Result<()> {
     }
     match &cli.command {
         None => daemon(&cli),
+        Some(Command::Check(how)) => {
+            let (config, _) = Config::load(cli.config_file().as_deref(), cli.overrides())?;
+            let runtime = Builder::new_current_thread().enable_all().build();
+            runtime.context("start", "the runtime")?.block_on(check::run(&config, *how))
+        }
         Some(Command::Config(ConfigCommand::Default)) => {
             let (config, _) = Config::load(None, cli.overrides())?;
             print!("{}", config.to_toml());

@@ -7,7 +7,7 @@ use containerd_core::{
     metadata::Db,
     snapshots::{Backend, Layout, Local, LocalConfig, Snapshots},
 };
-use shim_protocol::{Error, ErrorKind, Result};
+use shim_protocol::{Context, Error, ErrorKind, Result};
 
 use crate::{config::Config, plugins, proxy};
 
@@ -81,6 +81,28 @@ pub(crate) async fn open(
     let recovered = snapshots.recover().await?;
     tracing::debug!(?recovered, "looked through the snapshots");
     Ok((snapshots, all))
+}
+
+/// Opens those of our own snapshotters that have a folder, to look at them:
+/// nothing is removed from them.
+///
+/// # Errors
+/// Those of the disk and of the database.
+pub(crate) async fn look(config: &Config, db: &Db, announcer: &Announcer) -> Result<Snapshots> {
+    let mut backends = BTreeMap::new();
+    // What is not surely ours is left alone.
+    for local in locals(config, true) {
+        let name = local.name.clone();
+        if !local.root.try_exists().context("look for", local.root.display())? {
+            continue;
+        }
+        match Local::open(local, db.clone()).await {
+            // It never kept anything here.
+            Err(e) if e.kind() == ErrorKind::FailedPrecondition => {}
+            opened => drop(backends.insert(name, Backend::Local(opened?))),
+        }
+    }
+    Snapshots::open(db.clone(), announcer.clone(), backends).await
 }
 
 /// Our own snapshotters.

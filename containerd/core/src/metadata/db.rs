@@ -70,6 +70,15 @@ impl Db {
         .await
     }
 
+    /// Whether there is a database below `root`.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn is_below(root: &Path) -> Result<bool> {
+        let path = root.join(FOLDER).join(FILE);
+        path.try_exists().context("look for", path.display())
+    }
+
     /// Calls `read` with the state after the last commit. It waits for no
     /// writer, and runs where it may block.
     ///
