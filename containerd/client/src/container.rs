@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     Context, DEFAULT_RUNTIME, Error, ErrorKind, Namespace, Result, RootMount, SpecBuilder, mount,
-    rootfs::NewSnapshot,
+    rootfs::{self, NewSnapshot},
     spec::{self, SPEC_URL},
     time,
 };
@@ -226,8 +226,9 @@ impl Namespace {
         // Nothing refers to the snapshot before the record is there.
         self.under_lease(async |namespace: &Self| {
             wire.snapshotter = namespace.snapshotter(&wire.snapshotter).await?;
-            let (snapshotter, key) = (wire.snapshotter.clone(), wire.snapshot_key.clone());
-            let mounts = namespace.prepare_rootfs(&snapshotter, &key, &snapshot).await?;
+            let snapshots = namespace.snapshots(&wire.snapshotter);
+            let key = wire.snapshot_key.clone();
+            let mounts = snapshot.make(&snapshots, &key).await?;
             let made = async {
                 if let Some(spec) = spec {
                     let spec = build_in(spec, mounts).await?;
@@ -238,7 +239,7 @@ impl Namespace {
             let made = made.await;
             if made.is_err() {
                 // What failed first matters more, and the lease holds it no longer.
-                let _ = namespace.remove_rootfs(&snapshotter, &key).await;
+                let _ = rootfs::remove(&snapshots, &key).await;
             }
             Ok(Container { namespace: self.clone(), record: made?.record })
         })
@@ -393,7 +394,7 @@ impl Container {
             // First, as Go's clients do: without the record nothing would tell
             // that the snapshot is left.
             self.refuse_with_task().await?;
-            self.namespace.remove_rootfs(snapshotter, snapshot_key).await?;
+            rootfs::remove(&self.namespace.snapshots(snapshotter), snapshot_key).await?;
         }
         self.delete().await
     }

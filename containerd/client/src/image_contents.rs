@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use containerd_api::services::snapshots::v1::{StatSnapshotRequest, UsageRequest, UsageResponse};
 use containerd_images::{
     Descriptor, Platform,
     manifest::{self, Config, Manifest},
@@ -17,7 +16,10 @@ use futures::FutureExt;
 use shim_protocol::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Context, Error, ErrorKind, Image, Images, NewContainer, Result, STOP_SIGNAL_LABEL};
+use crate::{
+    Error, ErrorKind, Image, Images, NewContainer, Result, RootMount, STOP_SIGNAL_LABEL,
+    rootfs::{self, NewSnapshot},
+};
 
 /// Labels with these prefixes mean something to containerd and its clients, so
 /// an image may not set them.
@@ -65,7 +67,7 @@ pub struct ImageCheck {
     /// Whether it is known what is required: its manifest and configuration are
     /// there.
     pub available: bool,
-    /// What it consists of.
+    /// Its configuration and layers.
     pub required: Vec<Descriptor>,
     /// What of that is there.
     pub present: Vec<Descriptor>,
@@ -166,11 +168,40 @@ impl Images {
         if key.is_empty() {
             return Ok(true);
         }
-        let message = StatSnapshotRequest { snapshotter: snapshotter.into(), key: key.clone() };
-        match self.namespace.rootfs_stub().stat(self.namespace.request(message)?).await {
-            Err(status) if status.code() == tonic::Code::NotFound => Ok(false),
-            answer => answer.context("get snapshot", key).map(|_| true),
+        match self.namespace.snapshots(snapshotter).stat(&key).await {
+            Err(e) if e.is_not_found() => Ok(false),
+            found => found.map(|_| true),
         }
+    }
+
+    /// Makes a snapshot on top of an unpacked image, to be mounted; one that is
+    /// there under that key is taken as it is.
+    ///
+    /// # Errors
+    /// `NotFound` when the image is not unpacked; those of the snapshotter.
+    pub async fn open_snapshot(
+        &self,
+        contents: &ImageContents,
+        snapshotter: &str,
+        key: &str,
+        writable: bool,
+    ) -> Result<Vec<RootMount>> {
+        let labels = BTreeMap::new();
+        let new = NewSnapshot { parent: contents.chain_id(), read_only: !writable, labels };
+        let snapshots = self.namespace.snapshots(snapshotter);
+        match new.make(&snapshots, key).await {
+            Err(e) if e.is_already_exists() => snapshots.mounts(key).await,
+            mounts => mounts,
+        }
+    }
+
+    /// Removes a snapshot that was made by [`Images::open_snapshot`]; it may be
+    /// gone.
+    ///
+    /// # Errors
+    /// Those of the snapshotter.
+    pub async fn remove_snapshot(&self, snapshotter: &str, key: &str) -> Result<()> {
+        rootfs::remove(&self.namespace.snapshots(snapshotter), key).await
     }
 
     /// How much disk space the snapshots of an unpacked image take, the topmost
@@ -183,16 +214,10 @@ impl Images {
         contents: &ImageContents,
         snapshotter: &str,
     ) -> Result<Vec<SnapshotUsage>> {
-        const ACTION: &str = "get usage of snapshot";
+        let snapshots = self.namespace.snapshots(snapshotter);
         let mut all = Vec::new();
         for name in manifest::chain_ids(&contents.config.diff_ids).into_iter().rev() {
-            let name = name.to_string();
-            let message = UsageRequest { snapshotter: snapshotter.into(), key: name.clone() };
-            let request = self.namespace.request(message)?;
-            let answer = self.namespace.rootfs_stub().usage(request).await;
-            let UsageResponse { size, inodes } = answer.context(ACTION, &name)?.into_inner();
-            let (size, inodes) = (unsigned(size), unsigned(inodes));
-            all.push(SnapshotUsage { name, size, inodes });
+            all.push(snapshots.usage(&name.to_string()).await?);
         }
         Ok(all)
     }
@@ -216,7 +241,7 @@ impl Images {
             }
             contents => contents?,
         };
-        check.required = vec![contents.manifest, contents.config_descriptor];
+        check.required = vec![contents.config_descriptor];
         check.required.extend(contents.layers);
         for part in &check.required {
             if store.info(&part.digest).await?.is_some() {
@@ -271,11 +296,6 @@ impl NewContainer {
             .labels([(STOP_SIGNAL_LABEL.into(), stop.into())])
             .new_snapshot(snapshotter, key, contents.chain_id())
     }
-}
-
-/// Sizes have a sign on the wire.
-fn unsigned(size: i64) -> u64 {
-    u64::try_from(size).unwrap_or_default()
 }
 
 /// Labels have no more than 4096 bytes with their key.

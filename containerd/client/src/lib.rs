@@ -37,15 +37,29 @@
 //! # }
 //! ```
 //!
+//! An image is pulled and a container made from it like this; the container
+//! gets a snapshot of its own, which goes with it.
+//!
+//! ```no_run
+//! use containerd_client::{NewContainer, PullOptions, SpecBuilder, platform::Matcher};
+//!
+//! # async fn make(namespace: containerd_client::Namespace) -> containerd_client::Result<()> {
+//! let snapshotter = namespace.snapshotter("").await?;
+//! let options = PullOptions { unpack: Some(snapshotter.clone()), ..PullOptions::default() };
+//! let image = namespace.pull("docker.io/library/redis:7", &options).await?;
+//! let image = namespace.images().contents(&image, &Matcher::host()).await?;
+//! let spec = SpecBuilder::new(namespace.name(), "redis").image_config(&image.config);
+//! let new = NewContainer::new("redis").from_image(&image, &snapshotter, "redis");
+//! let container = namespace.create_container(new.build_spec(spec)).await?;
+//! container.delete_with_snapshot().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Errors
 //!
 //! Every failure is an [`Error`] with an [`ErrorKind`] that callers match on;
 //! the daemon's own words are in its chain of causes.
-//!
-//! # What is deliberately absent
-//!
-//! Images and snapshots: a container needs a root filesystem that is
-//! there already, or mounts that make it.
 
 mod client;
 mod container;

@@ -121,8 +121,8 @@ impl Container {
         let mut rootfs = task.rootfs;
         let record = self.record();
         if rootfs.is_empty() && !record.snapshot_key.is_empty() {
-            let (snapshotter, key) = (&record.snapshotter, &record.snapshot_key);
-            rootfs = self.namespace().rootfs_mounts(snapshotter, key).await?;
+            let snapshots = self.namespace().snapshots(&record.snapshotter);
+            rootfs = snapshots.mounts(&record.snapshot_key).await?;
         }
         let rootfs = rootfs.into_iter().map(|mount| Mount {
             r#type: mount.kind,

@@ -3,22 +3,15 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use containerd_api::services::{
-    diff::v1::{ApplyRequest, diff_client::DiffClient},
-    snapshots::v1::{
-        CommitSnapshotRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
-        StatSnapshotRequest,
-    },
-};
 use containerd_images::{Descriptor, Digest, store::Unpacker};
 use shim_protocol::Result;
 
-use crate::{Context, Error, Namespace, Resource, image::descriptor_to_wire};
+use crate::{Layer, Namespace, Resource, Snapshots};
 
 impl Namespace {
     /// A snapshotter of this namespace, for what unpacks images.
     pub fn unpacker(&self, snapshotter: impl Into<String>) -> SnapshotUnpacker {
-        SnapshotUnpacker { namespace: self.clone(), snapshotter: snapshotter.into() }
+        SnapshotUnpacker { namespace: self.clone(), snapshots: self.snapshots(snapshotter) }
     }
 }
 
@@ -26,24 +19,22 @@ impl Namespace {
 #[derive(Clone, Debug)]
 pub struct SnapshotUnpacker {
     namespace: Namespace,
-    snapshotter: String,
+    snapshots: Snapshots,
 }
 
 #[async_trait]
 impl Unpacker for SnapshotUnpacker {
     fn snapshotter(&self) -> &str {
-        &self.snapshotter
+        self.snapshots.snapshotter()
     }
 
     async fn has(&self, name: &str) -> Result<bool> {
-        let message =
-            StatSnapshotRequest { snapshotter: self.snapshotter.clone(), key: name.into() };
-        match self.namespace.rootfs_stub().stat(self.namespace.request(message)?).await {
-            Err(status) if status.code() == tonic::Code::NotFound => return Ok(false),
-            answer => answer.context("get snapshot", name)?,
+        match self.snapshots.stat(name).await {
+            Err(e) if e.is_not_found() => return Ok(false),
+            found => found?,
         };
         if let Some(lease) = self.namespace.lease() {
-            let kind = format!("snapshots/{}", self.snapshotter);
+            let kind = format!("snapshots/{}", self.snapshotter());
             let resource = Resource { id: name.into(), kind };
             match self.namespace.leases().add_resource(lease, resource).await {
                 // It is under the lease already.
@@ -60,46 +51,24 @@ impl Unpacker for SnapshotUnpacker {
         parent: &str,
         labels: BTreeMap<String, String>,
     ) -> Result<()> {
-        let message = PrepareSnapshotRequest {
-            snapshotter: self.snapshotter.clone(),
-            key: key.into(),
-            parent: parent.into(),
-            labels,
-        };
-        let answer = self.namespace.rootfs_stub().prepare(self.namespace.request(message)?).await;
-        Ok(answer.context("prepare snapshot", key).map(drop)?)
+        Ok(self.snapshots.prepare(key, parent, labels).await.map(drop)?)
     }
 
     async fn apply(&self, key: &str, layer: &Descriptor) -> Result<Digest> {
-        let message = MountsRequest { snapshotter: self.snapshotter.clone(), key: key.into() };
-        let answer = self.namespace.rootfs_stub().mounts(self.namespace.request(message)?).await;
-        let mounts = answer.context("get mounts of snapshot", key)?.into_inner().mounts;
-
-        let diff = Some(descriptor_to_wire(layer.clone())?);
-        let message = ApplyRequest { diff, mounts, ..ApplyRequest::default() };
-        let mut stub = DiffClient::new(self.namespace.client().channel());
-        let answer = stub.apply(self.namespace.request(message)?).await;
-        let applied = answer.context("apply layer", &layer.digest)?.into_inner().applied;
-        let applied = applied.ok_or_else(|| Error::incomplete("apply layer", "applied"))?;
-        Digest::parse(&applied.digest)
+        let mounts = self.snapshots.mounts(key).await?;
+        let layer = Layer {
+            media_type: layer.media_type.clone(),
+            digest: layer.digest.to_string(),
+            size: layer.size,
+        };
+        Digest::parse(&self.namespace.diff().apply(&layer, mounts, false).await?.digest)
     }
 
     async fn commit(&self, name: &str, key: &str, labels: BTreeMap<String, String>) -> Result<()> {
-        let message = CommitSnapshotRequest {
-            snapshotter: self.snapshotter.clone(),
-            name: name.into(),
-            key: key.into(),
-            labels,
-            ..CommitSnapshotRequest::default()
-        };
-        let answer = self.namespace.rootfs_stub().commit(self.namespace.request(message)?).await;
-        Ok(answer.context("commit snapshot", name).map(drop)?)
+        Ok(self.snapshots.commit(name, key, "", labels).await?)
     }
 
     async fn remove(&self, key: &str) -> Result<()> {
-        let message =
-            RemoveSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.into() };
-        let answer = self.namespace.rootfs_stub().remove(self.namespace.request(message)?).await;
-        Ok(answer.context("remove snapshot", key).map(drop)?)
+        Ok(self.snapshots.remove(key).await?)
     }
 }

@@ -70,13 +70,14 @@ impl Display {
 
 impl Shown {
     fn show(&mut self, progress: Progress) {
-        let name = name(&progress);
+        let name = name(&progress).to_owned();
         let is_moving = MOVING.contains(&progress.event.as_str());
         let part = self.parts.entry(name.clone());
         let part = part.or_insert_with(|| Part { event: String::new(), moved: 0, bar: None });
         if progress.event == "downloading" || progress.event == "uploading" {
             part.moved = part.moved.max(progress.done);
-        } else if progress.event == "complete" && MOVING.contains(&part.event.as_str()) {
+        } else if progress.event == "complete" {
+            // It may have come faster than is told.
             part.moved = part.moved.max(progress.total);
         }
         let changed = part.event != progress.event;
@@ -88,7 +89,7 @@ impl Shown {
                 let bar = part.bar.get_or_insert_with(|| bars.add(ProgressBar::no_length()));
                 if changed {
                     bar.set_style(style(is_moving && progress.total > 0));
-                    bar.set_prefix(name);
+                    bar.set_prefix(short_name(&name));
                     bar.set_message(progress.event);
                 }
                 if progress.total > 0 {
@@ -105,12 +106,17 @@ impl Shown {
 }
 
 /// What a part is called; the transfer itself by what happens to it.
-fn name(progress: &Progress) -> String {
-    match progress.name.as_str() {
-        "" => "transfer".into(),
-        // `layer-sha256:2c26b4…` has a whole digest in it.
-        name => name.replacen("-sha256:", " ", 1).chars().take(40).collect(),
-    }
+fn name(progress: &Progress) -> &str {
+    if progress.name.is_empty() { "transfer" } else { &progress.name }
+}
+
+/// A name with no more of a digest than people compare: `layer (2c26b46b68ff)`.
+fn short_name(name: &str) -> String {
+    let parts = name.split('-').map(|part| match part.strip_prefix("sha256:") {
+        Some(hex) if hex.len() == 64 => format!("({})", &hex[..12]),
+        _ => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join(" ").chars().take(40).collect()
 }
 
 fn style(with_bar: bool) -> ProgressStyle {
@@ -164,7 +170,8 @@ mod tests {
         {
             shown.show(progress(event, done, 10));
         }
-        let part = &shown.parts[&name(&progress("", 0, 0))];
+        let part = &shown.parts[name(&progress("", 0, 0))];
         assert_eq!((part.moved, part.event.as_str()), (10, "extracting"));
+        assert_eq!(short_name(name(&progress("", 0, 0))), "layer (000000000000)");
     }
 }

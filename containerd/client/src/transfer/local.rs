@@ -1,7 +1,7 @@
 //! Transfers on this side: content goes through this program, into and out of
 //! the daemon's stores.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +37,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// How many downloads or uploads there are at once, unless said otherwise.
 const AT_ONCE: usize = 5;
+
+/// Labels of a manifest that keep its layers begin so.
+const LAYER_LABEL: &str = "containerd.io/gc.ref.content.l.";
 
 pub(super) async fn pull(
     namespace: &Namespace,
@@ -191,6 +194,16 @@ async fn unpack(
     let name = image.name.clone();
     tell(on, Progress { name: name.clone(), ..Progress::whole("extracting") });
     images.unpack(&contents, snapshotter).await?;
+    if options.discard_layers {
+        let content = namespace.content();
+        let manifest = contents.manifest.digest.to_string();
+        let labels = content.info(&manifest).await?.labels.into_keys();
+        let kept = labels.filter(|key| key.starts_with(LAYER_LABEL));
+        let cleared: BTreeMap<_, _> = kept.map(|key| (key, String::new())).collect();
+        if !cleared.is_empty() {
+            content.set_labels(&manifest, cleared).await?;
+        }
+    }
     tell(on, Progress { name, ..Progress::whole("extracted") });
     Ok(())
 }

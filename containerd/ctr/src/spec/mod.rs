@@ -5,7 +5,10 @@ mod runtime;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
@@ -132,6 +135,9 @@ pub(crate) struct ContainerArgs {
     /// Groups of a user namespace
     #[arg(long, value_name = "CONTAINER:HOST:LENGTH", requires = "uidmap")]
     gidmap: Option<String>,
+    /// Let the snapshotter map the owners of an image's files; it always does
+    #[arg(long, requires = "uidmap")]
+    remap_labels: bool,
 }
 
 /// Where a root filesystem comes from.
@@ -174,7 +180,7 @@ impl ContainerArgs {
                 let spec = self.spec(spec.image_config(&image.config), &positional)?;
                 container
                     .from_image(&image, &snapshotter, positional.id)
-                    .snapshot_labels(labels::parse(&self.snapshotter_label))
+                    .snapshot_labels(self.snapshot_labels())
                     .build_spec(spec)
             }
         };
@@ -194,6 +200,15 @@ impl ContainerArgs {
             images.unpack(&image, &snapshotter).await?;
         }
         Ok((image, snapshotter))
+    }
+
+    fn snapshot_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = labels::parse(&self.snapshotter_label);
+        for (kind, mapping) in [("uid", &self.uidmap), ("gid", &self.gidmap)] {
+            let key = format!("containerd.io/snapshot/{kind}mapping");
+            labels.extend(mapping.clone().map(|mapping| (key, mapping)));
+        }
+        labels
     }
 
     fn positional<'a>(&'a self, args: &'a [String]) -> Result<Positional<'a>> {

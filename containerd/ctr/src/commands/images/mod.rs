@@ -7,10 +7,12 @@ mod import;
 mod inspect;
 mod label;
 mod list;
+mod mount;
 mod prune;
 mod pull;
 mod push;
 mod tag;
+mod unmount;
 mod usage;
 
 use anyhow::Result;
@@ -33,6 +35,10 @@ pub(crate) enum Command {
     List(list::List),
     /// Set and clear labels of an image
     Label(label::Label),
+    /// Mount the files of an image on a folder
+    Mount(mount::Mount),
+    /// Unmount an image from a folder
+    Unmount(unmount::Unmount),
     /// Fetch an image from a registry and unpack it
     Pull(Box<pull::Pull>),
     /// Send an image to a registry
@@ -57,6 +63,8 @@ impl Command {
             Self::Inspect(command) => command.run(global).await,
             Self::List(command) => command.run(global).await,
             Self::Label(command) => command.run(global).await,
+            Self::Mount(command) => command.run(global).await,
+            Self::Unmount(command) => command.run(global).await,
             Self::Pull(command) => command.run(global).await,
             Self::Push(command) => command.run(global).await,
             Self::Prune(command) => command.run(global).await,

@@ -23,11 +23,11 @@ pub(crate) struct Pull {
     /// Add a label to the image
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
-    /// Fetch manifests of all platforms; that is so unless --skip-metadata
-    #[arg(long, hide = true)]
+    /// Fetch manifests and configurations of the other platforms, too
+    #[arg(long)]
     all_metadata: bool,
-    /// Do not fetch manifests of other platforms; such an image cannot be pushed whole
-    #[arg(long, conflicts_with = "all_metadata")]
+    /// Do not; that is so unless --all-metadata
+    #[arg(long, hide = true, conflicts_with = "all_metadata")]
     skip_metadata: bool,
     /// Print the name of the snapshot with all layers
     #[arg(long)]
@@ -57,7 +57,7 @@ impl Pull {
             registry,
             platforms: named.clone(),
             all_platforms: self.platforms.all_platforms,
-            all_metadata: !self.skip_metadata,
+            all_metadata: self.all_metadata,
             labels: labels::parse(&self.label),
             unpack: (!self.no_unpack).then(|| snapshotter.clone()),
             max_downloads: self.max_concurrent_downloads,

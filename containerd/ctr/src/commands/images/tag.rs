@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use containerd_client::Reference;
 
 use crate::{cli::Global, output, session};
 
@@ -26,6 +27,9 @@ pub(crate) struct Tag {
 
 impl Tag {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
+        for name in self.names.iter().filter(|_| !self.skip_reference_check) {
+            Reference::parse_short(name)?;
+        }
         let images = session::namespace(global).await?.images();
         for name in &self.names {
             images.tag(&self.image, name, self.force).await?;
