@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use containerd_images::{
     Descriptor, Platform, Reference,
+    adopt::Adopt,
     archive::{
         export::{ByteSink, Export},
         import::{Import, Imported},
@@ -134,27 +135,48 @@ pub(super) async fn import(
     archive: impl AsyncRead + Send + Unpin + 'static,
     options: &ImportOptions,
 ) -> Result<()> {
+    let selection = match options.platforms.is_empty() {
+        true => Selection::all(),
+        false => Selection::platforms(wanted(&options.platforms)),
+    };
+    let on = options.progress.as_ref();
     namespace
         .under_lease(async |namespace| {
             let store = namespace.store();
             let stop = CancellationToken::new();
             let import = Import { content: &store, compress: options.compress, stop: &stop };
+            tell(on, Progress::whole("importing"));
             let Imported { index, images } = import.run(Box::new(Archive(archive))).await?;
-            let mut named = Vec::new();
+
+            let mut unpackers: Vec<(Matcher, SnapshotUnpacker)> = Vec::new();
+            if let Some((platform, name)) = &options.unpack {
+                let snapshotter = namespace.snapshotter(name).await?;
+                unpackers.push((Matcher::only(platform), namespace.unpacker(snapshotter)));
+            }
+            let targets: Vec<Target<'_>> = unpackers
+                .iter()
+                .map(|(platforms, unpacker)| Target { platforms: platforms.clone(), unpacker })
+                .collect();
+            let tracker = Tracker::new(&options.index_name);
+            let adopt = Adopt {
+                content: &store,
+                selection: &selection,
+                unpack: &targets,
+                tracker: &tracker,
+                stop: &stop,
+            };
+            watched(&tracker, "importing", on, adopt.run(&index)).await?;
+
             for image in &images {
                 for name in names::annotated(image, &options.names) {
-                    named.push(put(namespace, name, image, options).await?);
+                    let image = put(namespace, name, image, options).await?;
+                    if let (Some((platform, _)), true) = (&options.unpack, options.discard_layers) {
+                        let_go(namespace, &image, platform).await?;
+                    }
                 }
             }
             if !options.index_name.is_empty() {
-                let name = options.index_name.clone();
-                named.push(put(namespace, name, &index, options).await?);
-            }
-            if let Some((platform, snapshotter)) = &options.unpack {
-                let snapshotter = namespace.snapshotter(snapshotter).await?;
-                for image in &named {
-                    unpack(namespace, image, platform, &snapshotter, options).await?;
-                }
+                put(namespace, options.index_name.clone(), &index, options).await?;
             }
             Ok(())
         })
@@ -170,41 +192,25 @@ async fn put(
     let labels = options.labels.clone();
     let image = Image { labels, ..Image::new(name, target.clone()) };
     let image = namespace.images().put(image).await?;
-    tell(
-        options.progress.as_ref(),
-        Progress { name: image.name.clone(), ..Progress::whole("saved") },
-    );
+    let saved = Progress { name: image.name.clone(), ..Progress::whole("saved") };
+    tell(options.progress.as_ref(), saved);
     Ok(image)
 }
 
-async fn unpack(
-    namespace: &Namespace,
-    image: &Image,
-    platform: &Platform,
-    snapshotter: &str,
-    options: &ImportOptions,
-) -> Result<()> {
-    let images = namespace.images();
-    let contents = match images.contents(image, &Matcher::only(platform)).await {
-        // It is for others.
+/// Leaves the layers of an image that is unpacked to the garbage collector.
+async fn let_go(namespace: &Namespace, image: &Image, platform: &Platform) -> Result<()> {
+    let contents = match namespace.images().contents(image, &Matcher::only(platform)).await {
+        // It is for others, and not unpacked.
         Err(e) if e.is_not_found() => return Ok(()),
         contents => contents?,
     };
-    let on = options.progress.as_ref();
-    let name = image.name.clone();
-    tell(on, Progress { name: name.clone(), ..Progress::whole("extracting") });
-    images.unpack(&contents, snapshotter).await?;
-    if options.discard_layers {
-        let content = namespace.content();
-        let manifest = contents.manifest.digest.to_string();
-        let labels = content.info(&manifest).await?.labels.into_keys();
-        let kept = labels.filter(|key| key.starts_with(LAYER_LABEL));
-        let cleared: BTreeMap<_, _> = kept.map(|key| (key, String::new())).collect();
-        if !cleared.is_empty() {
-            content.set_labels(&manifest, cleared).await?;
-        }
+    let (content, manifest) = (namespace.content(), contents.manifest.digest.to_string());
+    let labels = content.info(&manifest).await?.labels.into_keys();
+    let layers = labels.filter(|key| key.starts_with(LAYER_LABEL));
+    let cleared: BTreeMap<_, _> = layers.map(|key| (key, String::new())).collect();
+    if !cleared.is_empty() {
+        content.set_labels(&manifest, cleared).await?;
     }
-    tell(on, Progress { name, ..Progress::whole("extracted") });
     Ok(())
 }
 
