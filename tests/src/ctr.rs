@@ -7,6 +7,9 @@ use tokio::process::{Child, Command};
 
 use crate::{DEADLINE, Daemon, Origin, Sandbox, Terminal, program, time::within_time};
 
+/// How much of its output is shown of a command that failed.
+const SHOWN_BYTES: usize = 400;
+
 /// A `ctr` for one daemon and namespace.
 pub struct Ctr<'a> {
     sandbox: &'a Sandbox,
@@ -31,7 +34,11 @@ impl Output {
     /// # Errors
     /// It did not.
     pub fn ok(self) -> Result<String> {
-        ensure!(self.code == Some(0), "{self:?}");
+        // Behind many drawings of progress bars is what counts.
+        let begin = self.stdout.len().saturating_sub(SHOWN_BYTES);
+        let begin = self.stdout.ceil_char_boundary(begin);
+        let (end, said) = (&self.stdout[begin..], &self.stderr);
+        ensure!(self.code == Some(0), "code {:?}, {said:?}, behind {end:?}", self.code);
         Ok(self.stdout)
     }
 }
