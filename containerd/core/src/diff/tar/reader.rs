@@ -115,12 +115,13 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn skip_data(&mut self) -> Result<()> {
-        let mut left = self.left + self.padding;
+        let (padding, mut left) = (self.padding, self.left + self.padding);
         (self.left, self.padding) = (0, 0);
         while left > 0 {
             let piece = fill(&mut self.source)?.len();
             if piece == 0 {
-                return Err(truncated());
+                // All data has come: umoci writes layers that stop there.
+                return if left <= padding { Ok(()) } else { Err(truncated()) };
             }
             let used = usize::try_from(left).map_or(piece, |left| piece.min(left));
             self.source.consume(used);
