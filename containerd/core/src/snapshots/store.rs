@@ -136,39 +136,35 @@ impl Snapshots {
         new: Labels,
         paths: &[String],
     ) -> Result<Info> {
-        let mask = labels::Mask::parse(paths, "a snapshot")?;
         let backend = self.get(snapshotter)?.clone();
         let (namespace, snapshotter) = (namespace.clone(), snapshotter.to_owned());
         let (this, key, paths) = (self.clone(), key.to_owned(), paths.to_vec());
         self.own(async move {
-            let own = match &backend {
-                Backend::Local(local) => Some(local.clone()),
-                Backend::Remote(_) => None,
+            // Another snapshotter is told first: if it refuses, nothing is recorded.
+            let told = match backend {
+                Backend::Local(local) => Told::Later(local),
+                Backend::Remote(remote) => {
+                    let mut entry = this.find(&namespace, &snapshotter, &key).await?;
+                    relabel(&mut entry, new.clone(), &paths)?;
+                    let told = inherited(&entry.labels);
+                    Told::Already(remote.update(&entry.name, told, &paths).await?)
+                }
             };
-            let again = paths.clone();
             let change = this.0.db.write(move |change| {
                 let mut entry = record::find(change, &namespace, &snapshotter, &key)?;
-                entry.labels = mask.apply(entry.labels, new);
-                entry.updated_at = SystemTime::now();
+                relabel(&mut entry, new, &paths)?;
                 record::put(change, &namespace, &mut entry)?;
-                let told = inherited(&entry.labels);
-                let info = match own {
-                    Some(local) => {
-                        let row =
-                            local::record::update(change, &snapshotter, &entry.name, told, &again)?;
-                        Some(local.info(String::new(), row))
+                let info = match told {
+                    Told::Already(info) => info,
+                    Told::Later(local) => {
+                        let (name, told) = (&entry.name, inherited(&entry.labels));
+                        let row = local::record::update(change, &snapshotter, name, told, &paths)?;
+                        local.info(String::new(), row)
                     }
-                    None => None,
                 };
-                Ok((entry, info))
+                Ok(overlay(info, entry))
             });
-            let (entry, info) = change.await?;
-            let told = inherited(&entry.labels);
-            let info = match info {
-                Some(info) => info,
-                None => backend.snapshotter().update(&entry.name, told, &paths).await?,
-            };
-            Ok(overlay(info, entry))
+            change.await
         })
         .await
     }
@@ -297,6 +293,14 @@ impl Snapshots {
     }
 }
 
+/// Whether a snapshotter knows of new labels.
+enum Told {
+    /// It does; this is what it made of them.
+    Already(Info),
+    /// One of our own: it is told together with the record.
+    Later(Local),
+}
+
 /// Where snapshots are changed, and on whose behalf.
 #[derive(Clone)]
 pub(super) struct Place {
@@ -338,6 +342,14 @@ impl Place {
     fn held(&self, key: &str) -> Resource {
         Resource { id: key.to_owned(), kind: format!("snapshots/{}", self.snapshotter) }
     }
+}
+
+/// Changes the labels of a record that `paths` names.
+fn relabel(entry: &mut Entry, new: Labels, paths: &[String]) -> Result<()> {
+    let old = std::mem::take(&mut entry.labels);
+    entry.labels = labels::Mask::parse(paths, "a snapshot")?.apply(old, new);
+    entry.updated_at = SystemTime::now();
+    labels::validate(&entry.labels)
 }
 
 /// What a snapshotter knows, in the words of the namespace.

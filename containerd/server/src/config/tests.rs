@@ -64,6 +64,16 @@ fn what_is_dumped_is_read_again() {
         address = "/run/stargz.sock"
         exports = { root = "/var/lib/stargz" }
         capabilities = ["remap-ids"]
+        [proxy_plugins.other]
+        type = "content"
+        address = "/run/other.sock"
+        [plugins."io.containerd.snapshotter.v1.overlayfs"]
+        root_path = "/overlays"
+        upperdir_label = true
+        sync_remove = true
+        mount_options = ["volatile"]
+        [plugins."io.containerd.snapshotter.v1.btrfs"]
+        root_path = "/btrfs"
         [plugins."io.containerd.internal.v1.restart"]
         interval = "250ms"
         [plugins."io.containerd.shim.v1.manager"]
@@ -79,7 +89,12 @@ fn what_is_dumped_is_read_again() {
     let (again, warnings) = load(&[("config.toml", &config.to_toml())]).unwrap();
     assert_eq!(again, config);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("proxy_plugins.stargz has no effect"), "{warnings:?}");
+    assert!(warnings[0].contains("proxy_plugins.other has no effect"), "{warnings:?}");
+    let snapshotters = &config.snapshotters;
+    assert_eq!(snapshotters.overlay.mount_options, ["volatile"]);
+    assert!(snapshotters.overlay.upperdir_label && snapshotters.overlay_sync_remove);
+    assert_eq!(snapshotters.btrfs_root.as_deref(), Some(Path::new("/btrfs")));
+    assert_eq!(snapshotters.native_root, None);
 }
 
 #[test]

@@ -3,5 +3,7 @@
 
 mod connection;
 mod snapshotter;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use snapshotter::Snapshotter;

@@ -12,7 +12,7 @@ mod introspection;
 mod leases;
 mod namespaces;
 mod sandbox;
-mod snapshots;
+pub(crate) mod snapshots;
 mod tasks;
 mod version;
 

@@ -18,7 +18,7 @@ use crate::status;
 /// How many entries one message of a listing has.
 const LISTED: usize = 100;
 
-pub(super) struct Service(pub(super) Snapshots);
+pub(crate) struct Service(pub(crate) Snapshots);
 
 fn encode(info: Info) -> api::Info {
     let kind = match info.kind {
