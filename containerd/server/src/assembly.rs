@@ -17,7 +17,9 @@ use containerd_core::{
     sandboxes::Sandboxes,
     snapshots::Snapshots,
     tasks::{Tasks, TasksConfig},
+    transfer::{Places, TransferConfig, Transfers, UnpackTo},
 };
+use containerd_images::Platform;
 use runtime_v2::{Manager, ManagerConfig};
 use shim_protocol::{Context, Result};
 use tracing::level_filters::LevelFilter;
@@ -29,6 +31,9 @@ use crate::{
 
 /// Runtime of containers that name none.
 const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
+
+/// Snapshotter of images that are unpacked to none in particular.
+const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 
 /// Folder of the runtime's data below the root, and of the bundles below the
 /// state: containerd's, so that each can take over from the other.
@@ -68,6 +73,7 @@ pub(crate) struct Core {
     pub(crate) gc: Scheduler,
     /// What came of each snapshotter.
     pub(crate) snapshotters: Vec<Opened>,
+    pub(crate) transfers: Transfers,
     pub(crate) manager: Arc<Manager>,
     pub(crate) tasks: Arc<Tasks>,
 }
@@ -101,6 +107,14 @@ impl Core {
             Arc::new(snapshots.clone()),
         );
         let gc = Scheduler::start(config.gc, collector);
+        let places = Places {
+            content: content.clone(),
+            images: images.clone(),
+            snapshots: snapshots.clone(),
+            diff: diff.clone(),
+            leases: leases.clone(),
+        };
+        let transfers = Transfers::new(transfer_config(config), places);
         let manager = Manager::new(manager_config(config), events.clone());
         let tasks = Tasks::new(
             TasksConfig {
@@ -126,6 +140,7 @@ impl Core {
             snapshots,
             gc,
             snapshotters,
+            transfers,
             manager,
             tasks,
         })
@@ -134,6 +149,7 @@ impl Core {
     /// Ends what runs by itself, the youngest first. Containers are left alone.
     pub(crate) async fn shutdown(self) {
         self.manager.shutdown().await;
+        self.transfers.shutdown().await;
         self.diff.shutdown().await;
         self.gc.shutdown().await;
         self.snapshots.shutdown().await;
@@ -175,6 +191,20 @@ async fn open_events(journal: PathBuf) -> Result<Arc<Exchange>> {
     let config = ExchangeConfig { journal, boot_replay: BOOT_REPLAY };
     let opened = tokio::task::spawn_blocking(|| Exchange::open(config)).await;
     opened.map_err(std::io::Error::other).context("open", "the journal of events")?
+}
+
+fn transfer_config(config: &Config) -> TransferConfig {
+    let unpack = |(os, snapshotter): &(String, String)| UnpackTo {
+        platform: Platform { os: os.clone(), ..Platform::default() },
+        snapshotter: snapshotter.clone(),
+    };
+    let unpacks = config.transfer.unpack.as_ref();
+    TransferConfig {
+        max_downloads: config.transfer.max_downloads,
+        max_uploads: config.transfer.max_uploads,
+        unpack: unpacks.map(|unpacks| unpacks.iter().map(unpack).collect()),
+        default_snapshotter: DEFAULT_SNAPSHOTTER.to_owned(),
+    }
 }
 
 fn manager_config(config: &Config) -> ManagerConfig {

@@ -67,6 +67,8 @@ pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
 pub(crate) const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
 pub(crate) const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 pub(crate) const SERVICE: &str = "io.containerd.service.v1";
+pub(crate) const STREAMING: &str = "io.containerd.streaming.v1";
+pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1";
 
 /// Full name of the restart monitor.
 pub(crate) const RESTART: &str = "io.containerd.internal.v1.restart";
@@ -90,6 +92,8 @@ pub(crate) const ALL: &[Plugin] = &[
     part(SERVICE, "namespaces-service", &[EVENT, METADATA]),
     part(SANDBOX_STORE, "local", &[METADATA]),
     part(SERVICE, "snapshots-service", &[METADATA]),
+    part(STREAMING, "manager", &[METADATA]),
+    part(TRANSFER, "local", &[DIFFER, METADATA, SNAPSHOTTER]),
     Plugin { platform: true, ..part(RUNTIME, "task", &[EVENT, METADATA]) },
     part(SERVICE, "tasks-service", &[EVENT, RUNTIME, METADATA]),
     Plugin { optional: true, ..part(INTERNAL, "restart", &[EVENT, SERVICE]) },
@@ -104,7 +108,9 @@ pub(crate) const ALL: &[Plugin] = &[
     service("namespaces", &[SERVICE]),
     service("sandboxes", &[SANDBOX_STORE]),
     service("snapshots", &[SERVICE]),
+    service("streaming", &[STREAMING]),
     service("tasks", &[SERVICE]),
+    service("transfer", &[TRANSFER, STREAMING]),
     service("version", &[]),
 ];
 

@@ -57,7 +57,7 @@ impl Transfers {
         watch.note("Importing");
         let imported = Import { content: &store, compress, stop }.run(archive).await?;
         fault::point("import.read");
-        let unpackers = self.unpackers(order, lease, &spec.unpacks);
+        let unpackers = self.unpackers(order, lease, &spec.unpacks)?;
         let adopt = Adopt {
             content: &store,
             selection: &spec.fetched(),

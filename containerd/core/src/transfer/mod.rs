@@ -47,8 +47,9 @@ pub struct TransferConfig {
     pub max_downloads: usize,
     /// How many uploads there may be at once, over all pushes.
     pub max_uploads: usize,
-    /// Which platforms can be unpacked to which snapshotters.
-    pub unpack: Vec<UnpackTo>,
+    /// Which platforms can be unpacked to which snapshotters; all to all if that
+    /// is not said.
+    pub unpack: Option<Vec<UnpackTo>>,
     /// The snapshotter that is meant when none is named.
     pub default_snapshotter: String,
 }
@@ -204,16 +205,22 @@ impl Transfers {
 
     /// The snapshotters that are asked for, as far as images of their platforms
     /// can be unpacked to them.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when there is no such snapshotter.
     fn unpackers(
         &self,
         order: &Order,
         lease: &str,
         wanted: &[UnpackTo],
-    ) -> Vec<(Platform, SnapshotUnpacker)> {
+    ) -> Result<Vec<(Platform, SnapshotUnpacker)>> {
         let mut unpackers = Vec::new();
         for UnpackTo { platform, snapshotter } in wanted {
+            if !snapshotter.is_empty() {
+                self.0.snapshots.get(snapshotter)?;
+            }
             let Some(snapshotter) = self.supported(platform, snapshotter) else {
-                tracing::warn!(%platform, snapshotter, "cannot be unpacked to there");
+                tracing::warn!(%platform, snapshotter, "images are not unpacked to there");
                 continue;
             };
             let unpacker = SnapshotUnpacker {
@@ -221,35 +228,32 @@ impl Transfers {
                 diff: self.0.diff.clone(),
                 leases: self.0.leases.clone(),
                 namespace: order.namespace.clone(),
-                snapshotter: snapshotter.to_owned(),
+                snapshotter,
                 lease: lease.to_owned(),
             };
             unpackers.push((platform.clone(), unpacker));
         }
-        unpackers
+        Ok(unpackers)
     }
 
     /// The snapshotter for images of a platform, if there is one: that which is
     /// named, or else the default one if it can, or else any.
-    fn supported(&self, platform: &Platform, named: &str) -> Option<&str> {
-        let config = &self.0.config;
-        let mut able = config
-            .unpack
-            .iter()
-            .filter(|to| to.platform.os.is_empty() || to.platform.os == platform.os)
-            .map(|to| to.snapshotter.as_str())
-            .filter(|snapshotter| self.0.snapshots.get(snapshotter).is_ok());
-        if !named.is_empty() {
-            return able.find(|snapshotter| *snapshotter == named);
-        }
-        let mut first = None;
-        for snapshotter in able {
-            if snapshotter == config.default_snapshotter {
-                return Some(snapshotter);
-            }
-            first = first.or(Some(snapshotter));
-        }
-        first
+    fn supported(&self, platform: &Platform, named: &str) -> Option<String> {
+        let Inner { config, snapshots, .. } = &*self.0;
+        let able: Vec<&str> = match &config.unpack {
+            _ if platform.os != "linux" => Vec::new(),
+            None => snapshots.names().collect(),
+            Some(unpack) => unpack
+                .iter()
+                .filter(|to| to.platform.os == platform.os)
+                .map(|to| to.snapshotter.as_str())
+                .filter(|snapshotter| snapshots.get(snapshotter).is_ok())
+                .collect(),
+        };
+        let wanted = if named.is_empty() { config.default_snapshotter.as_str() } else { named };
+        let chosen = able.iter().find(|snapshotter| **snapshotter == wanted);
+        let chosen = chosen.or_else(|| able.first().filter(|_| named.is_empty()));
+        chosen.map(|snapshotter| (*snapshotter).to_owned())
     }
 }
 

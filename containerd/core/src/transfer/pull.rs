@@ -59,7 +59,7 @@ impl Transfers {
 
         watch.note(format!("Pulling from {source}"));
         watch.note_image("fetching image content", &reference.to_string(), &root);
-        let unpackers = self.unpackers(order, lease, &spec.unpacks);
+        let unpackers = self.unpackers(order, lease, &spec.unpacks)?;
         let pull = Pull {
             content: &store,
             source: &remote,

@@ -35,6 +35,11 @@ const SHORT_NAME_BYTES: usize = 100;
 pub trait ByteSink: Send {
     /// Appends a piece.
     async fn write(&mut self, piece: Bytes) -> Result<()>;
+
+    /// Nothing more will come.
+    async fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What is needed to export.
@@ -98,7 +103,8 @@ impl Export<'_> {
             for (name, file) in plan.files {
                 self.write(&name, file, sink).await.context("export", &name)?;
             }
-            sink.write(Bytes::from_static(&[0; 2 * BLOCK_BYTES])).await
+            sink.write(Bytes::from_static(&[0; 2 * BLOCK_BYTES])).await?;
+            sink.finish().await
         });
         exported.await.unwrap_or_else(|| Err(stopped()))
     }

@@ -87,6 +87,25 @@ impl Config {
         ])
     }
 
+    fn transfer(&self) -> Table {
+        let count = |count: usize| Value::Integer(i64::try_from(count).unwrap_or(i64::MAX));
+        let super::Transfer { max_downloads, max_uploads, hosts_dirs, unpack } = &self.transfer;
+        let folders: Vec<_> = hosts_dirs.iter().map(|f| f.to_string_lossy()).collect();
+        let mut section = table([
+            ("max_concurrent_downloads", count(*max_downloads)),
+            ("max_concurrent_uploaded_layers", count(*max_uploads)),
+            ("config_path", folders.join(":").into()),
+        ]);
+        if let Some(unpacks) = unpack {
+            let unpacks = unpacks.iter().map(|(os, snapshotter)| {
+                let (os, snapshotter) = (os.clone().into(), snapshotter.clone().into());
+                Value::Table(table([("platform", os), ("snapshotter", snapshotter)]))
+            });
+            section.insert("unpack_config".into(), Value::Array(unpacks.collect()));
+        }
+        section
+    }
+
     fn plugins(&self) -> Table {
         let interval = duration::format(self.restart_interval);
         let env: Vec<String> =
@@ -118,6 +137,7 @@ impl Config {
             (section::OVERLAY, overlay.into()),
             (section::METADATA, table([("content_sharing_policy", sharing.into())]).into()),
             (section::RESTART, table([("interval", interval.into())]).into()),
+            (section::TRANSFER, self.transfer().into()),
             (section::SHIMS, table([("env", env.into())]).into()),
         ])
     }

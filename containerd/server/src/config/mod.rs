@@ -46,6 +46,7 @@ mod section {
     pub(super) const OVERLAY: &str = "io.containerd.snapshotter.v1.overlayfs";
     pub(super) const NATIVE: &str = "io.containerd.snapshotter.v1.native";
     pub(super) const BTRFS: &str = "io.containerd.snapshotter.v1.btrfs";
+    pub(super) const TRANSFER: &str = "io.containerd.transfer.v1.local";
 }
 
 /// Everything the daemon can be told.
@@ -81,6 +82,27 @@ pub(crate) struct Config {
     /// Further environment of shims.
     pub(crate) shim_env: Vec<(String, String)>,
     pub(crate) snapshotters: Snapshotters,
+    pub(crate) transfer: Transfer,
+}
+
+/// How images are moved.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Transfer {
+    /// How many downloads there may be at once.
+    pub(crate) max_downloads: usize,
+    /// How many uploads there may be at once.
+    pub(crate) max_uploads: usize,
+    /// Folders in which registries are configured.
+    pub(crate) hosts_dirs: Vec<PathBuf>,
+    /// Operating systems whose images can be unpacked, and the snapshotters for
+    /// that; all to all if that is not said.
+    pub(crate) unpack: Option<Vec<(String, String)>>,
+}
+
+impl Default for Transfer {
+    fn default() -> Self {
+        Self { max_downloads: 3, max_uploads: 3, hosts_dirs: Vec::new(), unpack: None }
+    }
 }
 
 /// Settings of our own snapshotters. A folder is below the root if none is
@@ -173,6 +195,7 @@ impl Default for Config {
             gc: SchedulerConfig::default(),
             shim_env: Vec::new(),
             snapshotters: Snapshotters::default(),
+            transfer: Transfer::default(),
         }
     }
 }

@@ -6,8 +6,8 @@ use containerd_core::{content::Sharing, gc::SchedulerConfig};
 use shim_protocol::{Context, Error, Result};
 
 use super::{
-    Config, Grpc, LogFormat, ProxyPlugin, Snapshotters, Socket, parse_level, reader::Reader,
-    section,
+    Config, Grpc, LogFormat, ProxyPlugin, Snapshotters, Socket, Transfer, parse_level,
+    reader::Reader, section,
 };
 use crate::plugins::PluginName;
 
@@ -154,6 +154,9 @@ impl Config {
         read_gc(&mut self.gc, &mut gc)?;
         gc.finish();
         self.snapshotters.read(&mut plugins)?;
+        let mut transfer = plugins.section(section::TRANSFER)?;
+        self.transfer.read(&mut transfer)?;
+        transfer.finish();
         plugins.finish();
         Ok(())
     }
@@ -213,6 +216,41 @@ impl Snapshotters {
 /// Where a snapshotter's folders are, if the file says it.
 fn folder(section: &mut Reader<'_>) -> Result<Option<PathBuf>> {
     Ok(section.text("root_path")?.filter(|path| !path.is_empty()).map(PathBuf::from))
+}
+
+impl Transfer {
+    fn read(&mut self, section: &mut Reader<'_>) -> Result<()> {
+        for (key, limit) in [
+            ("max_concurrent_downloads", &mut self.max_downloads),
+            ("max_concurrent_uploaded_layers", &mut self.max_uploads),
+        ] {
+            if let Some(count) = section.integer(key, "a number")?.filter(|count| *count > 0) {
+                *limit = count;
+            }
+        }
+        if let Some(folders) = section.text("config_path")? {
+            let folders = folders.split(':').filter(|folder| !folder.is_empty());
+            self.hosts_dirs = folders.map(PathBuf::from).collect();
+        }
+        if let Some(tables) = section.sections("unpack_config")? {
+            let unpacks = tables.iter().map(|table| {
+                let text = |key: &str| {
+                    table.get(key).and_then(toml::Value::as_str).unwrap_or_default().to_owned()
+                };
+                let platform = text("platform");
+                let os = platform.split(['/', '(']).next().unwrap_or_default();
+                (os.to_owned(), text("snapshotter"))
+            });
+            self.unpack = Some(unpacks.collect());
+        }
+        // How these are done is not up to anybody.
+        for key in
+            ["check_platform_supported", "concurrent_layer_fetch_buffer", "max_concurrent_unpacks"]
+        {
+            section.ignore(key);
+        }
+        Ok(())
+    }
 }
 
 impl ProxyPlugin {

@@ -114,6 +114,21 @@ impl<'a> Reader<'a> {
         Ok(Reader { path: self.full(key), table, unknown: self.unknown })
     }
 
+    /// The tables of an array; none if there is no such array.
+    pub(super) fn sections(&mut self, key: &str) -> Result<Option<Vec<Table>>> {
+        let Some(value) = self.table.remove(key) else { return Ok(None) };
+        let expected = "an array of tables";
+        let Value::Array(items) = value else { return Err(self.wrong(key, expected, &value)) };
+        let mut tables = Vec::with_capacity(items.len());
+        for item in items {
+            match item {
+                Value::Table(table) => tables.push(table),
+                other => return Err(self.wrong(key, expected, &other)),
+            }
+        }
+        Ok(Some(tables))
+    }
+
     /// The keys that nobody has taken yet.
     pub(super) fn keys(&self) -> Vec<String> {
         self.table.keys().cloned().collect()

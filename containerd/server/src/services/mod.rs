@@ -13,7 +13,9 @@ mod leases;
 mod namespaces;
 mod sandbox;
 pub(crate) mod snapshots;
+mod streaming;
 mod tasks;
+mod transfer;
 mod version;
 
 use containerd_api::{
@@ -26,7 +28,8 @@ use containerd_api::{
         leases::v1::leases_server::LeasesServer,
         namespaces::v1::namespaces_server::NamespacesServer,
         sandbox::v1::store_server::StoreServer, snapshots::v1::snapshots_server::SnapshotsServer,
-        tasks::v1::tasks_server::TasksServer, version::v1::version_server::VersionServer,
+        streaming::v1::streaming_server::StreamingServer, tasks::v1::tasks_server::TasksServer,
+        transfer::v1::transfer_server::TransferServer, version::v1::version_server::VersionServer,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -87,6 +90,22 @@ pub(crate) fn routes(
     serve!("namespaces", NamespacesServer, namespaces::Service(core.namespaces.clone()));
     serve!("sandboxes", StoreServer, sandbox::Service(core.sandboxes.clone()));
     serve!("snapshots", SnapshotsServer, snapshots::Service(core.snapshots.clone()));
+    let streams = streaming::Streams::default();
+    serve!(
+        "streaming",
+        StreamingServer,
+        streaming::Service { streams: streams.clone(), stop: stop.clone() }
+    );
+    serve!(
+        "transfer",
+        TransferServer,
+        transfer::Service {
+            transfers: core.transfers.clone(),
+            streams,
+            hosts_dirs: config.transfer.hosts_dirs.clone(),
+            stop: stop.clone(),
+        }
+    );
     serve!("tasks", TasksServer, tasks::Service { tasks: core.tasks.clone(), stop: stop.clone() });
     serve!("version", VersionServer, version::Service);
     serve!(
