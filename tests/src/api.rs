@@ -13,7 +13,8 @@ use containerd_api::{
         leases::v1::leases_client::LeasesClient,
         namespaces::v1::namespaces_client::NamespacesClient,
         sandbox::v1::store_client::StoreClient, snapshots::v1::snapshots_client::SnapshotsClient,
-        tasks::v1::tasks_client::TasksClient, version::v1::version_client::VersionClient,
+        streaming::v1::streaming_client::StreamingClient, tasks::v1::tasks_client::TasksClient,
+        transfer::v1::transfer_client::TransferClient, version::v1::version_client::VersionClient,
     },
 };
 use tonic::{
@@ -104,8 +105,12 @@ impl Api {
         sandboxes: StoreClient,
         /// Snapshots.
         snapshots: SnapshotsClient,
+        /// Streams that transfers refer to.
+        streaming: StreamingClient,
         /// Tasks.
         tasks: TasksClient,
+        /// Transfers.
+        transfer: TransferClient,
         /// Version.
         version: VersionClient,
     }

@@ -33,6 +33,7 @@ mod spec;
 mod stdio;
 mod store;
 mod time;
+pub mod transfer;
 
 pub use api::{Api, code};
 pub use bed::{Bed, run, run_plain};

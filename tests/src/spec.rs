@@ -23,7 +23,7 @@ pub struct Spec {
 
 impl Spec {
     /// A container that runs `script` in busybox's shell.
-    pub(crate) fn shell(script: &str, rootfs: &str, cgroup: &str, runtime: &str) -> Self {
+    pub fn shell(script: &str, rootfs: &str, cgroup: &str, runtime: &str) -> Self {
         let json = json!({
             "ociVersion": "1.0.2",
             "process": process(&["/bin/sh", "-c", script]),
