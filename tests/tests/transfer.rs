@@ -14,7 +14,7 @@ use containerd_api::{
     },
 };
 use tests::{
-    Bed, Pairing, Store, code,
+    Bed, Store, code,
     content::{get, statuses},
     images::{Layout, architecture, many_layers},
     registry::{Fault, Options, PASSWORD, Registry, Rule, USER},
@@ -25,7 +25,7 @@ use tonic::Code;
 
 tests::pairing!(
     ours,
-    Pairing::OURS,
+    tests::Pairing::OURS,
     an_image_is_pulled_named_and_pushed,
     an_image_goes_through_an_archive,
     credentials_are_asked_for,
@@ -211,9 +211,9 @@ async fn an_image_goes_through_an_archive(bed: &mut Bed) -> Result<()> {
 
 /// Waits until nothing is left: what had no name is collected.
 async fn settle(bed: &Bed) -> Result<()> {
-    let lease =
-        bed.api().leases().create(containerd_api::services::leases::v1::CreateRequest::default());
-    let lease = lease.await?.into_inner().lease.context("no lease")?;
+    let mut leases = bed.api().leases();
+    let request = containerd_api::services::leases::v1::CreateRequest::default();
+    let lease = leases.create(request).await?.into_inner().lease.context("no lease")?;
     let delete = containerd_api::services::leases::v1::DeleteRequest { id: lease.id, sync: true };
     bed.api().leases().delete(delete).await?;
     assert_eq!(Store::of(bed.api()).await?, Store::default());
@@ -349,7 +349,7 @@ async fn what_cannot_be_done_is_refused(bed: &mut Bed) -> Result<()> {
     let outcome = transfer(&api.without_namespace(), &image, &image, "").await;
     refused(outcome, Code::FailedPrecondition).await?;
     let digest = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-    ensure!(get(bed.api(), digest).await.is_err());
+    ensure!(get(bed.api(), digest, 0, 0).await.is_err());
     settle(bed).await
 }
 

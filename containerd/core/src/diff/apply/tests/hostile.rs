@@ -256,7 +256,7 @@ fn behind_the_last_data_nothing_need_follow() {
     let bytes = Archive::new().file("a", &"x".repeat(2000)).bytes();
     for end in [2512, 2513, 2559, 2560, 3072] {
         let bed = Bed::new();
-        unpack_for_tests(bytes[..end].to_owned(), &bed.path("upper"), None).unwrap();
+        unpack_bytes(bytes[..end].to_owned(), &bed.path("upper"), None).unwrap();
         assert_eq!(bed.text("a").len(), 2000, "{end}");
     }
 }
