@@ -80,6 +80,10 @@ impl Stream {
             window -= piece.len();
             self.send(&Data { data: piece.into() }).await?;
         }
+        let Self { requests, mut answers } = self;
+        drop(requests);
+        // Who hangs up before it has been read takes it back.
+        while answers.message().await?.is_some() {}
         Ok(())
     }
 
@@ -93,7 +97,8 @@ impl Stream {
         let mut window = 0;
         loop {
             if window < WINDOW_BYTES {
-                self.send(&WindowUpdate { update: WINDOW_BYTES }).await?;
+                // Whoever has sent all that there is does not listen any more.
+                let _ = self.send(&WindowUpdate { update: WINDOW_BYTES }).await;
                 window += WINDOW_BYTES;
             }
             let Some(Data { data }) = self.receive().await? else { return Ok(()) };

@@ -87,7 +87,11 @@ async fn a_stack_is_built(bed: &mut Bed) -> Result<()> {
     let s = snapshots(bed).await?;
     assert_eq!(s.mounts("active").await?, active);
     assert_eq!(s.usage("two").await?, usage);
-    s.cleanup().await?;
+    match s.cleanup().await {
+        // Debian's overlayfs cleans up by itself.
+        Err(e) if e.kind() == ErrorKind::Unimplemented => {}
+        done => done?,
+    }
     remove_all(&s, &["active", "view", "two", "one"]).await
 }
 
