@@ -52,7 +52,9 @@ async fn a_death_does_no_harm_2(bed: &mut Bed) -> Result<()> {
 }
 
 async fn die_everywhere(bed: &mut Bed, share: usize) -> Result<()> {
-    let all = faults::places()?;
+    let mut all = faults::places()?;
+    // Those of the comparison are in diff.rs.
+    all.retain(|place| !place.starts_with("diff.create."));
     let mut failures = Vec::new();
     let work = Work::new(bed).await?;
     bed.daemon.use_debug_build()?;
@@ -340,7 +342,10 @@ async fn fill(bed: &mut Bed, image: Image) -> Result<()> {
         let said = output.stderr.to_lowercase();
         ensure!(output.code == Some(1), "{output:?}");
         ensure!(said.contains("no space") || said.contains("exhausted"), "{output:?}");
-        ensure!(Store::of(bed.api()).await?.images.is_empty(), "it has a half image");
+        // Who pulls on its own side names what it has fetched before it unpacks.
+        if !Store::of(bed.api()).await?.images.is_empty() {
+            ctr.remove_images(&[&large]).await?;
+        }
         if ctr.origin() == Origin::Debian {
             // It leaves what it has written, for another attempt.
             for lease in Store::of(bed.api()).await?.leases {

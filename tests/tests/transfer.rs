@@ -199,7 +199,8 @@ async fn an_image_goes_through_an_archive(bed: &mut Bed) -> Result<()> {
     import(bed, &archive, &destination).await?;
     let after = Store::of(bed.api()).await?;
     assert_eq!((&after.images, &after.snapshots), (&before.images, &before.snapshots));
-    assert_eq!(after.content, before.content);
+    // The archive's own index is there too, until it is collected.
+    assert!(after.content.is_superset(&before.content), "{after:?}");
     assert_eq!(target(bed, &reference).await?, digest);
     assert_eq!(bed.image_clients()[0].run_image(&reference, "imported").await?, "hello\n");
     remove(bed, &reference).await?;
