@@ -153,14 +153,21 @@ impl Fetcher<'_> {
     }
 
     /// Notes of content that was there that it can also be had from the source.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when it is not as long as the descriptor says.
     async fn existed(&self, descriptor: &Descriptor) -> Result<()> {
-        let digest = &descriptor.digest;
-        if let Some(origin) = self.origin {
-            let info = self.content.info(digest).await?;
-            let info = info.ok_or_else(|| absent(digest))?;
-            if let Some(label) = origin.label(&info.labels) {
-                self.content.set_labels(digest, BTreeMap::from([label])).await?;
-            }
+        let Descriptor { digest, size, .. } = descriptor;
+        let info = self.content.info(digest).await?;
+        let info = info.ok_or_else(|| absent(digest))?;
+        if info.size != *size {
+            let text = format!("content {digest} has {} bytes, not {size}", info.size);
+            return Err(Error::precondition(text));
+        }
+        if let Some(origin) = self.origin
+            && let Some(label) = origin.label(&info.labels)
+        {
+            self.content.set_labels(digest, BTreeMap::from([label])).await?;
         }
         self.tracker.exists(digest);
         Ok(())

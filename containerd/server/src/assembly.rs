@@ -113,6 +113,7 @@ impl Core {
             snapshots: snapshots.clone(),
             diff: diff.clone(),
             leases: leases.clone(),
+            gc: gc.clone(),
         };
         let transfers = Transfers::new(transfer_config(config), places);
         let manager = Manager::new(manager_config(config), events.clone());

@@ -30,9 +30,21 @@ impl Transfers {
         match &outcome {
             // What has come so far need not come again, until the lease expires.
             Err(error) if may_resume(error) => {}
-            _ => self.drop_lease(&order.namespace, &lease).await,
+            Err(_) => {
+                self.drop_lease(&order.namespace, &lease).await;
+                // Whoever hears that the disk is full may try something smaller.
+                self.collect().await;
+            }
+            Ok(_) => self.drop_lease(&order.namespace, &lease).await,
         }
         outcome
+    }
+
+    /// Gives back what a failed transfer has brought.
+    async fn collect(&self) {
+        if let Err(error) = self.0.gc.collect().await {
+            tracing::warn!(error = %error.report(), "what a failed transfer brought stays for now");
+        }
     }
 
     async fn drop_lease(&self, namespace: &Id, lease: &str) {

@@ -31,7 +31,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{store::Store, unpacker::SnapshotUnpacker};
-use crate::{content::Content, diff::Diff, images::Images, leases::Leases, snapshots::Snapshots};
+use crate::{
+    content::Content, diff::Diff, gc::Scheduler, images::Images, leases::Leases,
+    snapshots::Snapshots,
+};
 
 pub use containerd_images::{
     archive::{export::ByteSink, names::NameRule},
@@ -118,6 +121,7 @@ struct Inner {
     snapshots: Snapshots,
     diff: Diff,
     leases: Leases,
+    gc: Scheduler,
     downloads: Semaphore,
     uploads: Semaphore,
     /// Transfers that are under way.
@@ -137,12 +141,14 @@ pub struct Places {
     pub diff: Diff,
     /// What holds that which has no name yet.
     pub leases: Leases,
+    /// What removes that which came to nothing.
+    pub gc: Scheduler,
 }
 
 impl Transfers {
     /// Moves images into and out of `places`.
     pub fn new(config: TransferConfig, places: Places) -> Self {
-        let Places { content, images, snapshots, diff, leases } = places;
+        let Places { content, images, snapshots, diff, leases, gc } = places;
         Self(Arc::new(Inner {
             downloads: Semaphore::new(config.max_downloads),
             uploads: Semaphore::new(config.max_uploads),
@@ -152,6 +158,7 @@ impl Transfers {
             snapshots,
             diff,
             leases,
+            gc,
             work: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))

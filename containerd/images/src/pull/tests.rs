@@ -102,6 +102,17 @@ async fn an_image_is_fetched_and_unpacked() {
 }
 
 #[tokio::test]
+async fn what_is_there_has_the_size_that_is_told() {
+    let mut scene = Scene::new();
+    let root = scene.shelf.image(&["gz:one"]);
+    scene.pull(&root).await.unwrap();
+    for size in [root.size - 1, root.size + 1] {
+        let liar = Descriptor { size, ..root.clone() };
+        assert_eq!(kind(scene.pull(&liar).await), ErrorKind::FailedPrecondition);
+    }
+}
+
+#[tokio::test]
 async fn what_is_there_is_not_fetched_or_unpacked_again() {
     let mut scene = Scene::new();
     let first = scene.shelf.image(&["gz:one", "gz:two"]);
