@@ -53,12 +53,11 @@ pub struct Target<'a> {
 }
 
 /// Configuration and layers of the manifest with these parts; none if it is not
-/// the one of a filesystem.
+/// that of an image.
 pub(crate) fn stack(parts: &[Descriptor]) -> Option<(&Descriptor, Vec<Descriptor>)> {
     let config = parts.iter().find(|part| media_type::is_config(&part.media_type))?;
     let layers = parts.iter().filter(|part| media_type::is_layer(&part.media_type));
-    let layers: Vec<_> = layers.cloned().collect();
-    (!layers.is_empty()).then_some((config, layers))
+    Some((config, layers.cloned().collect()))
 }
 
 /// What the image with this configuration is unpacked with, if it is at all.

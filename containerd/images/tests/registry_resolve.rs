@@ -162,14 +162,21 @@ async fn busy_registries_are_asked_again() {
     let (descriptor, bytes) = manifest(&blob(1).0);
     let asked = AtomicUsize::new(0);
     let server = Server::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
-        0 => Reply::status(429).header("retry-after", 86_400),
-        1 => Reply::status(503).header("retry-after", "Wed, 21 Oct 2055 07:28:00 GMT"),
+        0 => Reply::status(429).header("retry-after", 0),
+        1 => Reply::status(503).header("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"),
         2 => Reply::status(502).header("retry-after", "soon"),
         _ => described(&descriptor, &bytes),
     })
     .await;
     resolve(&server).await.unwrap();
     assert_eq!(server.lines().len(), 4);
+    for later in ["86400", "Thu, 21 Oct 2055 07:28:00 GMT"] {
+        let server = Server::start(move |_| Reply::status(429).header("retry-after", later)).await;
+        let error = resolve(&server).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.report().to_string().contains("try again in"), "{}", error.report());
+        assert_eq!(server.lines().len(), 1, "{later}");
+    }
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ impl Content {
         if self.is_foreign() {
             return Ok(0);
         }
+        // Whoever gave up just now does not write to it any more.
+        self.closed().await;
         let ingests = self.blobs().ingests();
         let mut old = blocking(move || ingest::all(&ingests)).await?;
         old.retain(|old| is_over(old, now));

@@ -59,6 +59,8 @@ struct Inner {
     changing: Claims<Digest>,
     /// Work that must end well whatever becomes of the client that asked.
     work: TaskTracker,
+    /// Writers that are being put away, each with its claim.
+    closing: TaskTracker,
 }
 
 impl Content {
@@ -77,6 +79,7 @@ impl Content {
             writing: Claims::default(),
             changing: Claims::default(),
             work: TaskTracker::new(),
+            closing: TaskTracker::new(),
         })))
     }
 
@@ -170,6 +173,7 @@ impl Content {
     pub async fn shutdown(&self) {
         self.0.work.close();
         self.0.work.wait().await;
+        self.closed().await;
     }
 
     /// Keeps others from making or removing a blob and its records.
@@ -244,9 +248,15 @@ impl Content {
         self.0.foreign
     }
 
-    /// Does work that blocks and that nobody waits for.
-    pub(super) fn later(&self, work: impl FnOnce() + Send + 'static) {
-        drop(self.0.work.spawn_blocking(work));
+    /// Puts a writer away: `work` blocks, and its owner does not wait for it.
+    pub(super) fn close(&self, work: impl FnOnce() + Send + 'static) {
+        drop(self.0.closing.spawn_blocking(work));
+    }
+
+    /// Waits until the writers that were dropped are put away.
+    pub(super) async fn closed(&self) {
+        self.0.closing.close();
+        self.0.closing.wait().await;
     }
 
     /// Runs work to its end, even if the caller goes away.

@@ -317,7 +317,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         let Some(mut session) = self.session.take() else { return };
-        self.content.later(move || {
+        self.content.close(move || {
             if let Progress::Own(ingest) = &mut session.progress
                 && ingest.folder().exists()
                 && let Err(error) = ingest.suspend()

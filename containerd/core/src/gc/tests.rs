@@ -375,9 +375,6 @@ async fn an_ingest_goes_with_its_lease_or_after_a_day() {
     let held = Resource { id: "leased, then not".into(), kind: "ingests".into() };
     leases.delete_resource(&ns, "l", held).await.unwrap();
     drop(begin("leased, then not", None).await);
-    // Writers are put away where nobody waits for it.
-    yard.content.shutdown().await;
-
     let all = ["leased", "leased, then not", "not", "open"];
     assert_eq!(yard.collector.collect().await.unwrap().ingests, 0);
     assert_eq!(statuses().await, all);

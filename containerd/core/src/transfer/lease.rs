@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use shim_protocol::{Error, ErrorKind, Id, Result};
+use shim_protocol::{ErrorKind, Id, Result};
 
 use super::{Order, Transfers};
 
@@ -28,8 +28,9 @@ impl Transfers {
         let lease = self.0.leases.create(&order.namespace, "", labels).await?.id;
         let outcome = work(&lease).await;
         match &outcome {
-            // What has come so far need not come again, until the lease expires.
-            Err(error) if may_resume(error) => {}
+            // Whoever ended it may come again, and what has come so far need not,
+            // until the lease expires.
+            Err(error) if error.kind() == ErrorKind::Cancelled => {}
             Err(_) => {
                 self.drop_lease(&order.namespace, &lease).await;
                 // Whoever hears that the disk is full may try something smaller.
@@ -56,12 +57,6 @@ impl Transfers {
             _ => {}
         }
     }
-}
-
-/// Is it an error after which clients come again?
-fn may_resume(error: &Error) -> bool {
-    use ErrorKind::{Aborted, Cancelled, DeadlineExceeded, Unavailable};
-    matches!(error.kind(), Aborted | Cancelled | DeadlineExceeded | Unavailable)
 }
 
 /// A time as in RFC 3339.

@@ -27,7 +27,7 @@ use std::{pin::pin, sync::Arc};
 
 use containerd_images::{Descriptor, Platform, platform::Matcher, progress::Tracker, pull::Target};
 use shim_protocol::{Error, ErrorKind, Id, Result};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{store::Store, unpacker::SnapshotUnpacker};
@@ -46,9 +46,10 @@ pub use request::{ExportOptions, ImageSpec, UnpackTo};
 /// How transfers are done.
 #[derive(Clone, Debug)]
 pub struct TransferConfig {
-    /// How many downloads there may be at once, over all pulls.
+    /// How many downloads one pull may have at once. Not over all pulls: a
+    /// registry that hangs must not hold up those from others.
     pub max_downloads: usize,
-    /// How many uploads there may be at once, over all pushes.
+    /// How many uploads one push may have at once.
     pub max_uploads: usize,
     /// Which platforms can be unpacked to which snapshotters; all to all if that
     /// is not said.
@@ -122,8 +123,6 @@ struct Inner {
     diff: Diff,
     leases: Leases,
     gc: Scheduler,
-    downloads: Semaphore,
-    uploads: Semaphore,
     /// Transfers that are under way.
     work: TaskTracker,
     stop: CancellationToken,
@@ -150,8 +149,6 @@ impl Transfers {
     pub fn new(config: TransferConfig, places: Places) -> Self {
         let Places { content, images, snapshots, diff, leases, gc } = places;
         Self(Arc::new(Inner {
-            downloads: Semaphore::new(config.max_downloads),
-            uploads: Semaphore::new(config.max_uploads),
             config,
             content,
             images,

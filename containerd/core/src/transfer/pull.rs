@@ -10,6 +10,7 @@ use containerd_images::{
     store::{Image, ImageStore},
 };
 use shim_protocol::Result;
+use tokio::sync::Semaphore;
 
 use super::{ImageSpec, Order, Transfers, lease::rfc3339, store::Store, targets};
 use crate::fault;
@@ -66,7 +67,7 @@ impl Transfers {
             origin: Some(&remote.origin()),
             selection: &spec.fetched(),
             unpack: &targets(&unpackers),
-            downloads: &self.0.downloads,
+            downloads: &Semaphore::new(self.0.config.max_downloads),
             tracker: &watch.tracker,
             stop: &order.stop,
         };

@@ -2,6 +2,7 @@
 
 use containerd_images::{Reference, push::Push, registry::Registry, remote::Remote};
 use shim_protocol::Result;
+use tokio::sync::Semaphore;
 
 use super::{ImageSpec, Order, Transfers};
 
@@ -48,7 +49,7 @@ impl Transfers {
             sink: &remote,
             origin: Some(&remote.origin()),
             selection: &spec.pushed(),
-            uploads: &self.0.uploads,
+            uploads: &Semaphore::new(self.0.config.max_uploads),
             tracker: &watch.tracker,
             stop: &order.stop,
         };

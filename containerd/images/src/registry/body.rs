@@ -8,7 +8,10 @@ use reqwest::{
     header::{self, HeaderValue},
 };
 use shim_protocol::{Error, ErrorKind, Result};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout},
+};
 
 use super::{
     Failed, Registry,
@@ -34,9 +37,9 @@ pub struct Body {
     /// How much has come, or was skipped, in bytes.
     offset: u64,
     open: Option<Open>,
-    /// Tries in a row that failed, and where the first of them began.
+    /// Tries in a row that failed, and where and when the first of them began.
     failures: u32,
-    failing_since: u64,
+    mark: (u64, Instant),
 }
 
 /// An answer that is being read.
@@ -75,7 +78,7 @@ impl Registry {
             offset,
             open: None,
             failures: 0,
-            failing_since: offset,
+            mark: (offset, Instant::now()),
         };
         if offset < descriptor.size {
             body.open = Some(body.connect().await?);
@@ -160,17 +163,16 @@ impl Body {
     /// The connection broke. Waits, unless it broke too often.
     async fn broken(&mut self, error: Error) -> Result<()> {
         self.open = None;
-        if self.offset - self.failing_since >= PROGRESS_BYTES {
-            self.failures = 0;
-        }
-        if self.failures == 0 {
-            self.failing_since = self.offset;
+        let (offset, since) = self.mark;
+        if self.offset - offset >= PROGRESS_BYTES {
+            (self.failures, self.mark) = (0, (self.offset, Instant::now()));
         }
         self.failures += 1;
         // Perhaps another one has it whole.
         self.first = (self.first + 1) % self.endpoints.len();
         let limits = self.registry.limits();
-        if self.failures >= limits.tries {
+        if self.failures >= limits.tries || (self.failures > 1 && since.elapsed() >= limits.request)
+        {
             return Err(error);
         }
         let (digest, offset) = (&self.descriptor.digest, self.offset);

@@ -88,13 +88,15 @@ pub struct Limits {
     pub response: Duration,
     /// Longest wait for the next bytes, in both directions.
     pub idle: Duration,
-    /// Longest time for a request that moves no blob, with all its tries.
+    /// Longest time for a request that moves no blob, with all its tries; and
+    /// how long one that reads a blob is tried again without getting on.
     pub request: Duration,
     /// How often something is tried in all.
     pub tries: u32,
     /// Wait before the second try; doubled before each further one.
     pub backoff: Duration,
-    /// Longest wait before a try, also if the host asks for a longer one.
+    /// Longest wait before a try. A host that asks for a longer one is not tried
+    /// again.
     pub backoff_max: Duration,
     /// How many redirections in a row are followed.
     pub redirects: usize,
@@ -111,7 +113,7 @@ impl Default for Limits {
             connect: Duration::from_secs(30),
             response: Duration::from_secs(60),
             idle: Duration::from_secs(60),
-            request: Duration::from_secs(180),
+            request: Duration::from_secs(120),
             tries: 5,
             backoff: Duration::from_millis(250),
             backoff_max: Duration::from_secs(30),

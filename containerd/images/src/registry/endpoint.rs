@@ -273,6 +273,9 @@ impl Endpoint {
                     tries -= 1;
                 }
                 Again::No => return Err(failure.error),
+                Again::Later(Some(asked)) if asked > limits.backoff_max => {
+                    return Err(failure.error);
+                }
                 _ if !call.patient || tries >= limits.tries => return Err(failure.error),
                 Again::Plain => limits.wait(tries, None).await,
                 Again::Later(asked) => limits.wait(tries, asked).await,

@@ -58,11 +58,14 @@ impl Failure {
     /// The answer says that it failed. What it says of why is read.
     pub(super) async fn from_answer(what: &str, response: Response, idle: Duration) -> Self {
         let status = response.status();
+        let mut text = format!("{what}: {status}");
         let again = match status.as_u16() {
             408 | 429 | 500 | 502..=504 => Again::Later(retry_after(&response)),
             _ => Again::No,
         };
-        let mut text = format!("{what}: {status}");
+        if let Again::Later(Some(wait)) = again {
+            text = format!("{text}, try again in {} seconds", wait.as_secs());
+        }
         if let Some(message) = message(response, idle).await {
             text = format!("{text}: {message}");
         }

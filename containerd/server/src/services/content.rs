@@ -15,8 +15,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{convert::required, headers};
 use crate::status;
 
-/// How much one message of a read carries, in bytes.
-const READ_BYTES: u64 = 512 << 10;
+/// How much one message of a read carries, in bytes. Less than what malloc maps
+/// for itself: new pages for each message would cost more than the reading.
+const READ_BYTES: u64 = 112 << 10;
 
 /// How many entries one message of a listing has.
 const LISTED: usize = 100;
