@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::{sync::Semaphore, time};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use crate::{
     origin::Origin,
     progress::Tracker,
     store::{ContentReader, ContentStore, ContentWriter},
-    unpack::stopped,
+    unpack::unless,
     walk::reference_key,
 };
 
@@ -55,14 +56,18 @@ impl Fetcher<'_> {
     /// `FailedPrecondition` when it is other content than it should be;
     /// `Cancelled` when it was ended before its time; those of the source and
     /// of the store. What has come of the right content stays for the next try.
+    /// Whoever waits for the end knows that nobody writes any more; whoever
+    /// drops it does not.
     pub async fn fetch(&self, descriptor: &Descriptor) -> Result<()> {
-        let fetched = self.stop.run_until_cancelled(async {
+        let turn = async {
             let permit = self.downloads.acquire().await;
-            let _permit = permit.map_err(|e| Error::caused(ErrorKind::Cancelled, "download", e))?;
+            permit.map_err(|e| Error::caused(ErrorKind::Cancelled, "download", e))
+        };
+        let fetched = async {
+            let _permit = unless(self.stop, turn).await?;
             self.bring(descriptor).await
-        });
-        let what = &descriptor.digest;
-        fetched.await.unwrap_or_else(|| Err(stopped())).context("fetch", what)
+        };
+        fetched.await.context("fetch", &descriptor.digest)
     }
 
     async fn bring(&self, descriptor: &Descriptor) -> Result<()> {
@@ -118,7 +123,7 @@ impl Fetcher<'_> {
                 Err(e) if e.kind() == ErrorKind::Unavailable => {
                     // Fails too if it is the store that is not available.
                     self.content.info(digest).await?;
-                    time::sleep(LOOK_AGAIN).await;
+                    unless(self.stop, time::sleep(LOOK_AGAIN).map(Ok)).await?;
                 }
                 Err(e) => return Err(e),
             }
@@ -135,8 +140,8 @@ impl Fetcher<'_> {
         if offset == *size {
             return Ok(());
         }
-        let mut body = self.source.open(descriptor, offset).await?;
-        while let Some(piece) = body.next().await? {
+        let mut body = unless(self.stop, self.source.open(descriptor, offset)).await?;
+        while let Some(piece) = unless(self.stop, body.next()).await? {
             offset += piece.len() as u64;
             if offset > *size {
                 let text = format!("more came than the {size} bytes that it should have");

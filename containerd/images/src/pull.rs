@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use futures::{
-    FutureExt, Stream, StreamExt, TryStreamExt,
+    FutureExt, Stream, StreamExt,
     future::{BoxFuture, join, join_all},
     stream,
 };
@@ -79,9 +79,9 @@ impl Pull<'_> {
         for blob in &walk.blobs {
             arrivals.0.insert(blob.digest.clone(), watch::Sender::new(false));
         }
-        let blobs = self.blobs(&walk, &arrivals, &stop).inspect(|outcome| ending(outcome, &stop));
+        let blobs = self.blobs(&walk, &arrivals, &stop);
         let (fetched, unpacked) = join(blobs, self.unpack(&walk, &arrivals, &stop)).await;
-        first_error([fetched].into_iter().chain(unpacked))
+        unless_failed([fetched].into_iter().chain(unpacked).collect()).map(drop)
     }
 
     /// Fetches indexes and manifests.
@@ -98,7 +98,7 @@ impl Pull<'_> {
                 break;
             }
             let below = level.iter().map(|step| self.document(&fetcher, &step.descriptor).boxed());
-            let below: Vec<_> = side_by_side(below).buffered(AT_ONCE).try_collect().await?;
+            let below = all(below, stop).await?;
             for (step, children) in level.iter().zip(below) {
                 walk.found(step, children)?;
             }
@@ -147,7 +147,7 @@ impl Pull<'_> {
             Ok(())
         };
         let fetches = configs.into_iter().chain(layers).map(|blob| fetch(blob).boxed());
-        side_by_side(fetches).buffer_unordered(AT_ONCE).try_collect().await
+        all(fetches, stop).await.map(drop)
     }
 
     /// Unpacks all manifests for which there is a target.
@@ -222,24 +222,33 @@ pub(crate) fn side_by_side<'a, T>(
     stream::iter(work.collect::<Vec<_>>())
 }
 
+/// Does work side by side; answers in its order what came of it. A failure ends
+/// the rest, which is waited for: it has to clean up.
+async fn all<'a, T: Send + 'a>(
+    work: impl Iterator<Item = BoxFuture<'a, Result<T>>>,
+    stop: &'a CancellationToken,
+) -> Result<Vec<T>> {
+    let work = work.map(|work| work.inspect(|outcome| ending(outcome, stop)).boxed());
+    unless_failed(side_by_side(work).buffered(AT_ONCE).collect().await)
+}
+
 /// A failure ends everything else.
-fn ending(outcome: &Result<()>, stop: &CancellationToken) {
+fn ending<T>(outcome: &Result<T>, stop: &CancellationToken) {
     if outcome.is_err() {
         stop.cancel();
     }
 }
 
-/// The error that was not made by ending because of another, if there is one.
-fn first_error(outcomes: impl Iterator<Item = Result<()>>) -> Result<()> {
-    let mut first = Ok(());
-    for outcome in outcomes {
-        let Err(error) = outcome else { continue };
-        if error.kind() != ErrorKind::Cancelled {
-            return Err(error);
-        }
-        first = Err(error);
+/// All that was done; or else the error that was not made by ending because of
+/// another, if there is one.
+fn unless_failed<T>(mut outcomes: Vec<Result<T>>) -> Result<Vec<T>> {
+    let is_cause = |outcome: &Result<T>| {
+        outcome.as_ref().is_err_and(|error| error.kind() != ErrorKind::Cancelled)
+    };
+    if let Some(cause) = outcomes.iter().position(is_cause) {
+        outcomes.swap(0, cause);
     }
-    first
+    outcomes.into_iter().collect()
 }
 
 #[cfg(test)]

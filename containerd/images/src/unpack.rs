@@ -214,8 +214,16 @@ impl Unpack<'_> {
     }
 
     async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()))
+        unless(self.stop, work).await
     }
+}
+
+/// Does work that is dropped when it is to end before its time.
+pub(crate) async fn unless<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()))
 }
 
 /// The error of work that was ended before its time.
