@@ -71,7 +71,7 @@ impl Daemon {
             pairing,
             config: sandbox.path("config.toml"),
             socket: sandbox.path("c.sock"),
-            state: sandbox.path("state"),
+            state: sandbox.state(),
             root: sandbox.path("root"),
             log: sandbox.path("daemon.log"),
             programs: sandbox.path("programs"),

@@ -24,12 +24,17 @@ use crate::{proc, rootfs};
 /// How long cleaning up may wait for processes that were killed.
 const REAP_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Where a machine has a filesystem in memory, whatever `/run` is.
+const MEMORY: &str = "/dev/shm";
+
 /// Where the machine's cgroup hierarchies are.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// A private place for a test; dropping it removes everything in it.
 pub struct Sandbox {
     folder: TempDir,
+    /// For what daemons have in `/run`: in memory, as that is.
+    volatile: TempDir,
     /// Keeps the mount namespace alive. It ends by itself when we do, because
     /// its standard input closes.
     holder: Child,
@@ -46,6 +51,8 @@ impl Sandbox {
         // Short, because socket paths below it may have 107 bytes.
         let folder = tempfile::Builder::new().prefix("ct-").tempdir_in("/tmp")?;
         let name = folder.path().file_name().and_then(|name| name.to_str()).context("name")?;
+        let memory = if Path::new(MEMORY).is_dir() { MEMORY } else { "/tmp" };
+        let volatile = tempfile::Builder::new().prefix("ct-").tempdir_in(memory)?;
         // No other test has it, in this run or in one beside it.
         let cgroup = format!("/{name}");
         let mut holder = Command::new("unshare")
@@ -60,8 +67,8 @@ impl Sandbox {
             BufReader::new(stdout).read_line(&mut ready)?;
         }
         let namespace = proc::mount_namespace(holder.id());
-        let sandbox =
-            Self { folder, holder, namespace: namespace.context("read mount namespace")?, cgroup };
+        let namespace = namespace.context("read mount namespace")?;
+        let sandbox = Self { folder, volatile, holder, namespace, cgroup };
         ensure!(ready == "ready\n", "cannot make a mount namespace");
         rootfs::build(&sandbox.rootfs())?;
         Ok(sandbox)
@@ -75,6 +82,11 @@ impl Sandbox {
     /// A path in the private folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
+    }
+
+    /// The private folder for a daemon's state.
+    pub fn state(&self) -> PathBuf {
+        self.volatile.path().join("state")
     }
 
     /// Makes an executable file in the private folder.
@@ -275,9 +287,11 @@ impl Sandbox {
     }
 
     fn unmount_all(&self) {
-        for mount in self.mounts_below(self.folder()).iter().rev() {
-            if let Err(error) = self.unmount(mount) {
-                eprintln!("{error:#}");
+        for folder in [self.folder(), self.volatile.path()] {
+            for mount in self.mounts_below(folder).iter().rev() {
+                if let Err(error) = self.unmount(mount) {
+                    eprintln!("{error:#}");
+                }
             }
         }
     }
