@@ -64,6 +64,7 @@
 mod client;
 mod container;
 mod content;
+mod convert;
 mod diff;
 mod error;
 mod events;
@@ -96,6 +97,7 @@ pub use prost_types::Any;
 pub use client::{Client, ConnectOptions};
 pub use container::{Container, ContainerRecord, NewContainer, Runtime};
 pub use content::{Content, ContentInfo, ContentReader, ContentWriter, Ingest};
+pub use convert::ConvertOptions;
 pub use diff::{Diff, Layer, NewLayer};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use events::{Envelope, Events, SubscribeOptions};

@@ -13,6 +13,7 @@
 pub mod adopt;
 pub mod archive;
 pub mod compression;
+pub mod convert;
 mod descriptor;
 mod digest;
 pub mod fetch;

@@ -233,7 +233,7 @@ async fn all<'a, T: Send + 'a>(
 }
 
 /// A failure ends everything else.
-fn ending<T>(outcome: &Result<T>, stop: &CancellationToken) {
+pub(crate) fn ending<T>(outcome: &Result<T>, stop: &CancellationToken) {
     if outcome.is_err() {
         stop.cancel();
     }
@@ -241,7 +241,7 @@ fn ending<T>(outcome: &Result<T>, stop: &CancellationToken) {
 
 /// All that was done; or else the error that was not made by ending because of
 /// another, if there is one.
-fn unless_failed<T>(mut outcomes: Vec<Result<T>>) -> Result<Vec<T>> {
+pub(crate) fn unless_failed<T>(mut outcomes: Vec<Result<T>>) -> Result<Vec<T>> {
     let is_cause = |outcome: &Result<T>| {
         outcome.as_ref().is_err_and(|error| error.kind() != ErrorKind::Cancelled)
     };

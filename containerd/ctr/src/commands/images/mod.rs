@@ -1,6 +1,7 @@
 //! `ctr images`
 
 mod check;
+mod convert;
 mod delete;
 mod export;
 mod import;
@@ -24,6 +25,8 @@ use crate::cli::Global;
 pub(crate) enum Command {
     /// See whether all content of images is there, and whether they are unpacked
     Check(check::Check),
+    /// Make an image of another one: layers without compression, or OCI's media types
+    Convert(convert::Convert),
     /// Write images into an archive
     Export(export::Export),
     /// Store the images of an archive
@@ -58,6 +61,7 @@ impl Command {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         match self {
             Self::Check(command) => command.run(global).await,
+            Self::Convert(command) => command.run(global).await,
             Self::Export(command) => command.run(global).await,
             Self::Import(command) => command.run(global).await,
             Self::Inspect(command) => command.run(global).await,
