@@ -244,7 +244,12 @@ impl Bed {
 
     /// A `ctr` for this daemon, in the namespace of this test.
     pub fn ctr(&self, origin: Origin) -> Ctr<'_> {
-        Ctr::new(&self.sandbox, &self.daemon, origin).flags(&["--namespace", self.namespace()])
+        self.ctr_in(origin, self.namespace())
+    }
+
+    /// A `ctr` for this daemon, in another namespace.
+    pub fn ctr_in(&self, origin: Origin, namespace: &str) -> Ctr<'_> {
+        Ctr::new(&self.sandbox, &self.daemon, origin).flags(&["--namespace", namespace])
     }
 
     /// The clients that can use images of this daemon.

@@ -121,12 +121,24 @@ impl Fetcher<'_> {
                 Ok(writer) => return Ok(Some(writer)),
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(None),
                 Err(e) if e.kind() == ErrorKind::Unavailable => {
-                    // Fails too if it is the store that is not available.
-                    self.content.info(digest).await?;
+                    self.look(digest).await?;
                     unless(self.stop, time::sleep(LOOK_AGAIN).map(Ok)).await?;
                 }
                 Err(e) => return Err(e),
             }
+        }
+    }
+
+    /// Finds out whether it is somebody else that is waited for.
+    ///
+    /// # Errors
+    /// `Unavailable` when it is the store that is not available.
+    async fn look(&self, digest: &Digest) -> Result<()> {
+        self.content.info(digest).await?;
+        // What the store knows may be elsewhere than what it has.
+        match self.content.read(digest, 0).await {
+            Err(e) if e.kind() == ErrorKind::Unavailable => Err(e),
+            _ => Ok(()),
         }
     }
 

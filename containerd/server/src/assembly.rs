@@ -25,7 +25,8 @@ use shim_protocol::{Context, Result};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    config::Config,
+    config::{Config, ContentPlace},
+    plugins, proxy,
     snapshotters::{self, Opened},
 };
 
@@ -71,8 +72,9 @@ pub(crate) struct Core {
     pub(crate) sandboxes: Sandboxes,
     pub(crate) snapshots: Snapshots,
     pub(crate) gc: Scheduler,
-    /// What came of each snapshotter.
-    pub(crate) snapshotters: Vec<Opened>,
+    /// What came of each snapshotter, and of a content store that is another
+    /// process.
+    pub(crate) opened: Vec<Opened>,
     pub(crate) transfers: Transfers,
     pub(crate) manager: Arc<Manager>,
     pub(crate) tasks: Arc<Tasks>,
@@ -92,9 +94,12 @@ impl Core {
         let containers = Containers::new(db.clone(), announcer.clone());
         let foreign = has_foreign_metadata(config)?;
         let content = recover_content(config, foreign, &db).await?;
-        let (snapshots, snapshotters) = snapshotters::open(config, foreign, &db, &announcer)
+        let (snapshots, mut opened) = snapshotters::open(config, foreign, &db, &announcer)
             .await
             .context("open", "the snapshotters")?;
+        if let ContentPlace::Proxy(name, proxy) = config.content_place()? {
+            opened.push(Opened::proxy(plugins::CONTENT, name, proxy));
+        }
         let diff = DiffConfig { sync: config.sync_layers, temp: config.state.join(MOUNTS_FOLDER) };
         let diff = Diff::new(diff, content.clone());
         let images = Images::new(db.clone(), announcer.clone());
@@ -140,7 +145,7 @@ impl Core {
             sandboxes,
             snapshots,
             gc,
-            snapshotters,
+            opened,
             transfers,
             manager,
             tasks,
@@ -170,14 +175,25 @@ pub(crate) fn has_foreign_metadata(config: &Config) -> Result<bool> {
     metadata.try_exists().context("look for", metadata.display())
 }
 
-/// The content of the root, as it lies there.
+/// The content of the root, as it lies there, or with another process.
 ///
 /// # Errors
-/// Those of the disk.
+/// `InvalidArgument` when that process cannot be reached by what is said of it;
+/// those of the disk.
 pub(crate) async fn open_content(config: &Config, foreign: bool, db: &Db) -> Result<Content> {
-    let folder = config.root.join(CONTENT_FOLDER);
     let sharing = config.content_sharing;
-    Content::open(ContentConfig { root: folder, sharing, foreign }, db.clone()).await
+    match config.content_place()? {
+        ContentPlace::Root => {
+            let root = config.root.join(CONTENT_FOLDER);
+            Content::open(ContentConfig { root, sharing, foreign }, db.clone()).await
+        }
+        ContentPlace::Proxy(name, proxy) => {
+            let max = config.grpc.max_recv_message_size;
+            let store = proxy::ContentStore::new(name, &proxy.address, max)?;
+            tracing::info!(name, address = proxy.address, "content is with another process");
+            Ok(Content::remote(Arc::new(store), sharing, foreign, db.clone()))
+        }
+    }
 }
 
 async fn recover_content(config: &Config, foreign: bool, db: &Db) -> Result<Content> {

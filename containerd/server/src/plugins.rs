@@ -75,7 +75,8 @@ pub(crate) const RESTART: &str = "io.containerd.internal.v1.restart";
 
 /// All parts, each after those that it builds upon.
 pub(crate) const ALL: &[Plugin] = &[
-    part(CONTENT, "content", &[]),
+    // Another process may be in its place; see `Config::content_place`.
+    Plugin { optional: true, ..part(CONTENT, "content", &[]) },
     snapshotter("btrfs"),
     snapshotter("native"),
     snapshotter("overlayfs"),

@@ -9,14 +9,20 @@ use containerd_core::{
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use crate::{config::Config, plugins, proxy};
+use crate::{
+    config::{Config, ProxyPlugin},
+    plugins, proxy,
+};
 
 /// Under this name clients find a snapshotter's folder.
 const ROOT_EXPORT: &str = "root";
 
-/// What came of a snapshotter that was to be opened.
+/// What came of a part that was to be opened and that clients want to know more
+/// of: a snapshotter, or a content store that is another process.
 #[derive(Debug)]
 pub(crate) struct Opened {
+    /// What containerd calls its type.
+    pub(crate) kind: &'static str,
     pub(crate) name: String,
     /// What clients may rely on.
     pub(crate) capabilities: Vec<String>,
@@ -25,6 +31,19 @@ pub(crate) struct Opened {
     /// Why it is not there. `FailedPrecondition` when this machine is not one
     /// for it.
     pub(crate) error: Option<Error>,
+}
+
+impl Opened {
+    /// One that is another process.
+    pub(crate) fn proxy(kind: &'static str, name: &str, proxy: &ProxyPlugin) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            capabilities: proxy.capabilities.clone(),
+            exports: proxy.exports.clone(),
+            error: None,
+        }
+    }
 }
 
 /// Opens all snapshotters that are not switched off; one that cannot be opened
@@ -43,8 +62,13 @@ pub(crate) async fn open(
     for local in locals(config, foreign) {
         let (name, root) = (local.name.clone(), local.root.display().to_string());
         let exports = BTreeMap::from([(ROOT_EXPORT.to_owned(), root)]);
-        let mut opened =
-            Opened { name: name.clone(), capabilities: Vec::new(), exports, error: None };
+        let mut opened = Opened {
+            kind: plugins::SNAPSHOTTER,
+            name: name.clone(),
+            capabilities: Vec::new(),
+            exports,
+            error: None,
+        };
         match Local::open(local, db.clone()).await {
             Ok(local) => {
                 opened.capabilities = local.capabilities().into_iter().map(str::to_owned).collect();
@@ -70,12 +94,7 @@ pub(crate) async fn open(
         if backends.insert(name.clone(), Backend::Remote(Arc::new(snapshotter))).is_some() {
             return Err(Error::invalid(format!("there are two snapshotters {name:?}")));
         }
-        all.push(Opened {
-            name: name.clone(),
-            capabilities: proxy.capabilities.clone(),
-            exports: proxy.exports.clone(),
-            error: None,
-        });
+        all.push(Opened::proxy(plugins::SNAPSHOTTER, name, proxy));
     }
     let snapshots = Snapshots::open(db.clone(), announcer.clone(), backends).await?;
     let recovered = snapshots.recover().await?;

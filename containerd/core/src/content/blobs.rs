@@ -13,13 +13,13 @@ use std::{
     collections::HashMap,
     fs::{self, DirBuilder, File, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use shim_protocol::{Context, Error, Result};
 
-use super::{Algorithm, Digest};
+use super::{Algorithm, Digest, remote::RemoteBlob};
 use crate::fault;
 
 const BLOBS: &str = "blobs";
@@ -70,7 +70,7 @@ impl Blobs {
         let Some(size) = self.size(digest)? else { return Ok(None) };
         match File::open(self.path(digest)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            file => Ok(Some(Blob { file: file.context("open content", digest)?, size })),
+            file => Ok(Some(Blob(Source::File(file.context("open content", digest)?, size)))),
         }
     }
 
@@ -154,37 +154,55 @@ impl Blobs {
 }
 
 /// A blob that is open: it can be read to its end, even if it is removed
-/// meanwhile.
+/// meanwhile, unless another process has it.
 #[derive(Debug)]
-pub struct Blob {
-    pub(super) file: File,
-    pub(super) size: u64,
+pub struct Blob(Source);
+
+#[derive(Debug)]
+enum Source {
+    /// With its length in bytes.
+    File(File, u64),
+    Remote(RemoteBlob),
 }
 
 impl Blob {
+    pub(super) fn remote(blob: RemoteBlob) -> Self {
+        Self(Source::Remote(blob))
+    }
+
     /// Its length in bytes.
     pub fn size(&self) -> u64 {
-        self.size
+        match &self.0 {
+            Source::File(_, size) => *size,
+            Source::Remote(blob) => blob.size,
+        }
     }
 
     /// Reads into `buffer` from `offset`; answers how much was read, which is
     /// less than the whole buffer at the end only. Blocks.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// Those of the disk; `Unavailable` when the process is not there that has
+    /// it.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        use std::os::unix::fs::FileExt;
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e).context("read", "content"),
-            }
+        match &self.0 {
+            Source::File(file, _) => read_at(file, offset, buffer).context("read", "content"),
+            Source::Remote(blob) => blob.read_at(offset, buffer),
         }
-        Ok(filled)
     }
+}
+
+fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }
 
 /// Makes what was done to the entries of a folder durable.

@@ -1,12 +1,13 @@
 //! Whether content is what its records and its names say.
 
-use std::{collections::HashMap, fs::File, io, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf};
 
 use containerd_images::Hasher;
 use shim_protocol::{Context, Id, Result};
 
 use super::{
     Blob, Digest,
+    backend::Backend,
     blobs::Blobs,
     ingest, record,
     store::{Content, blocking},
@@ -35,14 +36,24 @@ pub(crate) struct Findings {
 }
 
 impl Content {
-    /// Compares records and disk; with `digests`, reads all blobs. Nobody may
-    /// write meanwhile.
+    /// Compares records and disk; with `digests`, reads all blobs, unless another
+    /// process has them. Nobody may write meanwhile.
     ///
     /// # Errors
     /// Those of the disk.
     pub(crate) async fn check(&self, digests: bool) -> Result<Findings> {
         let recorded = self.db().read(|db| record::every(db)).await?;
-        let (blobs, foreign) = (self.blobs().clone(), self.is_foreign());
+        let (blobs, foreign) = match self.backend() {
+            Backend::Local(blobs) => (blobs.clone(), self.is_foreign()),
+            Backend::Remote(remote) => {
+                // Its blobs are its own to check, and others may use it, too.
+                let there = remote.store().list().await?;
+                let mut found = Findings::default();
+                compare(&recorded, &there, &mut found);
+                found.blobs = (there.len(), there.values().sum());
+                return Ok(found);
+            }
+        };
         blocking(move || {
             let mut found = Findings::default();
             let there = blobs.list()?;
@@ -85,8 +96,8 @@ fn wrong<'a>(
     let mut wrong = Vec::new();
     for digest in digests {
         // It is there: nobody else is.
-        let Some(Blob { file, .. }) = blobs.get(digest)? else { continue };
-        let found = hash(file, digest).context("read content", digest)?;
+        let Some(blob) = blobs.get(digest)? else { continue };
+        let found = hash(&blob, digest).context("read content", digest)?;
         if found != *digest {
             wrong.push((digest.clone(), found));
         }
@@ -95,15 +106,16 @@ fn wrong<'a>(
     Ok(wrong)
 }
 
-fn hash(mut file: File, digest: &Digest) -> io::Result<Digest> {
+fn hash(blob: &Blob, digest: &Digest) -> Result<Digest> {
     let mut hasher = Hasher::new(digest.algorithm());
     let mut buffer = vec![0; READ_BYTES];
+    let mut offset = 0;
     loop {
-        match io::Read::read(&mut file, &mut buffer) {
-            Ok(0) => return Ok(hasher.digest()),
-            Ok(read) => hasher.update(&buffer[..read]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+        let read = blob.read_at(offset, &mut buffer)?;
+        hasher.update(&buffer[..read]);
+        offset += read as u64;
+        if read < buffer.len() {
+            return Ok(hasher.digest());
         }
     }
 }

@@ -2,7 +2,7 @@
 //! removed the records.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -10,14 +10,16 @@ use shim_protocol::Result;
 
 use super::{
     Digest,
+    backend::Backend,
     ingest::{self, Old},
     ingestion::ingest_resource,
     reference::Ref,
+    remote::Remote,
     store::{Content, blocking},
 };
 use crate::{
     leases,
-    metadata::{Change, Read},
+    metadata::{Change, Read, Snapshot},
 };
 
 /// How long an ingest is kept that nobody goes on with, if its writer had no
@@ -46,8 +48,14 @@ impl Content {
         }
         // Whoever gave up just now does not write to it any more.
         self.closed().await;
-        let ingests = self.blobs().ingests();
-        let mut old = blocking(move || ingest::all(&ingests)).await?;
+        let ingests = match self.backend() {
+            Backend::Local(blobs) => blobs.ingests(),
+            Backend::Remote(remote) => return self.sweep_remote(remote, now).await,
+        };
+        let mut old = {
+            let ingests = ingests.clone();
+            blocking(move || ingest::all(&ingests)).await?
+        };
         old.retain(|old| is_over(old, now));
         if old.is_empty() {
             return Ok(0);
@@ -56,7 +64,8 @@ impl Content {
         let mut removed = 0;
         for Old { reference, .. } in old {
             let name = (reference.namespace.to_string(), reference.name.clone());
-            if !held.contains(&name) && self.sweep_ingest(&reference, now).await? {
+            let folder = reference.folder(&ingests);
+            if !held.contains(&name) && self.sweep_ingest(&reference, folder, now).await? {
                 removed += 1;
             }
         }
@@ -64,10 +73,15 @@ impl Content {
     }
 
     /// Removes one ingest, if it is still as it was found; says whether it was.
-    async fn sweep_ingest(&self, reference: &Ref, now: SystemTime) -> Result<bool> {
+    async fn sweep_ingest(
+        &self,
+        reference: &Ref,
+        folder: PathBuf,
+        now: SystemTime,
+    ) -> Result<bool> {
         // Whoever has it, writes to it.
         let Some(_claim) = self.writing().try_take(reference) else { return Ok(false) };
-        let (folder, named) = (reference.folder(&self.blobs().ingests()), reference.clone());
+        let named = reference.clone();
         let found = {
             let folder = folder.clone();
             blocking(move || ingest::look(&folder)).await?
@@ -87,6 +101,37 @@ impl Content {
         blocking(move || ingest::remove(&folder)).await?;
         tracing::debug!(reference = reference.name, "removed an ingest");
         Ok(true)
+    }
+}
+
+impl Content {
+    /// Does the same where another process has them. A blob that could not be
+    /// removed then is removed now.
+    async fn sweep_remote(&self, remote: &Remote, now: SystemTime) -> Result<usize> {
+        let mut unswept = remote.take_unswept().into_iter();
+        while let Some(digest) = unswept.next() {
+            if let Err(error) = self.sweep_blob(&digest).await {
+                unswept.chain([digest]).for_each(|digest| remote.set_unswept(digest));
+                return Err(error);
+            }
+        }
+        let before = now.checked_sub(INGEST_LIFE).unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut removed = 0;
+        for reference in remote.old(before).await? {
+            // Whoever has it, writes to it.
+            let Some(_claim) = self.writing().try_take(&reference) else { continue };
+            let named = reference.clone();
+            let is_held = move |db: &Snapshot<'_>| {
+                leases::is_held(db, &named.namespace, &ingest_resource(&named.name))
+            };
+            if self.db().read(is_held).await? {
+                continue;
+            }
+            remote.store().abort(&reference.full()).await?;
+            tracing::debug!(reference = reference.name, "removed an ingest");
+            removed += 1;
+        }
+        Ok(removed)
     }
 }
 

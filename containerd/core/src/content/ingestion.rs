@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 use shim_protocol::{Error, Id, Result};
 
 use super::{
-    Digest, Status,
+    Algorithm, Digest, Status,
+    backend::Backend,
     claims::Claim,
-    ingest::{self, Ingest},
+    ingest::Ingest,
     record,
     reference::Ref,
     store::{Content, blocking, held},
@@ -81,18 +82,36 @@ impl Content {
             Some(shared) => shared,
             None => {
                 let algorithm = expected.as_ref().map(Digest::algorithm).unwrap_or_default();
-                let (ingests, reference) = (self.blobs().ingests(), reference.clone());
-                let leased = lease.is_some();
+                self.open_ingest(&reference, total, algorithm, lease.is_some()).await?
+            }
+        };
+        let session = Session { progress, started_at: SystemTime::now(), _claim: claim };
+        Ok(Writer::new(self.clone(), reference, total, lease, session))
+    }
+
+    async fn open_ingest(
+        &self,
+        reference: &Ref,
+        total: u64,
+        algorithm: Algorithm,
+        leased: bool,
+    ) -> Result<Progress> {
+        match self.backend() {
+            Backend::Local(blobs) => {
+                let (ingests, reference) = (blobs.ingests(), reference.clone());
                 let open = move || {
                     let ingest = Ingest::open(&ingests, &reference, total, algorithm)?;
                     ingest.set_leased(leased)?;
                     Ok(ingest)
                 };
-                Progress::Own(Box::new(blocking(open).await?))
+                Ok(Progress::Own(Box::new(blocking(open).await?)))
             }
-        };
-        let session = Session { progress, started_at: SystemTime::now(), _claim: claim };
-        Ok(Writer::new(self.clone(), reference, total, lease, session))
+            Backend::Remote(remote) => {
+                let writer = remote.store().write(&reference.full(), total).await?;
+                remote.set_leased(reference, leased);
+                Ok(Progress::Remote(writer))
+            }
+        }
     }
 
     /// What another namespace has already, if it may be had by naming it.
@@ -138,9 +157,7 @@ impl Content {
     /// `NotFound` when nothing was written to it.
     pub async fn status(&self, namespace: &Id, reference: &str) -> Result<Status> {
         let reference = Ref { namespace: namespace.clone(), name: reference.to_owned() };
-        let ingests = self.blobs().ingests();
-        blocking(move || ingest::status(&ingests, &reference)?.ok_or_else(|| absent(&reference)))
-            .await
+        self.backend().status(&reference).await?.ok_or_else(|| absent(&reference))
     }
 
     /// What is being written in a namespace and any of `filters` matches, by
@@ -154,8 +171,7 @@ impl Content {
         filters: &[S],
     ) -> Result<Vec<Status>> {
         let filter = Filter::parse(filters)?;
-        let (ingests, namespace) = (self.blobs().ingests(), namespace.clone());
-        let mut found = blocking(move || ingest::list(&ingests, &namespace)).await?;
+        let mut found = self.backend().statuses(namespace).await?;
         found.retain(|status| filter.matches(status));
         found.sort_by(|a, b| a.reference.cmp(&b.reference));
         Ok(found)
@@ -174,12 +190,10 @@ impl Content {
             // A writer that wrote nothing is held all the same.
             this.let_go(&reference, lease).await?;
             fault::point("content.abort.let-go");
-            let ingests = this.blobs().ingests();
-            blocking(move || match ingest::status(&ingests, &reference)? {
-                Some(_) => ingest::remove(&reference.folder(&ingests)),
+            match this.backend().status(&reference).await? {
+                Some(_) => this.backend().remove_ingest(&reference).await,
                 None => Err(absent(&reference)),
-            })
-            .await
+            }
         })
         .await
     }

@@ -6,16 +6,22 @@
 //! without a record are removed at the next chance, and a record without bytes
 //! comes about only if the disk loses them. Such content counts as not there,
 //! and whoever writes it again mends it.
+//!
+//! The bytes may also be with another process (`remote`). What is said here of
+//! the disk is then said of that.
 
+mod backend;
 mod blobs;
 mod check;
 mod claims;
+mod elsewhere;
 mod garbage;
 mod ingest;
 mod ingestion;
 mod record;
 mod recover;
 mod reference;
+mod remote;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -30,6 +36,7 @@ pub(crate) use check::Findings;
 pub use containerd_images::{Algorithm, Digest};
 pub use ingestion::Ingestion;
 pub use recover::Recovered;
+pub use remote::{RemoteStore, RemoteWriter};
 pub use store::{Content, ContentConfig, Sharing};
 pub use writer::Writer;
 

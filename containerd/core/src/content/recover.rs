@@ -3,6 +3,7 @@
 use shim_protocol::Result;
 
 use super::{
+    backend::Backend,
     ingest, record,
     store::{Content, blocking},
 };
@@ -24,8 +25,13 @@ impl Content {
     /// # Errors
     /// Those of the disk.
     pub async fn recover(&self) -> Result<Recovered> {
+        let (blobs, foreign) = match self.backend() {
+            Backend::Local(blobs) => (blobs.clone(), self.is_foreign()),
+            // It may come later, and what it has that we do not know may be of use
+            // to somebody else.
+            Backend::Remote(_) => return Ok(Recovered::default()),
+        };
         let recorded = self.db().read(|db| record::all(db)).await?;
-        let (blobs, foreign) = (self.blobs().clone(), self.is_foreign());
         blocking(move || {
             ingest::remove_broken(&blobs.ingests())?;
             let mut recovered = Recovered::default();

@@ -7,10 +7,12 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Digest, Info, SHAREABLE_LABEL,
+    backend::Backend,
     blobs::{Blob, Blobs, missing},
     claims::{Claim, Claims},
     record,
     reference::Ref,
+    remote::{Remote, RemoteStore},
 };
 use crate::{
     fault,
@@ -50,7 +52,7 @@ pub struct Content(Arc<Inner>);
 
 struct Inner {
     db: Db,
-    blobs: Blobs,
+    backend: Backend,
     sharing: Sharing,
     foreign: bool,
     /// References that somebody writes to.
@@ -71,16 +73,26 @@ impl Content {
     pub async fn open(config: ContentConfig, db: Db) -> Result<Self> {
         let ContentConfig { root, sharing, foreign } = config;
         let blobs = blocking(move || Blobs::open(&root)).await?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self::new(db, Backend::Local(blobs), sharing, foreign))
+    }
+
+    /// Content that another process keeps, with its records in `db`. The others
+    /// as in [`ContentConfig`].
+    pub fn remote(store: Arc<dyn RemoteStore>, sharing: Sharing, foreign: bool, db: Db) -> Self {
+        Self::new(db, Backend::Remote(Remote::new(store)), sharing, foreign)
+    }
+
+    fn new(db: Db, backend: Backend, sharing: Sharing, foreign: bool) -> Self {
+        Self(Arc::new(Inner {
             db,
-            blobs,
+            backend,
             sharing,
             foreign,
             writing: Claims::default(),
             changing: Claims::default(),
             work: TaskTracker::new(),
             closing: TaskTracker::new(),
-        })))
+        }))
     }
 
     /// What is known of content.
@@ -155,7 +167,15 @@ impl Content {
                 .await?;
             fault::point("content.delete.unrecorded");
             let claim = this.hold(&digest).await;
-            this.sweep(&claim, digest).await
+            match (this.sweep(&claim, digest.clone()).await, &this.0.backend) {
+                (Err(error), Backend::Remote(remote)) => {
+                    // It is deleted; whether the bytes are gone is nobody's concern.
+                    tracing::warn!(%digest, error = %error.report(), "blob stays for now");
+                    remote.set_unswept(digest);
+                    Ok(())
+                }
+                (swept, _) => swept,
+            }
         })
         .await
     }
@@ -163,9 +183,15 @@ impl Content {
     /// Opens content for reading.
     ///
     /// # Errors
-    /// `NotFound` when the namespace does not have it, or the disk has lost it.
+    /// `NotFound` when the namespace does not have it, or the disk has lost it;
+    /// `Unavailable`, in either case, when the process is not there that keeps
+    /// content: whoever waits for it to be written would wait in vain.
     pub async fn read(&self, namespace: &Id, digest: &Digest) -> Result<Blob> {
-        self.info(namespace, digest).await?;
+        let found = self.info(namespace, digest).await;
+        if let (Err(_), Backend::Remote(remote)) = (&found, &self.0.backend) {
+            remote.reach().await?;
+        }
+        found?;
         self.blob(digest).await?.ok_or_else(|| missing(digest))
     }
 
@@ -186,8 +212,7 @@ impl Content {
         if self.0.foreign || self.is_recorded(&digest).await? {
             return Ok(());
         }
-        let blobs = self.0.blobs.clone();
-        blocking(move || blobs.remove(&digest)).await
+        self.0.backend.remove(digest).await
     }
 
     /// Whether any namespace has content.
@@ -226,13 +251,12 @@ impl Content {
     /// many as was noted.
     pub(super) async fn blob(&self, digest: &Digest) -> Result<Option<Blob>> {
         let owners = self.owners(digest).await?;
-        let (blobs, digest) = (self.0.blobs.clone(), digest.clone());
-        let blob = blocking(move || blobs.get(&digest)).await?;
+        let blob = self.0.backend.get(digest).await?;
         Ok(blob.filter(|blob| owners.iter().all(|(_, size)| *size == blob.size())))
     }
 
-    pub(super) fn blobs(&self) -> &Blobs {
-        &self.0.blobs
+    pub(super) fn backend(&self) -> &Backend {
+        &self.0.backend
     }
 
     pub(super) fn db(&self) -> &Db {

@@ -2,16 +2,19 @@
 
 use std::{collections::BTreeMap, io, time::SystemTime};
 
+use bytes::Bytes;
 use shim_protocol::{Error, ErrorKind, Result};
 
 use super::{
     Digest, Info, Status,
+    backend::Backend,
     blobs::Blob,
     claims::Claim,
-    ingest::{self, Ingest},
+    ingest::Ingest,
     ingestion::ingest_resource,
     record,
     reference::Ref,
+    remote::RemoteWriter,
     store::{Content, blocking, held},
 };
 use crate::{fault, leases, metadata::Change, namespaces};
@@ -24,13 +27,13 @@ const COPY_BYTES: usize = 1 << 20;
 /// What has come stays when it is dropped, for whoever writes to the reference
 /// again.
 pub struct Writer {
-    content: Content,
-    reference: Ref,
+    pub(super) content: Content,
+    pub(super) reference: Ref,
     /// How many bytes were announced; 0 if that was not done.
-    total: u64,
-    lease: Option<String>,
+    pub(super) total: u64,
+    pub(super) lease: Option<String>,
     /// `None` while it is on disk, and for ever if that was cut short.
-    session: Option<Session>,
+    pub(super) session: Option<Session>,
 }
 
 /// What a writer has open.
@@ -46,6 +49,10 @@ pub(super) enum Progress {
     Shared(Digest, Blob),
     /// It is being written.
     Own(Box<Ingest>),
+    /// It is being written by another process.
+    Remote(Box<dyn RemoteWriter>),
+    /// Another process has all of it.
+    Committed(Digest, Status),
 }
 
 /// Content that is in its place under its digest, but not recorded yet.
@@ -77,6 +84,10 @@ impl Writer {
         let session = self.session.as_ref().ok_or_else(closed)?;
         Ok(match &session.progress {
             Progress::Own(ingest) => ingest.status(&self.reference.name),
+            Progress::Remote(writer) => {
+                Status { reference: self.reference.name.clone(), ..writer.status() }
+            }
+            Progress::Committed(_, status) => status.clone(),
             Progress::Shared(_, blob) => Status {
                 reference: self.reference.name.clone(),
                 offset: blob.size(),
@@ -95,7 +106,8 @@ impl Writer {
         let session = self.session.as_ref().ok_or_else(closed)?;
         Ok(match &session.progress {
             Progress::Own(ingest) => ingest.digest(),
-            Progress::Shared(digest, _) => digest.clone(),
+            Progress::Remote(writer) => writer.digest(),
+            Progress::Shared(digest, _) | Progress::Committed(digest, _) => digest.clone(),
         })
     }
 
@@ -110,6 +122,9 @@ impl Writer {
             return Ok(());
         }
         self.unshare(u64::MAX).await?;
+        if self.is_remote() {
+            return self.remote()?.write(Bytes::from_owner(piece)).await;
+        }
         self.on_disk(move |ingest| ingest.append(piece.as_ref())).await
     }
 
@@ -119,6 +134,9 @@ impl Writer {
     /// Those of the disk; as [`Self::status`].
     pub async fn clear(&mut self) -> Result<()> {
         self.unshare(0).await?;
+        if self.is_remote() {
+            return self.remote()?.clear().await;
+        }
         self.on_disk(Ingest::clear).await
     }
 
@@ -132,7 +150,7 @@ impl Writer {
     /// - `AlreadyExists` when the namespace has it (the lease then holds it);
     /// - `InvalidArgument` when a label is too long;
     /// - `NotFound` when there is no such lease; those of the disk. What was
-    ///   written stays then.
+    ///   written stays then, unless another process has it.
     pub async fn commit(
         mut self,
         size: u64,
@@ -192,26 +210,40 @@ impl Writer {
     async fn place(&mut self, size: u64, expected: Option<Digest>) -> Result<Placed> {
         let (digest, size) = self.check(size, expected).await?;
         let held = self.content.hold(&digest).await;
-        let (blobs, named) = (self.content.blobs().clone(), digest.clone());
-        let existed = self.on_disk(move |ingest| blobs.put(&named, size, &ingest.data())).await?;
+        let existed = match self.content.backend() {
+            Backend::Local(blobs) => {
+                let (blobs, named) = (blobs.clone(), digest.clone());
+                self.on_disk(move |ingest| blobs.put(&named, size, &ingest.data())).await?
+            }
+            Backend::Remote(_) => self.commit_remotely(&digest).await?,
+        };
         Ok(Placed { digest, size, existed, _held: held })
     }
 
     /// Checks what has come.
     async fn check(&mut self, size: u64, expected: Option<Digest>) -> Result<(Digest, u64)> {
-        let finish = move |ingest: &mut Ingest| {
-            Ok((ingest.finish(size, expected.as_ref()), ingest.offset()))
+        let (checked, offset) = if self.is_remote() {
+            self.check_remotely(size, expected)?
+        } else {
+            let finish = move |ingest: &mut Ingest| {
+                Ok((ingest.finish(size, expected.as_ref()), ingest.offset()))
+            };
+            self.on_disk(finish).await?
         };
-        let (checked, offset) = self.on_disk(finish).await?;
         let wrong = checked.as_ref().is_err_and(|e| e.kind() == ErrorKind::FailedPrecondition);
         if wrong && (size == 0 || offset >= size) {
-            // Whoever comes again must not be caught in it for ever.
-            if let Err(error) = self.content.let_go(&self.reference, self.lease.clone()).await {
-                tracing::warn!(error = %error.report(), "lease holds what is removed");
-            }
-            self.forget().await;
+            self.give_up().await;
         }
         Ok((checked?, offset))
+    }
+
+    /// Removes what can come to nothing: whoever comes again must not be caught in
+    /// it for ever.
+    pub(super) async fn give_up(&mut self) {
+        if let Err(error) = self.content.let_go(&self.reference, self.lease.clone()).await {
+            tracing::warn!(error = %error.report(), "lease holds what is removed");
+        }
+        self.forget().await;
     }
 
     /// Notes that the namespace has the content. If the bytes were not there, a
@@ -253,18 +285,34 @@ impl Writer {
         if placed.existed || self.content.is_recorded(&placed.digest).await? {
             return Ok(());
         }
-        let (blobs, digest) = (self.content.blobs().clone(), placed.digest.clone());
-        self.on_disk(move |ingest| blobs.take_back(&digest, &ingest.data())).await
+        let digest = placed.digest.clone();
+        match self.content.backend() {
+            Backend::Local(blobs) => {
+                let blobs = blobs.clone();
+                self.on_disk(move |ingest| blobs.take_back(&digest, &ingest.data())).await
+            }
+            // There it cannot be what it was before.
+            Backend::Remote(remote) => {
+                let removed = remote.store().remove(&digest).await;
+                if removed.is_err() {
+                    remote.set_unswept(digest);
+                }
+                removed
+            }
+        }
     }
 
     /// Removes what was written, also by an earlier writer. What cannot be
     /// removed does no harm to the content.
     async fn forget(&mut self) {
-        let folder = self.reference.folder(&self.content.blobs().ingests());
-        if let Err(error) = self.blocking(move |_| ingest::remove(&folder)).await {
+        let Some(Session { progress, started_at: _, _claim }) = self.session.take() else { return };
+        let is_gone = matches!(progress, Progress::Committed(..));
+        // Nothing is removed while somebody writes to it.
+        drop(progress);
+        if !is_gone && let Err(error) = self.content.backend().remove_ingest(&self.reference).await
+        {
             tracing::warn!(error = %error.report(), "ingest stays");
         }
-        self.session = None;
     }
 
     /// Makes shared bytes, up to `length`, into a beginning of its own.
@@ -272,7 +320,11 @@ impl Writer {
         if !matches!(&self.session, Some(Session { progress: Progress::Shared(..), .. })) {
             return Ok(());
         }
-        let (ingests, reference) = (self.content.blobs().ingests(), self.reference.clone());
+        let ingests = match self.content.backend() {
+            Backend::Local(blobs) => blobs.ingests(),
+            Backend::Remote(remote) => return self.unshare_remotely(&remote.clone(), length).await,
+        };
+        let reference = self.reference.clone();
         let (total, leased) = (self.total, self.lease.is_some());
         self.blocking(move |session| {
             let Progress::Shared(digest, blob) = &session.progress else { return Ok(()) };
@@ -292,7 +344,7 @@ impl Writer {
     ) -> Result<T> {
         self.blocking(|session| match &mut session.progress {
             Progress::Own(ingest) => work(ingest),
-            Progress::Shared(..) => Err(Error::internal("shared content is not written to")),
+            _ => Err(Error::internal("this content is not written to")),
         })
         .await
     }
@@ -343,6 +395,6 @@ fn copy(blob: &Blob, length: u64, ingest: &mut Ingest) -> Result<()> {
     Ok(())
 }
 
-fn closed() -> Error {
+pub(super) fn closed() -> Error {
     Error::precondition("the writer is closed")
 }

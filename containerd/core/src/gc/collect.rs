@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use shim_protocol::{Id, Result};
+use shim_protocol::{ErrorKind, Id, Result};
 use tokio::sync::Mutex;
 
 use super::{
@@ -142,10 +142,17 @@ impl Collector {
             }
         }
         collected.elapsed = started.elapsed();
-        for digest in std::mem::take(&mut unswept.blobs) {
+        let mut blobs = std::mem::take(&mut unswept.blobs).into_iter();
+        while let Some(digest) = blobs.next() {
             if let Err(error) = self.content.sweep_blob(&digest).await {
+                let is_away = error.kind() == ErrorKind::Unavailable;
                 worse(&mut outcome, error, "blob stays");
                 unswept.blobs.push(digest);
+                if is_away {
+                    // Nor can the others go; there is no use in waiting for each.
+                    unswept.blobs.extend(blobs);
+                    break;
+                }
             }
         }
         fault::point("gc.swept.content");

@@ -1,5 +1,6 @@
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -8,6 +9,7 @@ use crate::{
     media_type::{OCI_INDEX, OCI_LAYER_GZIP},
     platform::Matcher,
     progress::Stage,
+    store::{ContentInfo, ContentReader, ContentWriter},
     testing::{Memory, Shelf, Snapshots, digest, json, kind},
 };
 
@@ -364,4 +366,54 @@ async fn ending_it_leaves_what_has_come_for_the_next_try() {
     scene.pull(&root).await.unwrap();
     let state = scene.shelf.state.lock().unwrap();
     assert!(state.opened.contains(&(digest(b"gz:something long"), 8)), "{:?}", state.opened);
+}
+
+/// It knows what there is, but somebody else has it, who is away.
+struct Away(Memory);
+
+#[async_trait]
+impl ContentStore for Away {
+    async fn info(&self, digest: &Digest) -> Result<Option<ContentInfo>> {
+        self.0.info(digest).await
+    }
+
+    async fn read(&self, _: &Digest, _: u64) -> Result<Box<dyn ContentReader>> {
+        Err(Error::unavailable("away"))
+    }
+
+    async fn write(&self, _: &str, _: u64, _: Option<&Digest>) -> Result<Box<dyn ContentWriter>> {
+        Err(Error::unavailable("away"))
+    }
+
+    async fn set_labels(&self, _: &Digest, _: BTreeMap<String, String>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn abort(&self, _: &str) -> Result<()> {
+        Err(Error::unavailable("away"))
+    }
+}
+
+/// Whoever writes the same is waited for; a store that is away is not.
+#[tokio::test]
+async fn a_store_that_is_away_is_not_waited_for() {
+    let mut scene = Scene::new();
+    let root = scene.shelf.image(&["gz:one"]);
+    for known in [false, true] {
+        if known {
+            scene.pull(&root).await.unwrap();
+        }
+        let away = Away(scene.memory.clone());
+        let pull = Pull {
+            content: &away,
+            source: &scene.shelf,
+            origin: None,
+            selection: &scene.selection,
+            unpack: &[],
+            downloads: &scene.downloads,
+            tracker: &scene.tracker,
+            stop: &scene.stop,
+        };
+        assert_eq!(kind(pull.run(&root).await), ErrorKind::Unavailable, "{known}");
+    }
 }

@@ -148,6 +148,18 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Our own content store, among the plugins of its type.
+const LOCAL_CONTENT: &str = "content";
+
+/// Where content is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum ContentPlace<'a> {
+    /// Below the root.
+    Root,
+    /// With another process; its name and what is said of it.
+    Proxy(&'a str, &'a ProxyPlugin),
+}
+
 /// A part of the daemon that another process provides.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ProxyPlugin {
@@ -300,7 +312,42 @@ impl Config {
                 self.oom_score
             )));
         }
-        plugins::check(&self.required_plugins, &self.disabled_plugins)
+        plugins::check(&self.required_plugins, &self.disabled_plugins)?;
+        self.content_place().map(drop)
+    }
+
+    /// Where content is.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when there is no place, or more than one: as in
+    /// containerd 2, only one content store may be left that is not disabled.
+    pub(crate) fn content_place(&self) -> Result<ContentPlace<'_>> {
+        let is_on = |name: &str| !self.is_disabled(&format!("{}.{name}", plugins::CONTENT));
+        let local = is_on(LOCAL_CONTENT).then_some((LOCAL_CONTENT, ContentPlace::Root));
+        let others = self
+            .proxy_plugins
+            .iter()
+            .filter(|(name, proxy)| proxy.kind == "content" && is_on(name));
+        let others = others.map(|(name, proxy)| (name.as_str(), ContentPlace::Proxy(name, proxy)));
+        let mut all: Vec<_> = local.into_iter().chain(others).collect();
+        match (all.pop(), all.is_empty()) {
+            (Some((_, place)), true) => Ok(place),
+            (Some((last, _)), false) => {
+                let mut names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
+                names.push(last);
+                let kind = plugins::CONTENT;
+                let text = format!(
+                    "there is more than one content store: {}; disabled_plugins must name all \
+                     but one, each with {kind} and a dot before it",
+                    names.join(", ")
+                );
+                Err(Error::precondition(text))
+            }
+            (None, _) => Err(Error::precondition(format!(
+                "plugin {}.{LOCAL_CONTENT} cannot be disabled without another content store",
+                plugins::CONTENT
+            ))),
+        }
     }
 
     /// Is that part of the daemon switched off?

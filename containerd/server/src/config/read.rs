@@ -58,9 +58,10 @@ impl Config {
         let mut proxies = top.section("proxy_plugins")?;
         for name in proxies.keys() {
             let proxy = ProxyPlugin::read(proxies.section(&name)?)?;
-            if proxy.kind != "snapshot" {
+            if !matches!(proxy.kind.as_str(), "content" | "snapshot") {
                 ineffective.push(format!(
-                    "proxy_plugins.{name} has no effect: only snapshotters can be other processes"
+                    "proxy_plugins.{name} has no effect: only snapshotters and content stores can \
+                     be other processes"
                 ));
             }
             config.proxy_plugins.insert(name, proxy);

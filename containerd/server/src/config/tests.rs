@@ -65,7 +65,7 @@ fn what_is_dumped_is_read_again() {
         exports = { root = "/var/lib/stargz" }
         capabilities = ["remap-ids"]
         [proxy_plugins.other]
-        type = "content"
+        type = "diff"
         address = "/run/other.sock"
         [plugins."io.containerd.snapshotter.v1.overlayfs"]
         root_path = "/overlays"
@@ -95,6 +95,46 @@ fn what_is_dumped_is_read_again() {
     assert!(snapshotters.overlay.upperdir_label && snapshotters.overlay_sync_remove);
     assert_eq!(snapshotters.btrfs_root.as_deref(), Some(Path::new("/btrfs")));
     assert_eq!(snapshotters.native_root, None);
+}
+
+#[test]
+fn one_content_store_is_used() {
+    let proxy =
+        |name: &str| format!("[proxy_plugins.{name}]\ntype = 'content'\naddress = '/{name}'\n");
+    let off = |names: &[&str]| {
+        let names = names.iter().map(|name| format!("'io.containerd.content.v1.{name}'"));
+        format!("version = 3\ndisabled_plugins = [{}]\n", names.collect::<Vec<_>>().join(","))
+    };
+    let (a, b) = (proxy("a"), proxy("b"));
+    for (text, expected) in [
+        (off(&[]), Ok("content")),
+        (off(&["a"]) + &a, Ok("content")),
+        (off(&["content"]) + &a, Ok("a")),
+        (off(&["content", "a"]) + &a + &b, Ok("b")),
+        (off(&[]) + &a, Err("content, a")),
+        (off(&["content"]) + &a + &b, Err("a, b")),
+        (off(&["content"]), Err("cannot be disabled without another")),
+        (off(&["content", "a"]) + &a, Err("cannot be disabled without another")),
+    ] {
+        match (load(&[("config.toml", &text)]), expected) {
+            (Ok((config, warnings)), Ok(expected)) => {
+                assert_eq!(warnings, Vec::<String>::new());
+                let found = match config.content_place().unwrap() {
+                    ContentPlace::Root => "content",
+                    ContentPlace::Proxy(name, proxy) => {
+                        assert_eq!(proxy.address, format!("/{name}"));
+                        name
+                    }
+                };
+                assert_eq!(found, expected, "{text}");
+            }
+            (Err(error), Err(expected)) => {
+                assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+                assert!(error.report().to_string().contains(expected), "{error:?}");
+            }
+            (found, expected) => panic!("{text}: {found:?}, {expected:?} was expected"),
+        }
+    }
 }
 
 #[test]

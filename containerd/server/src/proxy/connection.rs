@@ -33,12 +33,19 @@ pub(super) fn lazy(address: &str) -> Result<Channel> {
 /// A request about the snapshot `name`, with a deadline. The namespace that the
 /// name begins with goes along, as it does from containerd.
 pub(super) fn request<T>(message: T, name: &str, deadline: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(deadline);
     let namespace = name.split('/').next().unwrap_or_default();
-    if let Ok(namespace) = Id::new("namespace", namespace)
-        && let Ok(value) = namespace.parse()
-    {
+    let mut request = match Id::new("namespace", namespace) {
+        Ok(namespace) => request_in(&namespace, message),
+        Err(_) => Request::new(message),
+    };
+    request.set_timeout(deadline);
+    request
+}
+
+/// A request in a namespace.
+pub(super) fn request_in<T>(namespace: &Id, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Ok(value) = namespace.parse() {
         request.metadata_mut().insert(NAMESPACE_HEADER, value);
     }
     request

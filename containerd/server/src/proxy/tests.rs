@@ -1,5 +1,7 @@
 //! The suite of snapshotters, through a socket.
 
+mod content;
+
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use async_trait::async_trait;

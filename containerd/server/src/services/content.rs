@@ -22,10 +22,10 @@ const READ_BYTES: u64 = 112 << 10;
 /// How many entries one message of a listing has.
 const LISTED: usize = 100;
 
-pub(super) struct Service {
-    pub(super) content: Content,
+pub(crate) struct Service {
+    pub(crate) content: Content,
     /// Ends writes that nobody goes on with.
-    pub(super) stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 fn encode(info: Info) -> api::Info {

@@ -22,12 +22,9 @@ pub(super) struct Service {
     pub(super) manager: Arc<Manager>,
 }
 
-/// The parts of the daemon that are on, as messages; of `snapshotters`, what
-/// came of them when they were opened.
-pub(super) fn plugins(
-    is_disabled: impl Fn(&str) -> bool,
-    snapshotters: &[Opened],
-) -> Vec<api::Plugin> {
+/// The parts of the daemon that are on, as messages; of those that were `opened`,
+/// what came of that.
+pub(super) fn plugins(is_disabled: impl Fn(&str) -> bool, opened: &[Opened]) -> Vec<api::Plugin> {
     let mut all: Vec<_> = plugins::ALL
         .iter()
         .filter(|plugin| !is_disabled(&plugin.name()))
@@ -39,15 +36,14 @@ pub(super) fn plugins(
             ..Default::default()
         })
         .collect();
-    for opened in snapshotters {
-        let is_same = |plugin: &&mut api::Plugin| {
-            plugin.r#type == plugins::SNAPSHOTTER && plugin.id == opened.name
-        };
+    for opened in opened {
+        let is_same =
+            |plugin: &&mut api::Plugin| plugin.r#type == opened.kind && plugin.id == opened.name;
         match all.iter_mut().find(is_same) {
             Some(plugin) => add(plugin, opened),
             None => {
                 let mut plugin = api::Plugin {
-                    r#type: plugins::SNAPSHOTTER.to_owned(),
+                    r#type: opened.kind.to_owned(),
                     id: opened.name.clone(),
                     ..Default::default()
                 };

@@ -1,7 +1,7 @@
 //! The gRPC API: each service decodes, calls the core, and encodes.
 
 mod containers;
-mod content;
+pub(crate) mod content;
 pub(crate) mod convert;
 mod diff;
 mod events;
@@ -78,7 +78,7 @@ pub(crate) fn routes(
         IntrospectionServer,
         introspection::Service {
             identity,
-            plugins: introspection::plugins(is_disabled, &core.snapshotters),
+            plugins: introspection::plugins(is_disabled, &core.opened),
             manager: core.manager.clone(),
         }
     );
