@@ -47,10 +47,6 @@ const CONTENT_FOLDER: &str = "io.containerd.content.v1.content";
 /// is removed that we do not know.
 const FOREIGN_METADATA: &str = "io.containerd.metadata.v1.bolt/meta.db";
 
-/// Folder below the state where layers are mounted that cannot be written to
-/// where they are.
-const MOUNTS_FOLDER: &str = "tmpmounts";
-
 /// Folder of the events' journal below the state.
 const JOURNAL_FOLDER: &str = "io.containerd.events.v1.journal";
 
@@ -100,8 +96,7 @@ impl Core {
         if let ContentPlace::Proxy(name, proxy) = config.content_place()? {
             opened.push(Opened::proxy(plugins::CONTENT, name, proxy));
         }
-        let diff = DiffConfig { sync: config.sync_layers, temp: config.state.join(MOUNTS_FOLDER) };
-        let diff = Diff::new(diff, content.clone());
+        let diff = Diff::new(DiffConfig { sync: config.sync_layers }, content.clone());
         let images = Images::new(db.clone(), announcer.clone());
         let leases = Leases::new(db.clone());
         let sandboxes = Sandboxes::new(db.clone());

@@ -17,7 +17,6 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -50,8 +49,6 @@ const PIECES: usize = 4;
 pub struct DiffConfig {
     /// Whether the disk has all of a layer when it is unpacked.
     pub sync: bool,
-    /// Where something can be mounted for a while.
-    pub temp: PathBuf,
 }
 
 /// What somebody wants of the unpacking of a layer.
@@ -139,7 +136,6 @@ impl Diff {
             sync: options.sync || self.0.config.sync,
             progress: options.progress,
             cancel: cancel.clone(),
-            temp: self.0.config.temp.clone(),
         };
         let _cancel = cancel.on_drop();
         self.work("unpack a layer", move || job.run()).await
@@ -180,7 +176,6 @@ impl Diff {
             compression,
             latest: latest.map(seconds),
             cancel,
-            temp: self.0.config.temp.clone(),
         };
         let is_named = !reference.is_empty();
         let reference = if is_named { reference } else { unique() };

@@ -98,8 +98,6 @@ pub(super) struct Job {
     /// How much of the blob was read is counted here.
     pub(super) progress: Arc<AtomicU64>,
     pub(super) cancel: Cancel,
-    /// Where something can be mounted for a while.
-    pub(super) temp: PathBuf,
 }
 
 impl Job {
@@ -112,7 +110,7 @@ impl Job {
     /// - `FailedPrecondition` when the place cannot be written to;
     /// - `Cancelled`; those of the disk.
     pub(super) fn run(self) -> Result<Descriptor> {
-        let Self { blob, digest, told, place, sync, progress, cancel, temp } = self;
+        let Self { blob, digest, told, place, sync, progress, cancel } = self;
         let work = |target: Target| {
             let source = Counted { blob, position: 0, progress, cancel: &cancel };
             relay(source, told, &digest, target, sync, &cancel)
@@ -128,7 +126,7 @@ impl Job {
                 Err(Error::precondition("a layer cannot be unpacked into a view"))
             }
             Place::Mounts(mounts) => {
-                mounted::with(&mounts, &temp, |root| work(Target { root, overlay: None }))
+                mounted::with(&mounts, |root| work(Target { root, overlay: None }))
             }
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use shim_protocol::{Error, Result};
 
-use crate::Mount;
+use crate::{Mount, diff::mounted};
 
 /// What mounts stand for, if nobody needs to mount them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +37,8 @@ impl Place {
                 false => Ok(Self::Mounts(mounts)),
             };
         };
-        let is_mapped =
-            |option: &String| option.starts_with("uidmap=") || option.starts_with("gidmap=");
-        if !mount.target.is_empty() || mount.options.iter().any(is_mapped) {
+        let mut options = mount.options.iter();
+        if !mount.target.is_empty() || options.any(|option| mounted::is_mapping(option)) {
             return Ok(Self::Mounts(mounts));
         }
         match mount.kind.as_str() {

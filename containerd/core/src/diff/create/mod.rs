@@ -45,8 +45,6 @@ pub(super) struct Job {
     /// No time is later, in seconds.
     pub(super) latest: Option<i64>,
     pub(super) cancel: Cancel,
-    /// Where something can be mounted for a while.
-    pub(super) temp: PathBuf,
 }
 
 /// What became of a job.
@@ -129,7 +127,7 @@ impl Job {
             },
             Some(Place::Mounts(mounts)) => mounts.clone(),
         };
-        mounted::with(&mounts, &self.temp, |root| work(Some(root)))
+        mounted::with(&mounts, |root| work(Some(root)))
     }
 }
 

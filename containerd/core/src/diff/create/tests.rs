@@ -17,7 +17,7 @@ struct Bed(TempDir);
 impl Bed {
     fn new() -> Self {
         let bed = Self(tempfile::tempdir().unwrap());
-        for name in ["lower", "upper", "work", "temp", "merged", "stacked", "empty"] {
+        for name in ["lower", "upper", "work", "merged", "stacked", "empty"] {
             fs::create_dir(bed.path(name)).unwrap();
         }
         bed
@@ -52,7 +52,7 @@ impl Bed {
     fn mounted<T: Send>(&self, upper: &str, work: impl FnOnce(PathBuf) -> T + Send) -> T {
         use std::os::fd::AsRawFd;
         let mount = self.overlay(upper);
-        mounted::with(&[mount], &self.path("temp"), |root| {
+        mounted::with(&[mount], |root| {
             Ok(work(PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()))))
         })
         .unwrap()
@@ -69,7 +69,6 @@ impl Bed {
             compression: Compression::None,
             latest: None,
             cancel: Cancel::default(),
-            temp: self.path("temp"),
         }
     }
 }
@@ -176,7 +175,7 @@ fn what_a_layer_does_not_show_is_found_by_mounting() {
     fs::write(bed.path("lower/before/f"), "text").unwrap();
     let mut mount = bed.overlay("upper");
     mount.options.push("redirect_dir=on".into());
-    mounted::with(&[mount], &bed.path("temp"), |root| {
+    mounted::with(&[mount], |root| {
         rustix::fs::renameat(&root, "before", &root, "after").unwrap();
         Ok(())
     })
