@@ -293,7 +293,7 @@ async fn a_terminal_shows_bars(bed: &mut Bed) -> Result<()> {
     terminal.until("done: ").await?;
     ensure!(terminal.wait().await?.success(), "{}", terminal.screen());
     let screen = terminal.screen();
-    for part in ["layer (", "extracted", "elapsed: ", "iB/s)"] {
+    for part in ["layer (", "extracted", "elapsed: ", "B/s)"] {
         ensure!(screen.contains(part), "no {part} in {screen}");
     }
     ctr.remove_images(&[&image]).await
