@@ -11,7 +11,7 @@ use std::{env, ffi::OsString, process::ExitCode};
 use args::{Action, Args};
 use shim_protocol::{Context, Result};
 
-use crate::bundle::Bundle;
+use crate::{bundle::Bundle, runtime::embedded::helper};
 
 /// The name in front of messages and in the answer to `-info`.
 pub const NAME: &str = "io.containerd.runc.v2";
@@ -28,6 +28,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: impl Iterator<Item = OsString>) -> Result<()> {
+    let mut args = args.peekable();
+    if args.next_if(|word| word == helper::COMMAND).is_some() {
+        return helper::main(args.next().as_ref().and_then(|parent| parent.to_str()));
+    }
     let args = Args::parse(args)?;
     match args.action {
         Action::Version => {

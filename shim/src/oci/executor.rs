@@ -1,0 +1,206 @@
+//! The last steps of a container's process: privileges are dropped, system
+//! calls filtered, and it becomes the user's program.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    ffi::{CString, OsStr},
+    io,
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use libcontainer::{
+    capabilities::drop_privileges,
+    syscall::linux::LinuxSyscall,
+    workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
+};
+use nix::{
+    fcntl::AtFlags,
+    sys::socket::{ControlMessage, MsgFlags, sendmsg},
+    unistd::{AccessFlags, execve, faccessat},
+};
+use oci_spec::runtime::{LinuxCapabilities, Spec};
+
+use super::{seccomp::Filter, spec::Confined};
+use crate::sys::process;
+
+/// Becomes the user's program.
+#[derive(Clone, Debug)]
+pub(super) struct Become(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    capabilities: LinuxCapabilities,
+    filter: Option<Filter>,
+    no_new_privileges: bool,
+    /// Where the listener of the filter is sent.
+    listener: Option<RawFd>,
+    found: RefCell<Option<PathBuf>>,
+    home: RefCell<Option<String>>,
+    failure: RefCell<Option<String>>,
+}
+
+impl Become {
+    pub(super) fn new(
+        confined: &Confined,
+        filter: Option<Filter>,
+        listener: Option<RawFd>,
+    ) -> Self {
+        Self(Rc::new(Inner {
+            capabilities: confined.capabilities.clone(),
+            filter,
+            no_new_privileges: confined.process.no_new_privileges() == Some(true),
+            listener,
+            found: RefCell::default(),
+            home: RefCell::default(),
+            failure: RefCell::default(),
+        }))
+    }
+
+    /// Why it did not become it, in runc's words: clients read them.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.0.failure.borrow().clone()
+    }
+
+    fn fail(&self, words: String) -> String {
+        *self.0.failure.borrow_mut() = Some(words.clone());
+        words
+    }
+
+    fn filter(&self) -> Result<(), String> {
+        let Some(filter) = &self.0.filter else { return Ok(()) };
+        let listener = filter.install().map_err(|e| self.fail(format!("linux.seccomp: {e}")))?;
+        if let (Some(listener), Some(socket)) = (listener, self.0.listener) {
+            let fds = [listener.as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&fds)];
+            let byte = [io::IoSlice::new(b"l")];
+            sendmsg::<()>(socket, &byte, &rights, MsgFlags::MSG_NOSIGNAL, None)
+                .map_err(|e| self.fail(format!("linux.seccomp: send the listener: {e}")))?;
+        }
+        Ok(())
+    }
+
+    /// Without no_new_privs only who may administer can install a filter, so that
+    /// comes before privileges are dropped; else as late as possible. Who answers
+    /// for the filter has to be told while the container is made.
+    fn filters_early(&self) -> bool {
+        !self.0.no_new_privileges || self.0.listener.is_some()
+    }
+}
+
+impl Executor for Become {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let process = spec.process().as_ref();
+        let program = process.and_then(|process| process.args().as_ref()?.first());
+        let program = program.map(String::as_str).unwrap_or_default();
+        let env = process.and_then(|process| process.env().as_deref()).unwrap_or_default();
+        let invalid = ExecutorValidationError::ArgValidationError;
+        let found = find(program, env).map_err(|words| invalid(self.fail(words)))?;
+        *self.0.found.borrow_mut() = Some(found);
+        if self.filters_early() {
+            self.filter().map_err(invalid)?;
+        }
+        drop_privileges(&self.0.capabilities, &LinuxSyscall)
+            .map_err(|e| invalid(self.fail(format!("process.capabilities: {e}"))))
+    }
+
+    fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // The others are in the specification, in their order.
+        *self.0.home.borrow_mut() = envs.get("HOME").cloned();
+        Ok(())
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let other = ExecutorError::Other;
+        let process = spec.process().as_ref().ok_or_else(|| other("no process".into()))?;
+        let found = self.0.found.borrow_mut().take().unwrap_or_default();
+        let text = |text: &OsStr| {
+            CString::new(text.as_bytes()).map_err(|_| other(self.fail("a zero byte".into())))
+        };
+        let path = text(found.as_os_str())?;
+        let args = process.args().iter().flatten();
+        let args = args.map(|arg| text(OsStr::new(arg))).collect::<Result<Vec<_>, _>>()?;
+        let mut env: Vec<_> = process.env().iter().flatten().cloned().collect();
+        if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+            env.extend(self.0.home.borrow_mut().take().map(|home| format!("HOME={home}")));
+        }
+        let env = env.iter().map(|entry| text(OsStr::new(entry))).collect::<Result<Vec<_>, _>>()?;
+        // What this program ignores, the user's need not.
+        process::reset_signals();
+        if !self.filters_early() {
+            self.filter().map_err(other)?;
+        }
+        let Err(error) = execve(&path, &args, &env);
+        let words = format!("exec {}: {}", found.display(), words(error.into()));
+        Err(other(self.fail(words)))
+    }
+}
+
+/// The program, looked for as Go's `exec.LookPath` does it, in its words.
+fn find(program: &str, env: &[String]) -> Result<PathBuf, String> {
+    let quoted = format!("exec: {program:?}");
+    if program.contains('/') {
+        return match executable(Path::new(program)) {
+            Ok(()) => Ok(program.into()),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                Err(format!("{quoted}: permission denied"))
+            }
+            Err(e) => Err(format!("{quoted}: stat {program}: {}", words(e))),
+        };
+    }
+    let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+    let mut denied = false;
+    for folder in path.split(':').filter(|folder| !folder.is_empty()) {
+        let candidate = Path::new(folder).join(program);
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(e) => denied |= e.kind() == io::ErrorKind::PermissionDenied,
+        }
+    }
+    match denied {
+        true => Err(format!("{quoted}: permission denied")),
+        false => Err(format!("{quoted}: executable file not found in $PATH")),
+    }
+}
+
+fn executable(path: &Path) -> io::Result<()> {
+    if path.metadata()?.is_dir() {
+        return Err(nix::errno::Errno::EACCES.into());
+    }
+    let at = nix::fcntl::AT_FDCWD;
+    Ok(faccessat(at, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)?)
+}
+
+/// A system error in the kernel's words alone, in lower case as Go has them.
+fn words(error: io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_as_by_go() {
+        let env = ["PATH=/nowhere:/bin".to_owned()];
+        assert_eq!(find("sh", &env), Ok("/bin/sh".into()));
+        assert_eq!(find("/bin/sh", &[]), Ok("/bin/sh".into()));
+        for (program, words) in [
+            ("nosuch", "exec: \"nosuch\": executable file not found in $PATH"),
+            ("/no/such", "exec: \"/no/such\": stat /no/such: no such file or directory"),
+            ("/etc/passwd", "exec: \"/etc/passwd\": permission denied"),
+            ("/bin", "exec: \"/bin\": permission denied"),
+        ] {
+            assert_eq!(find(program, &env), Err(words.to_owned()));
+        }
+        assert_eq!(find("sh", &[]), Err("exec: \"sh\": executable file not found in $PATH".into()));
+    }
+}
