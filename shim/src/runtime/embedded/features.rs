@@ -4,7 +4,7 @@ use serde_json::json;
 use shim_protocol::{Error, ErrorKind, Result};
 
 /// As the JSON document of the specification.
-pub(super) fn json() -> Result<Vec<u8>> {
+pub(crate) fn json() -> Result<Vec<u8>> {
     let document = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.1",

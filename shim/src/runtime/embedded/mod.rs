@@ -27,6 +27,7 @@ pub mod helper;
 pub(crate) mod testing;
 mod wire;
 
+pub(crate) use features::json as features;
 use helper::{Forked, Helper};
 use wire::{Request, Work};
 
@@ -203,6 +204,6 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn features(&self) -> Result<Vec<u8>> {
-        features::json()
+        features()
     }
 }
