@@ -53,6 +53,14 @@ pub(crate) struct Exec<'a> {
 /// process.
 pub(crate) fn exec(store: &Store, request: Exec<'_>) -> Result<u32> {
     let record = store.read(request.id)?;
+    add(store, request, &record).map_err(|error| match record.is_alive() {
+        true => error,
+        // Whatever went wrong, it came of that.
+        false => error.with_kind(ErrorKind::FailedPrecondition),
+    })
+}
+
+fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     let status = record.status(store, request.id)?;
     if !matches!(status, Status::Created | Status::Running) {
         return Err(Error::precondition(format!("container {} is {status:?}", request.id)));
@@ -75,11 +83,15 @@ pub(crate) fn exec(store: &Store, request: Exec<'_>) -> Result<u32> {
     let mut line = Line::new(false, filter.as_ref().is_some_and(Filter::has_listener))?;
     let executor = Become::new(&confined, filter, line.listener());
     let kind = ContainerType::TenantContainer { exec_notify_fd: -1 };
-    let spec = spec_of(&record, confined.process.clone())?;
+    let spec = spec_of(record, confined.process.clone())?;
     let args = init::args(kind, spec, record.rootfs.clone(), &streams, door.listen()?, &executor);
     let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
-    process::enter_those_of(init.as_fd(), kinds & CloneFlags::CLONE_NEWPID)
-        .context("enter", "the container's pid namespace")?;
+    // A process that ends leaves its namespaces before it is a zombie.
+    process::enter_those_of(init.as_fd(), kinds & CloneFlags::CLONE_NEWPID).context_as(
+        ErrorKind::FailedPrecondition,
+        "enter",
+        "the container's pid namespace",
+    )?;
     let birth = Birth {
         doors: &doors,
         in_user_namespace: kinds.contains(CloneFlags::CLONE_NEWUSER),

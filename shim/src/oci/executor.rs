@@ -26,7 +26,7 @@ use nix::{
 };
 use oci_spec::runtime::{LinuxCapabilities, Spec};
 
-use super::{seccomp::Filter, spec::Confined};
+use super::{seccomp::Filter, spec::Confined, streams};
 use crate::sys::process;
 
 /// Becomes the user's program.
@@ -102,6 +102,7 @@ impl Executor for Become {
         let invalid = ExecutorValidationError::ArgValidationError;
         let found = find(program, env).map_err(|words| invalid(self.fail(words)))?;
         *self.0.found.borrow_mut() = Some(found);
+        streams::reopen_null().map_err(|e| invalid(self.fail(format!("open /dev/null: {e}"))))?;
         if self.filters_early() {
             self.filter().map_err(invalid)?;
         }

@@ -2,13 +2,18 @@
 
 use std::{
     fs::OpenOptions,
+    io,
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     path::PathBuf,
 };
 
+use nix::{
+    sys::stat::{SFlag, fstat, makedev},
+    unistd::{dup2_stderr, dup2_stdout},
+};
 use shim_protocol::{Context, Error, Result};
 
 /// The streams of a process that is to be made.
@@ -66,4 +71,33 @@ impl Open {
     pub(super) fn console(&self) -> Option<RawFd> {
         self.console.as_ref().map(AsRawFd::as_raw_fd)
     }
+}
+
+/// Opens `/dev/null` again for those of this process's streams that are it.
+/// libcontainer replaces them by the container's own, but only for reading.
+///
+/// # Errors
+/// Those of open(2).
+pub(super) fn reopen_null() -> io::Result<()> {
+    let is_null = |fd: BorrowedFd<'_>| {
+        let found = fstat(fd)?;
+        let character = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
+        nix::Result::Ok(character && found.st_rdev == makedev(1, 3))
+    };
+    let (output, error) = (is_null(io::stdout().as_fd())?, is_null(io::stderr().as_fd())?);
+    if !output && !error {
+        return Ok(());
+    }
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    // An image may have something else there.
+    if !is_null(null.as_fd())? {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "/dev/null is something else"));
+    }
+    if output {
+        dup2_stdout(&null)?;
+    }
+    if error {
+        dup2_stderr(&null)?;
+    }
+    Ok(())
 }
