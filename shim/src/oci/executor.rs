@@ -5,10 +5,11 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     ffi::{CString, OsStr},
-    io,
+    fs::OpenOptions,
+    io::{self, Read},
     os::{
         fd::{AsRawFd, RawFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     },
     path::{Path, PathBuf},
     rc::Rc,
@@ -29,6 +30,9 @@ use oci_spec::runtime::{LinuxCapabilities, Spec};
 use super::{seccomp::Filter, spec::Confined, streams};
 use crate::sys::process;
 
+/// Most that is read of a container's list of users, in bytes.
+const MAX_PASSWD_BYTES: u64 = 1 << 20;
+
 /// Becomes the user's program.
 #[derive(Clone, Debug)]
 pub(super) struct Become(Rc<Inner>);
@@ -41,7 +45,7 @@ struct Inner {
     /// Where the listener of the filter is sent.
     listener: Option<RawFd>,
     found: RefCell<Option<PathBuf>>,
-    home: RefCell<Option<String>>,
+    is_homeless: bool,
     failure: RefCell<Option<String>>,
 }
 
@@ -57,7 +61,7 @@ impl Become {
             no_new_privileges: confined.process.no_new_privileges() == Some(true),
             listener,
             found: RefCell::default(),
-            home: RefCell::default(),
+            is_homeless: confined.is_homeless,
             failure: RefCell::default(),
         }))
     }
@@ -110,9 +114,8 @@ impl Executor for Become {
             .map_err(|e| invalid(self.fail(format!("process.capabilities: {e}"))))
     }
 
-    fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        // The others are in the specification, in their order.
-        *self.0.home.borrow_mut() = envs.get("HOME").cloned();
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // They are in the specification, in their order.
         Ok(())
     }
 
@@ -127,8 +130,9 @@ impl Executor for Become {
         let args = process.args().iter().flatten();
         let args = args.map(|arg| text(OsStr::new(arg))).collect::<Result<Vec<_>, _>>()?;
         let mut env: Vec<_> = process.env().iter().flatten().cloned().collect();
-        if !env.iter().any(|entry| entry.starts_with("HOME=")) {
-            env.extend(self.0.home.borrow_mut().take().map(|home| format!("HOME={home}")));
+        if self.0.is_homeless {
+            env.retain(|entry| !entry.starts_with("HOME="));
+            env.push(format!("HOME={}", home(process.user().uid())));
         }
         let env = env.iter().map(|entry| text(OsStr::new(entry))).collect::<Result<Vec<_>, _>>()?;
         // What this program ignores, the user's need not.
@@ -140,6 +144,30 @@ impl Executor for Become {
         let words = format!("exec {}: {}", found.display(), words(error.into()));
         Err(other(self.fail(words)))
     }
+}
+
+/// The home of a user by the container's own list of them, as text; `/` if it
+/// has none.
+fn home(uid: u32) -> String {
+    let read = || {
+        let mut options = OpenOptions::new();
+        // An image may have a FIFO there.
+        let file = options.read(true).custom_flags(nix::libc::O_NONBLOCK).open("/etc/passwd")?;
+        let mut text = Vec::new();
+        file.take(MAX_PASSWD_BYTES).read_to_end(&mut text)?;
+        io::Result::Ok(text)
+    };
+    let text = read().unwrap_or_default();
+    let home = home_in(&String::from_utf8_lossy(&text), uid);
+    home.unwrap_or_else(|| "/".into())
+}
+
+fn home_in(passwd: &str, uid: u32) -> Option<String> {
+    let uid = uid.to_string();
+    let lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let mut entries = lines.filter(|fields| fields.get(2) == Some(&&*uid));
+    let home = entries.next().and_then(|fields| fields.get(5).map(|home| (*home).to_owned()));
+    home.filter(|home| !home.is_empty() && !home.contains('\0'))
 }
 
 /// The program, looked for as Go's `exec.LookPath` does it, in its words.
@@ -188,6 +216,14 @@ fn words(error: io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn homes_are_read_as_text() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\n\nbroken\nu:x:7:7::/home/u:\nn:x:8:8:::\n";
+        for (uid, home) in [(0, Some("/root")), (7, Some("/home/u")), (8, None), (9, None)] {
+            assert_eq!(home_in(passwd, uid).as_deref(), home, "{uid}");
+        }
+    }
 
     #[test]
     fn programs_are_found_as_by_go() {

@@ -32,6 +32,8 @@ pub(super) struct Confined {
     pub(super) process: Process,
     pub(super) capabilities: LinuxCapabilities,
     pub(super) seccomp: Option<LinuxSeccomp>,
+    /// `HOME` is to be found out.
+    pub(super) is_homeless: bool,
 }
 
 /// Reads the configuration of a bundle.
@@ -149,7 +151,15 @@ pub(super) fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> Re
         .set_inheritable(Some(of(|c| c.inheritable().clone())))
         .set_ambient(Some(of(|c| c.ambient().clone())));
     process.set_capabilities(None);
-    Ok(Confined { process, capabilities, seccomp })
+    // libcontainer would look it up by the system's library, which loads code that
+    // the image names, while there still are all privileges. A value keeps it from that.
+    let mut env = process.env().clone().unwrap_or_default();
+    let is_homeless = !env.iter().any(|entry| entry.starts_with("HOME="));
+    if is_homeless {
+        env.push("HOME=/".into());
+        process.set_env(Some(env));
+    }
+    Ok(Confined { process, capabilities, seccomp, is_homeless })
 }
 
 fn refuse_mounts(mounts: &[Mount]) -> Result<()> {
