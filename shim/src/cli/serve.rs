@@ -111,9 +111,9 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
         .block_on(future)
 }
 
-async fn serve(config: Config, helper: Forked) -> Result<()> {
+async fn serve(config: Config, helper: Option<Forked>) -> Result<()> {
     let reaper = Reaper::start()?;
-    let helpers = Arc::new(Helpers::new(Arc::clone(&reaper), Some(helper)));
+    let helpers = Arc::new(Helpers::with_first(Arc::clone(&reaper), helper));
     let outbox = Arc::new(Outbox::new(config.namespace.clone()));
     let daemon = Arc::new(Endpoint::new(config.ttrpc_address.as_deref()));
     let delivery = tokio::spawn({

@@ -92,7 +92,7 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     record.began = record::Birth::of(init.pid).map(|birth| birth.began).unwrap_or_default();
     undo.init = Some(init);
     raise(store, request.id, &config, &record, maker)?;
-    process::limit(record.pid, &config.process.process)?;
+    process::limit(record.pid, &config.process.process, place.has_user())?;
     store.write(request.id, &record)?;
     if let Some(path) = request.pid_file {
         note::write(path, record.pid.to_string().as_bytes())?;
@@ -139,7 +139,7 @@ fn bear(
     let doors = record.groups.open(None)?;
     let listens = filter.as_ref().is_some_and(Filter::has_listener);
     let mut line = Line::new(place.has_new_user(), listens)?;
-    let executor = Become::new(&config.process, filter, line.listener());
+    let executor = Become::new(&config.process, filter, line.listener(), place.has_user());
     let notify = store.notify(request.id);
     let notify = NotifyListener::new(&notify)
         .map_err(|e| Error::caused(ErrorKind::Internal, format!("bind {}", notify.display()), e))?;

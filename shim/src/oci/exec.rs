@@ -81,11 +81,12 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     sys::process::set_dumpable(false).context("hide", "from the container")?;
     let door = Door::new(store, request.id);
     let mut line = Line::new(false, filter.as_ref().is_some_and(Filter::has_listener))?;
-    let executor = Become::new(&confined, filter, line.listener());
+    let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
+    let in_user_namespace = kinds.contains(CloneFlags::CLONE_NEWUSER);
+    let executor = Become::new(&confined, filter, line.listener(), in_user_namespace);
     let kind = ContainerType::TenantContainer { exec_notify_fd: -1 };
     let spec = spec_of(record, confined.process.clone())?;
     let args = init::args(kind, spec, record.rootfs.clone(), &streams, door.listen()?, &executor);
-    let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
     // A process that ends leaves its namespaces before it is a zombie.
     process::enter_those_of(init.as_fd(), kinds & CloneFlags::CLONE_NEWPID).context_as(
         ErrorKind::FailedPrecondition,
@@ -94,7 +95,7 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     )?;
     let birth = Birth {
         doors: &doors,
-        in_user_namespace: kinds.contains(CloneFlags::CLONE_NEWUSER),
+        in_user_namespace,
         time: None,
         enter: Some((init.as_fd(), kinds - CloneFlags::CLONE_NEWPID)),
         keyring: None,
@@ -113,7 +114,7 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
         listener::pass_on(&from, seccomp, request.id, &record)?;
     }
     maker.wait_until_ready()?;
-    process::limit(pid, &confined.process)?;
+    process::limit(pid, &confined.process, in_user_namespace)?;
     door.open()?;
     maker.wait_until_executed()?;
     if let Some(path) = request.pid_file {

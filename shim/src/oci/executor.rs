@@ -8,7 +8,7 @@ use std::{
     fs::OpenOptions,
     io::{self, Read},
     os::{
-        fd::{AsRawFd, RawFd},
+        fd::{AsFd, AsRawFd, RawFd},
         unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -22,13 +22,14 @@ use libcontainer::{
 };
 use nix::{
     fcntl::AtFlags,
+    mount::MsFlags,
     sys::socket::{ControlMessage, MsgFlags, sendmsg},
     unistd::{AccessFlags, execve, faccessat},
 };
 use oci_spec::runtime::{LinuxCapabilities, Spec};
 
-use super::{seccomp::Filter, spec::Confined, streams};
-use crate::sys::process;
+use super::{process::limit_resources, seccomp::Filter, spec::Confined, streams};
+use crate::sys::{process, tty};
 
 /// Most that is read of a container's list of users, in bytes.
 const MAX_PASSWD_BYTES: u64 = 1 << 20;
@@ -46,6 +47,7 @@ struct Inner {
     listener: Option<RawFd>,
     found: RefCell<Option<PathBuf>>,
     is_homeless: bool,
+    in_user_namespace: bool,
     failure: RefCell<Option<String>>,
 }
 
@@ -54,6 +56,7 @@ impl Become {
         confined: &Confined,
         filter: Option<Filter>,
         listener: Option<RawFd>,
+        in_user_namespace: bool,
     ) -> Self {
         Self(Rc::new(Inner {
             capabilities: confined.capabilities.clone(),
@@ -62,6 +65,7 @@ impl Become {
             listener,
             found: RefCell::default(),
             is_homeless: confined.is_homeless,
+            in_user_namespace,
             failure: RefCell::default(),
         }))
     }
@@ -106,7 +110,11 @@ impl Executor for Become {
         let invalid = ExecutorValidationError::ArgValidationError;
         let found = find(program, env).map_err(|words| invalid(self.fail(words)))?;
         *self.0.found.borrow_mut() = Some(found);
+        adjust(spec).map_err(|words| invalid(self.fail(words)))?;
         streams::reopen_null().map_err(|e| invalid(self.fail(format!("open /dev/null: {e}"))))?;
+        if let (Some(process), false) = (process, self.0.in_user_namespace) {
+            limit_resources(0, process).map_err(|e| invalid(self.fail(e.report().to_string())))?;
+        }
         if self.filters_early() {
             self.filter().map_err(invalid)?;
         }
@@ -144,6 +152,41 @@ impl Executor for Become {
         let words = format!("exec {}: {}", found.display(), words(error.into()));
         Err(other(self.fail(words)))
     }
+}
+
+/// What libcontainer leaves out, inside the container.
+fn adjust(spec: &Spec) -> Result<(), String> {
+    for mount in spec.mounts().iter().flatten() {
+        let options = mount.options().iter().flatten();
+        for flags in options.filter_map(|option| propagation(option)) {
+            let target = mount.destination();
+            nix::mount::mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+                .map_err(|e| format!("mounts[{}]: propagation: {e}", target.display()))?;
+        }
+    }
+    let size = spec.process().as_ref().filter(|process| process.terminal() == Some(true));
+    if let Some(size) = size.and_then(|process| process.console_size()) {
+        let limited = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+        tty::resize(io::stdin().as_fd(), limited(size.width()), limited(size.height()))
+            .map_err(|e| format!("process.consoleSize: {e}"))?;
+    }
+    Ok(())
+}
+
+/// How a mount and its copies follow each other (mount(8), "Shared subtrees").
+fn propagation(option: &str) -> Option<MsFlags> {
+    let (recursive, name) = match option.strip_prefix('r') {
+        Some(name) => (MsFlags::MS_REC, name),
+        None => (MsFlags::empty(), option),
+    };
+    let kind = match name {
+        "shared" => MsFlags::MS_SHARED,
+        "slave" => MsFlags::MS_SLAVE,
+        "private" => MsFlags::MS_PRIVATE,
+        "unbindable" => MsFlags::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some(kind | recursive)
 }
 
 /// The home of a user by the container's own list of them, as text; `/` if it

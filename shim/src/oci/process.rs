@@ -87,6 +87,9 @@ impl Place {
         if self.joined.is_empty() && self.new_time.is_none() {
             return clone::clone(&how, child).context("make", "a process");
         }
+        // What is made aside is a sibling of its maker there, and so ours to wait for
+        // or our parent's, as asked.
+        let how = How { sibling: true, ..how };
         let mut child = Some(child);
         let mut cloned = None;
         clone::aside(sibling, || {
@@ -171,18 +174,18 @@ pub(super) fn map_ids(pid: u32, linux: &Linux) -> Result<()> {
     write("gid_map", "linux.gidMappings", linux.gid_mappings())
 }
 
-/// Sets what a process cannot always set for itself.
+/// Sets what a process in a user namespace may not set for itself, and what
+/// follows it by its pid.
 ///
 /// # Errors
 /// `InvalidArgument` for a value that the kernel refuses.
-pub(super) fn limit(pid: u32, process: &oci_spec::runtime::Process) -> Result<()> {
-    for PosixRlimitOf { name, number, soft, hard } in process.rlimits().iter().flatten().map(rlimit)
-    {
-        process::limit(pid, number, soft, hard).context_as(
-            ErrorKind::InvalidArgument,
-            "set",
-            format_args!("process.rlimits: {name}"),
-        )?;
+pub(super) fn limit(
+    pid: u32,
+    process: &oci_spec::runtime::Process,
+    in_user_namespace: bool,
+) -> Result<()> {
+    if in_user_namespace {
+        limit_resources(pid, process)?;
     }
     if let Some(score) = process.oom_score_adj() {
         let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
@@ -195,14 +198,29 @@ pub(super) fn limit(pid: u32, process: &oci_spec::runtime::Process) -> Result<()
     Ok(())
 }
 
-struct PosixRlimitOf {
-    name: String,
+/// Sets a process's resource limits; 0 is this process.
+///
+/// # Errors
+/// As [`limit`].
+pub(super) fn limit_resources(pid: u32, process: &oci_spec::runtime::Process) -> Result<()> {
+    for limit in process.rlimits().iter().flatten() {
+        let Limit { number, soft, hard } = limit_of(limit);
+        process::limit(pid, number, soft, hard).context_as(
+            ErrorKind::InvalidArgument,
+            "set",
+            format_args!("process.rlimits: {}", limit.typ()),
+        )?;
+    }
+    Ok(())
+}
+
+struct Limit {
     number: u32,
     soft: u64,
     hard: u64,
 }
 
-fn rlimit(limit: &PosixRlimit) -> PosixRlimitOf {
+fn limit_of(limit: &PosixRlimit) -> Limit {
     use nix::libc;
     let number = match limit.typ() {
         PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
@@ -222,8 +240,7 @@ fn rlimit(limit: &PosixRlimit) -> PosixRlimitOf {
         PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
         PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
     };
-    let name = limit.typ().to_string();
-    PosixRlimitOf { name, number, soft: limit.soft(), hard: limit.hard() }
+    Limit { number, soft: limit.soft(), hard: limit.hard() }
 }
 
 /// Enters what an existing process is in. The pid namespace is for children.

@@ -180,6 +180,11 @@ fn refuse_mounts(mounts: &[Mount]) -> Result<()> {
 }
 
 fn refuse_linux(linux: &mut Linux) -> Result<()> {
+    // libcontainer knows the names without "r" alone, and means those with it.
+    if let Some(propagation) = linux.rootfs_propagation() {
+        let name = propagation.strip_prefix('r').unwrap_or(propagation).to_owned();
+        linux.set_rootfs_propagation(Some(name).filter(|name| !name.is_empty()));
+    }
     if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) {
         return Err(unable("linux.mountLabel"));
     }

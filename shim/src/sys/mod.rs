@@ -6,5 +6,6 @@ pub(crate) mod clone;
 pub(crate) mod command;
 pub(crate) mod fd;
 pub(crate) mod process;
+pub(crate) mod program;
 pub(crate) mod tty;
 pub(crate) mod wait;

@@ -24,7 +24,7 @@ use crate::{
     log::Rfc3339,
     oci::{self, Record, Store, Streams},
     runtime::{Status, embedded},
-    sys::wait,
+    sys::{program, wait},
 };
 
 mod flags;
@@ -60,6 +60,9 @@ const CREATE: [Flag; 7] = [
     switch("no-new-keyring"),
     switch("detach").or('d'),
 ];
+
+/// Commands that take this program into a container.
+const MAKE_PROCESSES: [&str; 3] = ["create", "exec", "run"];
 
 type Words<'a> = Peekable<&'a mut dyn Iterator<Item = OsString>>;
 
@@ -98,6 +101,9 @@ fn command(global: &Flags, words: &mut Words<'_>) -> Result<u8> {
     }
     let store = Store::new(global.path("root")?.unwrap_or_else(|| ROOT.into()));
     let verb = words.next().unwrap_or_default();
+    if MAKE_PROCESSES.iter().any(|known| verb == *known) {
+        program::seal_self().context("seal", "this program")?;
+    }
     match verb.to_str().unwrap_or_default() {
         "create" => create(&store, words).map(|_| 0),
         "run" => run_container(&store, words),

@@ -31,6 +31,7 @@ use crate::{
     sys::{
         clone::{How, clone},
         process,
+        program::{self, Sealed},
     },
 };
 
@@ -46,12 +47,15 @@ pub struct Forked {
 }
 
 impl Forked {
-    /// Forks a helper. To be called before there is a thread or an async
-    /// runtime.
+    /// Forks a helper, if this program is out of a container's reach. To be
+    /// called before there is a thread or an async runtime.
     ///
     /// # Errors
     /// Those of fork(2).
-    pub fn new() -> Result<Self> {
+    pub fn new() -> Result<Option<Self>> {
+        if !program::is_sealed().context("look at", "this program")? {
+            return Ok(None);
+        }
         let (ours, theirs) = StdStream::pair().context("make", "a socket")?;
         let parent = Pid::this();
         let how = How { namespaces: nix::sched::CloneFlags::empty(), sibling: false, cgroup: None };
@@ -60,7 +64,7 @@ impl Forked {
             serve(&theirs, parent)
         })
         .context("fork", "a helper")?;
-        Ok(Self { pid: helper.pid, socket: ours })
+        Ok(Some(Self { pid: helper.pid, socket: ours }))
     }
 }
 
@@ -83,11 +87,14 @@ impl Helper {
     ///
     /// # Errors
     /// As [`Reaper::spawn`].
-    pub(super) fn spawn(program: &Path, reaper: &Reaper) -> Result<Self> {
+    ///
+    /// `program` stands for this one in tests.
+    pub(super) fn spawn(program: Option<&Path>, reaper: &Reaper) -> Result<Self> {
+        let sealed = Sealed::new().context("seal", "this program")?;
         let (ours, theirs) = UnixStream::pair().context("make", "a socket")?;
         let theirs = theirs.into_std().context("make", "a socket")?;
         theirs.set_nonblocking(false).context("make", "a socket")?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(program.map_or_else(|| sealed.path(), Path::to_owned));
         command
             .arg(COMMAND)
             .arg(std::process::id().to_string())
@@ -148,6 +155,7 @@ impl Helper {
 pub fn main(parent: Option<&str>) -> Result<()> {
     let parent = parent.and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
     let parent = parent.ok_or_else(|| Error::invalid("only a shim starts a helper"))?;
+    program::seal_self().context("seal", "this program")?;
     let socket = process::take_stdin().context("take", "standard input")?;
     match serve(&StdStream::from(socket), parent) {
         0 => Ok(()),
@@ -175,6 +183,7 @@ fn serve(socket: &StdStream, parent: Pid) -> u8 {
 /// that of a container that is gone, too.
 fn ready(parent: Pid) -> Result<()> {
     let get_ready = || {
+        prctl::set_name(c"shim-helper")?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if Pid::parent() != parent {
             return Err(nix::errno::Errno::ESRCH);

@@ -1,15 +1,17 @@
 //! The runtime inside this program: the `oci` module, from a serving shim.
 //!
 //! What makes processes is asked of a helper, a process of this program with
-//! one thread that ends when it has answered: the first one was forked before
-//! the shim had anything that a fork must not have; later ones are executed. So
-//! while a container runs there is nothing of it in memory. The rest is files,
+//! one thread that ends when it has answered. The first one waits while the shim
+//! begins to serve: it was forked before the shim had anything that a fork must
+//! not have, or executed if the shim's program is within reach of containers.
+//! Later ones are executed. So while a container runs there is nothing of it in
+//! memory. The rest is files,
 //! and done here, on a thread where it may take its time.
 
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -39,30 +41,47 @@ const INIT_PID_FILE: &str = super::binary::INIT_PID_FILE;
 /// them.
 pub struct Helpers {
     reaper: Arc<Reaper>,
-    first: Mutex<Option<Forked>>,
-    /// What later ones execute.
-    program: PathBuf,
+    first: Mutex<Option<Helper>>,
+    /// What later ones execute, if not this program.
+    program: Option<PathBuf>,
 }
 
 impl Helpers {
-    /// `first` was forked before there was a runtime.
-    pub fn new(reaper: Arc<Reaper>, first: Option<Forked>) -> Self {
-        Self { reaper, first: Mutex::new(first), program: "/proc/self/exe".into() }
+    /// None is there until one is needed.
+    pub fn new(reaper: Arc<Reaper>) -> Self {
+        Self { reaper, first: Mutex::default(), program: None }
+    }
+
+    /// The first one waits already, so that the first container does not: the
+    /// one that was forked before there was a runtime, else one that is executed
+    /// now.
+    pub fn with_first(reaper: Arc<Reaper>, forked: Option<Forked>) -> Self {
+        let helpers = Self::new(reaper);
+        let first = match forked.and_then(|forked| Helper::adopt(forked, &helpers.reaper)) {
+            Some(first) => Ok(first),
+            None => Helper::spawn(None, &helpers.reaper),
+        };
+        match first {
+            Ok(first) => *helpers.lock() = Some(first),
+            // It is tried again when one is needed, and said to whom it concerns.
+            Err(error) => tracing::warn!("no helper yet: {}", error.report()),
+        }
+        helpers
     }
 
     /// Lets the first helper go, if nobody has used it.
     pub fn dismiss(&self) {
-        drop(self.take());
+        drop(self.lock().take());
     }
 
-    fn take(&self) -> Option<Forked> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn lock(&self) -> MutexGuard<'_, Option<Helper>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self) -> Result<Helper> {
-        match self.take().and_then(|forked| Helper::adopt(forked, &self.reaper)) {
+        match self.lock().take() {
             Some(helper) => Ok(helper),
-            None => Helper::spawn(&self.program, &self.reaper),
+            None => Helper::spawn(self.program.as_deref(), &self.reaper),
         }
     }
 }

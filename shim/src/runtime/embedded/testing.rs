@@ -14,6 +14,7 @@ pub(crate) fn runtime(bundle: &Path, reaper: &Arc<Reaper>) -> EmbeddedRuntime {
     // Beside the folder of the test programs, and built with them.
     let program = tests.ancestors().nth(2).unwrap().join("containerd-shim");
     assert!(program.exists(), "{} is not built", program.display());
-    let helpers = Helpers { reaper: Arc::clone(reaper), first: Mutex::new(None), program };
+    let helpers =
+        Helpers { reaper: Arc::clone(reaper), first: Mutex::default(), program: Some(program) };
     EmbeddedRuntime::new(bundle.join("state"), bundle, Arc::new(helpers))
 }
