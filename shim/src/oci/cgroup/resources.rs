@@ -83,15 +83,16 @@ fn apply_memory(groups: &Groups, memory: &LinuxMemory) -> Result<()> {
         Place::V2(folder) => {
             let swap = match (memory.swap(), memory.limit()) {
                 (None | Some(0), _) => None,
-                (Some(-1), _) => Some(-1),
-                (Some(both), Some(limit)) if limit >= 0 => Some(both - limit),
+                (Some(..0), _) => Some(-1),
+                // v1 limits both together, v2 each.
+                (Some(both), Some(limit @ 0..)) if both >= limit => Some(both - limit),
+                (Some(_), Some(0..)) => {
+                    return Err(Error::invalid("linux.resources.memory: swap is less than limit"));
+                }
                 (Some(_), _) => {
                     return Err(Error::invalid("linux.resources.memory: swap without limit"));
                 }
             };
-            if swap.is_some_and(|swap| swap < -1) {
-                return Err(Error::invalid("linux.resources.memory: swap is less than limit"));
-            }
             if memory.disable_oom_killer() == Some(true) {
                 return Err(Error::invalid(
                     "linux.resources.memory.disableOOMKiller: not possible in cgroup v2",
