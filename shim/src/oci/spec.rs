@@ -142,8 +142,7 @@ pub(super) fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> Re
     // Absent means none; the library's own default are some.
     let asked = process.capabilities().clone();
     let mut capabilities = LinuxCapabilities::default();
-    let of =
-        |set: fn(&LinuxCapabilities) -> _| asked.as_ref().and_then(|c| set(c)).unwrap_or_default();
+    let of = |set: fn(&LinuxCapabilities) -> _| asked.as_ref().and_then(set).unwrap_or_default();
     capabilities
         .set_bounding(Some(of(|c| c.bounding().clone())))
         .set_effective(Some(of(|c| c.effective().clone())))

@@ -66,13 +66,22 @@ fn with_each_runtime(name: &str, args: &[&str], test: impl AsyncFn(&dyn Runtime,
             assert_eq!(leftovers(bundle.path()), Vec::<PathBuf>::new());
         });
     }
-    let Some(bundle) = Bundle::new(&format!("{name}-embedded"), args, false) else { return };
-    run(async |reaper| {
-        let runtime = embedded::testing::runtime(bundle.path(), &reaper);
-        test(&runtime, &bundle).await;
-        runtime.delete(&bundle.id, true).await.unwrap();
-        assert_eq!(leftovers(bundle.path()), Vec::<PathBuf>::new());
-    });
+    // Ours, from inside and as a command line.
+    for called in [false, true] {
+        let Some(bundle) = Bundle::new(&format!("{name}-embedded"), args, false) else { return };
+        run(async |reaper| {
+            let runtime: Box<dyn Runtime> = match called {
+                false => Box::new(embedded::testing::runtime(bundle.path(), &reaper)),
+                true => {
+                    let program = embedded::testing::command_line(bundle.path());
+                    Box::new(runtime(&program, bundle.path(), &reaper))
+                }
+            };
+            test(&*runtime, &bundle).await;
+            runtime.delete(&bundle.id, true).await.unwrap();
+            assert_eq!(leftovers(bundle.path()), Vec::<PathBuf>::new());
+        });
+    }
 }
 
 /// crun refuses machines whose cgroup v1 tree lacks a controller.

@@ -90,7 +90,7 @@ pub(crate) fn filter(program: &[libc::sock_filter], flags: u32) -> io::Result<Op
     // SAFETY: the kernel copies the program, which it only reads.
     match unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) } {
         -1 => Err(io::Error::last_os_error()),
-        fd if u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u64 != 0 => {
+        fd if u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 => {
             // SAFETY: with this flag the call has made a descriptor for us.
             Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
         }

@@ -1,6 +1,6 @@
 //! The embedded runtime as a command line: what a configuration asks for is
 //! what the container's processes see.
-#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used)] // A test may panic, and so may its helpers.
 
 mod confinement;
 mod harness;
