@@ -11,7 +11,9 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -89,9 +91,11 @@ impl Store {
     /// `AlreadyExists` when it is taken, by whatever runtime.
     pub(crate) fn reserve(&self, id: &Id) -> Result<()> {
         let folder = self.folder(id);
-        let made = match fs::create_dir(&folder) {
+        let mut private = DirBuilder::new();
+        private.mode(0o700);
+        let made = match private.create(&folder) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.0).and_then(|()| fs::create_dir(&folder))
+                fs::create_dir_all(&self.0).and_then(|()| private.create(&folder))
             }
             made => made,
         };

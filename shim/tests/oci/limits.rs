@@ -104,3 +104,18 @@ fn groups_in_use_are_refused() {
     assert!(!bed.groups().is_empty());
     other.config["linux"]["cgroupsPath"] = json!("/containerd-shim-test/none");
 }
+
+/// All that is below a container's group goes with it, so a group that others
+/// have groups in is not to be had.
+#[test]
+fn a_group_above_others_is_refused() {
+    let Some(bed) = Bed::new("below", "sleep 1000") else { return };
+    bed.start();
+    let Some(other) = Bed::new("above", "true") else { return };
+    let mut other = other.set("/linux/cgroupsPath", json!("/containerd-shim-test"));
+    let output = other.run();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.contains("linux.cgroupsPath"), "{words}");
+    other.config["linux"]["cgroupsPath"] = json!("/containerd-shim-test/none");
+    assert_eq!(bed.state()["status"], "running");
+}

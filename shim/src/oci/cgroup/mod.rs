@@ -12,7 +12,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Component, Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -88,9 +88,17 @@ impl Doors {
         self.unified.as_ref().map(AsFd::as_fd)
     }
 
-    /// Moves the calling process, which has one thread, into the v1 groups.
+    /// Moves the calling process, which has one thread, into the v1 groups, and
+    /// shuts all doors for it: none of them leads into the container. To be
+    /// called in a process that is a copy of their owner, and that never drops
+    /// them.
     pub(crate) fn enter(&self) -> io::Result<()> {
-        self.tasks.iter().try_for_each(|mut tasks| tasks.write_all(b"0"))
+        self.tasks.iter().try_for_each(|mut tasks| tasks.write_all(b"0"))?;
+        let fds = self.tasks.iter().map(AsRawFd::as_raw_fd);
+        for fd in fds.chain(self.unified.as_ref().map(AsRawFd::as_raw_fd)) {
+            nix::unistd::close(fd)?;
+        }
+        Ok(())
     }
 }
 

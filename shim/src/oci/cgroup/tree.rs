@@ -25,11 +25,12 @@ pub(super) fn make(folder: &Path) -> Result<()> {
     }
 }
 
-/// A group that is there already may be taken over if it is nobody's.
+/// A group that is there already may be taken over if it is nobody's: all that
+/// is in it and below goes with the container.
 fn unused(folder: &Path) -> Result<()> {
-    let path = folder.join(PROCS);
-    let pids = fs::read_to_string(&path).context("read", path.display())?;
-    if pids.is_empty() {
+    let mut found = Vec::new();
+    pids(folder, &mut found)?;
+    if found.is_empty() {
         return Ok(());
     }
     Err(Error::precondition(format!("linux.cgroupsPath: {} has processes", folder.display())))
