@@ -16,6 +16,7 @@ pub mod cli;
 pub mod events;
 pub mod io;
 pub mod log;
+mod oci;
 pub mod options;
 pub mod reaper;
 pub mod runtime;

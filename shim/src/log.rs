@@ -85,7 +85,7 @@ impl Visit for Line {
 }
 
 /// A time as RFC 3339 has it, in UTC with nanoseconds.
-struct Rfc3339(SystemTime);
+pub(crate) struct Rfc3339(pub(crate) SystemTime);
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

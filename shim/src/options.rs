@@ -9,7 +9,8 @@ use shim_protocol::{
     proto::{runc_options, runtime_options},
 };
 
-/// The OCI runtime when the options name none.
+/// The program that is the OCI runtime when the options name none, and the
+/// embedded one cannot do what they ask for.
 pub const DEFAULT_BINARY: &str = "runc";
 /// The OCI runtime's state folder when the options name none; below it there
 /// is one folder for each namespace.
@@ -73,7 +74,13 @@ impl RuntimeOptions {
         any::unpack::<runc_options::Options>(options).map(Self::from)
     }
 
-    /// The OCI runtime to run.
+    /// Is the container made by the runtime inside this program? Control groups
+    /// by systemd are left to a program.
+    pub fn is_embedded(&self) -> bool {
+        self.binary_name.is_empty() && !self.systemd_cgroup
+    }
+
+    /// The OCI runtime to run, where it is a program.
     pub fn binary(&self) -> &str {
         if self.binary_name.is_empty() { DEFAULT_BINARY } else { &self.binary_name }
     }

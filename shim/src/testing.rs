@@ -29,7 +29,7 @@ pub(crate) fn run<F: Future<Output = ()>>(test: impl FnOnce(Arc<Reaper>) -> F) {
     });
 }
 
-fn turn() -> MutexGuard<'static, ()> {
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
     // A test that failed while it had its turn has said so already.
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }

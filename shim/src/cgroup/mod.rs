@@ -127,20 +127,20 @@ impl Cgroup {
 }
 
 /// A line of `/proc/<pid>/cgroup` (cgroups(7)).
-struct Membership<'a> {
+pub(crate) struct Membership<'a> {
     /// Empty for the v2 tree.
-    controllers: &'a str,
-    path: &'a Path,
+    pub(crate) controllers: &'a str,
+    pub(crate) path: &'a Path,
 }
 
 impl<'a> Membership<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
+    pub(crate) fn parse(line: &'a str) -> Option<Self> {
         let (_, rest) = line.split_once(':')?;
         let (controllers, path) = rest.split_once(':')?;
         Some(Self { controllers, path: Path::new(path) })
     }
 
-    fn is_in(&self, hierarchy: &Entry) -> bool {
+    pub(crate) fn is_in(&self, hierarchy: &Entry) -> bool {
         if self.controllers.is_empty() {
             return hierarchy.kind == "cgroup2";
         }
@@ -149,7 +149,8 @@ impl<'a> Membership<'a> {
     }
 }
 
-fn hierarchies() -> Result<Vec<Entry>> {
+/// Where cgroups are mounted.
+pub(crate) fn hierarchies() -> Result<Vec<Entry>> {
     mountinfo::select(|entry| matches!(entry.kind.as_str(), "cgroup" | "cgroup2"))
         .context("list", "cgroup hierarchies")
 }

@@ -13,7 +13,11 @@ use super::{args::Args, serve};
 use crate::{
     bundle::Bundle,
     reaper::Reaper,
-    runtime::{Runtime, binary::BinaryRuntime},
+    runtime::{
+        Runtime,
+        binary::BinaryRuntime,
+        embedded::{EmbeddedRuntime, Helpers},
+    },
     socket,
 };
 
@@ -75,8 +79,20 @@ async fn remove(bundle: &Bundle, namespace: &Id, id: &Id) -> Result<()> {
         Some(options) => options,
         None => intact(bundle.older_options())?.unwrap_or_default(),
     };
-    let config = serve::binary_config(bundle.path(), &options, namespace);
-    let runtime = BinaryRuntime::new(config, Arc::clone(&Reaper::start()?));
+    let reaper = Reaper::start()?;
+    let root = options.root(namespace);
+    // An older shim, or a Go one, may have had it made by a program.
+    let embedded = options.is_embedded() && EmbeddedRuntime::made(&root, id) != Some(false);
+    let runtime: Box<dyn Runtime> = match embedded {
+        true => {
+            let helpers = Arc::new(Helpers::new(reaper));
+            Box::new(EmbeddedRuntime::new(root, bundle.path(), helpers))
+        }
+        false => {
+            let config = serve::binary_config(bundle.path(), &options, namespace);
+            Box::new(BinaryRuntime::new(config, reaper))
+        }
+    };
     match runtime.delete(id, true).await {
         Err(e) if !e.is_not_found() => Err(e),
         _ => Ok(()),

@@ -18,6 +18,7 @@ use crate::{
     runtime::{
         Runtime,
         binary::{BinaryRuntime, Config},
+        embedded::{EmbeddedRuntime, Helpers},
     },
 };
 
@@ -54,13 +55,20 @@ pub fn run() -> Result<()> {
 
 /// What the OCI runtime can do, if it tells.
 async fn features(options: &RuntimeOptions) -> Result<Option<Any>> {
+    let reaper = Reaper::start()?;
     let config = Config {
         binary: options.binary().into(),
         root: options.root_folder().into(),
         work: std::env::temp_dir(),
         systemd_cgroup: options.systemd_cgroup,
     };
-    let runtime = BinaryRuntime::new(config, Arc::clone(&Reaper::start()?));
+    let runtime: Box<dyn Runtime> = match options.is_embedded() {
+        true => {
+            let helpers = Arc::new(Helpers::new(reaper));
+            Box::new(EmbeddedRuntime::new(config.root, &config.work, helpers))
+        }
+        false => Box::new(BinaryRuntime::new(config, reaper)),
+    };
     match runtime.features().await {
         Ok(value) => Ok(Some(Any { type_url: FEATURES_URL.into(), value, ..Default::default() })),
         // The shim works with runtimes that do not know the question.

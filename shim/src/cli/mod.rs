@@ -3,6 +3,7 @@
 pub mod args;
 pub mod delete;
 pub mod info;
+pub mod oci;
 pub mod serve;
 pub mod start;
 
@@ -11,7 +12,7 @@ use std::{env, ffi::OsString, process::ExitCode};
 use args::{Action, Args};
 use shim_protocol::{Context, Result};
 
-use crate::bundle::Bundle;
+use crate::{bundle::Bundle, runtime::embedded::helper};
 
 /// The name in front of messages and in the answer to `-info`.
 pub const NAME: &str = "io.containerd.runc.v2";
@@ -19,7 +20,7 @@ pub const NAME: &str = "io.containerd.runc.v2";
 /// Runs the shim with the arguments of this process.
 pub fn main() -> ExitCode {
     match run(env::args_os().skip(1)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("{NAME}: {}", error.report());
             ExitCode::FAILURE
@@ -27,8 +28,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(args: impl Iterator<Item = OsString>) -> Result<()> {
-    let args = Args::parse(args)?;
+fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
+    let mut args = args.peekable();
+    if args.next_if(|word| word == helper::COMMAND).is_some() {
+        let parent = args.next();
+        return helper::main(parent.as_ref().and_then(|parent| parent.to_str())).map(|()| 0);
+    }
+    if args.next_if(|word| word == oci::COMMAND).is_some() {
+        return oci::run(&mut args);
+    }
+    shim(Args::parse(args)?).map(|()| 0)
+}
+
+fn shim(args: Args) -> Result<()> {
     match args.action {
         Action::Version => {
             println!("{NAME}:\n  Version:  {}", env!("CARGO_PKG_VERSION"));

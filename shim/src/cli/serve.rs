@@ -28,6 +28,7 @@ use crate::{
     runtime::{
         Runtime,
         binary::{self, BinaryRuntime},
+        embedded::{EmbeddedRuntime, Helpers, helper::Forked},
     },
     service,
     socket::{self, Bound},
@@ -73,9 +74,11 @@ pub struct Config {
 /// # Errors
 /// When the runtime, the reaper or the server cannot be set up.
 pub fn run(config: Config) -> Result<()> {
+    // Nothing is here yet that a fork must not copy.
+    let helper = Forked::new()?;
     process::trim_allocator();
     log::init(config.debug);
-    block_on(serve(config))
+    block_on(serve(config, helper))
 }
 
 /// Serves in the foreground, on the socket that `-socket` names or the one
@@ -108,8 +111,9 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
         .block_on(future)
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(config: Config, helper: Option<Forked>) -> Result<()> {
     let reaper = Reaper::start()?;
+    let helpers = Arc::new(Helpers::with_first(Arc::clone(&reaper), helper));
     let outbox = Arc::new(Outbox::new(config.namespace.clone()));
     let daemon = Arc::new(Endpoint::new(config.ttrpc_address.as_deref()));
     let delivery = tokio::spawn({
@@ -121,7 +125,7 @@ async fn serve(config: Config) -> Result<()> {
         namespace: config.namespace.clone(),
         reaper: Arc::clone(&reaper),
         outbox: Arc::clone(&outbox),
-        runtimes: runtimes(config.namespace, reaper),
+        runtimes: runtimes(config.namespace, reaper, helpers),
         background: background.clone(),
     }));
     config.listener.set_nonblocking(true).context("set up", "the socket")?;
@@ -172,8 +176,17 @@ async fn shut_down(tasks: &Tasks) -> Result<()> {
 }
 
 /// Makes the OCI runtime that a container's options name.
-fn runtimes(namespace: Id, reaper: Arc<Reaper>) -> Box<crate::task::MakeRuntime> {
+fn runtimes(
+    namespace: Id,
+    reaper: Arc<Reaper>,
+    helpers: Arc<Helpers>,
+) -> Box<crate::task::MakeRuntime> {
     Box::new(move |bundle: &Bundle, options: &RuntimeOptions| -> Arc<dyn Runtime> {
+        if options.is_embedded() {
+            let root = options.root(&namespace);
+            return Arc::new(EmbeddedRuntime::new(root, bundle.path(), Arc::clone(&helpers)));
+        }
+        helpers.dismiss();
         let config = binary_config(bundle.path(), options, &namespace);
         Arc::new(BinaryRuntime::new(config, Arc::clone(&reaper)))
     })

@@ -1,12 +1,13 @@
 //! The OCI runtime: what makes, starts and removes containers.
 //!
-//! [`Runtime`] is what the task code needs; [`binary`] drives a command line
-//! such as runc's. An implementation inside this program can stand beside it.
+//! [`Runtime`] is what the task code needs; [`embedded`] is the one inside this
+//! program, and [`binary`] drives a command line such as runc's.
 //! A runtime knows containers and processes, not tasks: no events, no states
 //! of ours, no lock. Calls for one container must not overlap unless a method
 //! says so.
 
 use std::{
+    fmt,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -19,6 +20,7 @@ use crate::reaper::ExitFuture;
 
 pub mod binary;
 mod call;
+pub mod embedded;
 mod log;
 #[cfg(test)]
 mod tests;
@@ -134,6 +136,19 @@ pub enum Status {
     Paused,
     /// Its first process has ended.
     Stopped,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
 }
 
 /// What a runtime says about a container.

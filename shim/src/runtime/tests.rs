@@ -14,6 +14,7 @@ use shim_protocol::{ErrorKind, Id};
 use super::{
     ChildStdio, Create, Exec, Runtime, Status,
     binary::{BinaryRuntime, Config, INIT_PID_FILE},
+    embedded,
 };
 use crate::{
     reaper::Reaper,
@@ -50,7 +51,7 @@ fn read_all(mut file: File) -> String {
 }
 
 /// Runs `test` with each runtime that works on this machine.
-fn with_each_runtime(name: &str, args: &[&str], test: impl AsyncFn(&BinaryRuntime, &Bundle)) {
+fn with_each_runtime(name: &str, args: &[&str], test: impl AsyncFn(&dyn Runtime, &Bundle)) {
     for binary in ["runc", "crun"] {
         let Some(path) = program(name, binary) else { continue };
         let Some(bundle) = Bundle::new(&format!("{name}-{binary}"), args, false) else { continue };
@@ -61,6 +62,22 @@ fn with_each_runtime(name: &str, args: &[&str], test: impl AsyncFn(&BinaryRuntim
                 return;
             }
             test(&runtime, &bundle).await;
+            runtime.delete(&bundle.id, true).await.unwrap();
+            assert_eq!(leftovers(bundle.path()), Vec::<PathBuf>::new());
+        });
+    }
+    // Ours, from inside and as a command line.
+    for called in [false, true] {
+        let Some(bundle) = Bundle::new(&format!("{name}-embedded"), args, false) else { return };
+        run(async |reaper| {
+            let runtime: Box<dyn Runtime> = match called {
+                false => Box::new(embedded::testing::runtime(bundle.path(), &reaper)),
+                true => {
+                    let program = embedded::testing::command_line(bundle.path());
+                    Box::new(runtime(&program, bundle.path(), &reaper))
+                }
+            };
+            test(&*runtime, &bundle).await;
             runtime.delete(&bundle.id, true).await.unwrap();
             assert_eq!(leftovers(bundle.path()), Vec::<PathBuf>::new());
         });
@@ -132,7 +149,7 @@ fn a_container_lives_and_dies() {
 }
 
 async fn exec(
-    runtime: &BinaryRuntime,
+    runtime: &dyn Runtime,
     id: &Id,
     args: &[&str],
 ) -> shim_protocol::Result<(super::Started, File)> {
@@ -189,7 +206,9 @@ fn a_refused_create_leaves_nothing() {
         let good = std::fs::read(&config).unwrap();
         std::fs::write(&config, b"{ not json").unwrap();
         let error = runtime.create(&bundle.id, create(bundle, ChildStdio::NULL)).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unknown, "{error:?}");
+        // A command line has no classes.
+        let kinds = [ErrorKind::Unknown, ErrorKind::InvalidArgument];
+        assert!(kinds.contains(&error.kind()), "{error:?}");
         assert_eq!(runtime.state(&bundle.id).await.unwrap_err().kind(), ErrorKind::NotFound);
 
         std::fs::write(&config, good).unwrap();

@@ -37,7 +37,23 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // runc sends the terminal's name along, of at most 4096 bytes; what does
     // not fit is cut off, which is fine.
     let mut text = [0; 256];
-    let mut buffers = [IoSliceMut::new(&mut text)];
+    let (count, received) = receive_all(socket, &mut text)?;
+    match received.into_iter().next() {
+        Some(fd) => Ok(fd),
+        None if count == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "message without a descriptor")),
+    }
+}
+
+/// Receives up to as many bytes as `text` holds, and up to four descriptors.
+///
+/// # Errors
+/// `WouldBlock` when there is nothing yet.
+pub(crate) fn receive_all(
+    socket: BorrowedFd<'_>,
+    text: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut buffers = [IoSliceMut::new(text)];
     let mut space = cmsg_space!([libc::c_int; 4]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), flags)?;
@@ -49,9 +65,5 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
             received.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    match received.into_iter().next() {
-        Some(fd) => Ok(fd),
-        None if message.bytes == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        None => Err(io::Error::new(io::ErrorKind::InvalidData, "message without a descriptor")),
-    }
+    Ok((message.bytes, received))
 }

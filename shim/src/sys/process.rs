@@ -1,9 +1,16 @@
 //! This process itself: its fork, its descriptors, its allocator; and signals
 //! by number.
 
-use std::{io, os::fd::RawFd};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ptr,
+};
 
-use nix::unistd::{ForkResult, Pid};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::{ForkResult, Pid},
+};
 
 /// Splits this process in two; `None` is the child.
 ///
@@ -11,9 +18,7 @@ use nix::unistd::{ForkResult, Pid};
 /// Those of fork(2). Refused when there is more than one thread: the child
 /// would find locks that nobody can release, first of all the allocator's.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
-    if threads()? != 1 {
-        return Err(io::Error::other("a process with threads must not fork and go on"));
-    }
+    require_single_thread()?;
     // SAFETY: there is no other thread (checked above), so the child's memory
     // is consistent and it may do whatever the parent may.
     match unsafe { nix::unistd::fork() }? {
@@ -22,8 +27,13 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-fn threads() -> io::Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/task")?.count())
+/// # Errors
+/// When this process has more than one thread.
+pub(super) fn require_single_thread() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        _ => Err(io::Error::other("a process with threads must not fork and go on")),
+    }
 }
 
 /// Closes every descriptor above standard error but `kept`. What the daemon
@@ -72,4 +82,115 @@ pub(crate) fn kill(pid: u32, signal: u32) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Names a process beyond its end (pidfd_open(2), since Linux 5.3).
+///
+/// # Errors
+/// `ESRCH` when there is no such process.
+pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes its arguments by value.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has made the descriptor for us, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends a signal to exactly the process that was opened.
+///
+/// # Errors
+/// `ESRCH` when it has ended.
+pub(crate) fn signal(process: BorrowedFd<'_>, signal: u32) -> io::Result<()> {
+    let none = ptr::null::<libc::siginfo_t>();
+    let fd = process.as_raw_fd();
+    // SAFETY: without a siginfo the call reads no memory of this process.
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Waits until a process has ended; it need not be a child of ours.
+///
+/// # Errors
+/// Those of poll(2).
+pub(crate) fn wait(process: BorrowedFd<'_>) -> io::Result<()> {
+    let mut fds = [PollFd::new(process, PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => {}
+            result => return Ok(result.map(drop)?),
+        }
+    }
+}
+
+/// Sets a limit of another process (prlimit(2)).
+///
+/// # Errors
+/// Those of prlimit.
+pub(crate) fn limit(pid: u32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: prlimit64 reads one rlimit64, which `limit` is, and writes nothing.
+    match unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives this process a new session keyring that its user may search
+/// (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING and KEYCTL_SETPERM).
+///
+/// # Errors
+/// Those of keyctl; `ENOSYS` where the kernel has no keys.
+pub(crate) fn new_session_keyring(name: &std::ffi::CStr) -> io::Result<()> {
+    /// `include/uapi/linux/keyctl.h`: all for who has it; view, read, search and
+    /// link for its user.
+    const PERMISSIONS: u32 = 0x3f1b_0000;
+    // SAFETY: the kernel reads the name, which ends with a zero.
+    let key = unsafe {
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
+    };
+    if key == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: KEYCTL_SETPERM takes its arguments by value.
+    match unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, key, PERMISSIONS) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives every signal its default action, and blocks none.
+pub(crate) fn reset_signals() {
+    // SAFETY: default actions refer to no code. Signals that have no action are
+    // refused, which changes nothing.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
+    // Cannot fail: it is given a valid set.
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+}
+
+/// Sets whether others may look into this process, and follow its links in
+/// `/proc` (PR_SET_DUMPABLE).
+///
+/// # Errors
+/// Those of prctl(2).
+pub(crate) fn set_dumpable(yes: bool) -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(yes)?)
+}
+
+/// The standard input as a descriptor that is closed on exec and on drop.
+/// `/dev/null` takes its place.
+///
+/// # Errors
+/// When descriptors run out.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    let taken = io::stdin().as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2_stdin(&std::fs::File::open("/dev/null")?)?;
+    Ok(taken)
 }

@@ -33,3 +33,24 @@ pub(crate) fn is_child(pid: u32) -> bool {
     // differences"); nothing else is written.
     unsafe { libc::waitid(libc::P_PID, pid, ptr::null_mut(), options) == 0 }
 }
+
+/// Waits for the end of a child: its exit code, or 128 plus the signal's number.
+///
+/// # Errors
+/// `ECHILD` when it is not a child.
+pub(crate) fn wait(pid: u32) -> std::io::Result<u8> {
+    let mut status = 0;
+    loop {
+        // SAFETY: waitpid only writes to `status`, which outlives the call.
+        match unsafe { libc::waitpid(pid as libc::pid_t, &raw mut status, 0) } {
+            -1 => {
+                let error = std::io::Error::last_os_error();
+                if error.kind() != std::io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            _ if libc::WIFSIGNALED(status) => return Ok(128 + libc::WTERMSIG(status) as u8),
+            _ => return Ok(libc::WEXITSTATUS(status) as u8),
+        }
+    }
+}

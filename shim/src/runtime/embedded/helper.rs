@@ -1,0 +1,225 @@
+//! Helpers: from the shim's side, and from their own.
+
+use std::{
+    io::{self, IoSlice},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use nix::{
+    sys::{
+        prctl,
+        signal::Signal,
+        socket::{ControlMessage, MsgFlags, sendmsg},
+    },
+    unistd::{Pid, chdir},
+};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::UnixStream,
+};
+
+use super::wire::{self, Answer, Request, Work};
+use crate::{
+    oci::{self, Store, Streams},
+    reaper::{KillOnDrop, Reaper},
+    sys::{
+        clone::{How, clone},
+        process,
+        program::{self, Sealed},
+    },
+};
+
+/// The word on the command line that makes a helper.
+pub const COMMAND: &str = "oci-helper";
+
+/// A helper that was forked, and that nobody waits for yet. It ends when this
+/// is dropped.
+#[derive(Debug)]
+pub struct Forked {
+    pid: u32,
+    socket: StdStream,
+}
+
+impl Forked {
+    /// Forks a helper, if this program is out of a container's reach. To be
+    /// called before there is a thread or an async runtime.
+    ///
+    /// # Errors
+    /// Those of fork(2).
+    pub fn new() -> Result<Option<Self>> {
+        if !program::is_sealed().context("look at", "this program")? {
+            return Ok(None);
+        }
+        let (ours, theirs) = StdStream::pair().context("make", "a socket")?;
+        let parent = Pid::this();
+        let how = How { namespaces: nix::sched::CloneFlags::empty(), sibling: false, cgroup: None };
+        let helper = clone(&how, || {
+            process::close_all_but(theirs.as_raw_fd());
+            serve(&theirs, parent)
+        })
+        .context("fork", "a helper")?;
+        Ok(Some(Self { pid: helper.pid, socket: ours }))
+    }
+}
+
+/// A helper that can be asked once. It is killed when nobody waits for its
+/// answer any more.
+pub(super) struct Helper {
+    socket: UnixStream,
+    process: KillOnDrop,
+}
+
+impl Helper {
+    /// Takes over a helper that was forked; `None` when it has ended.
+    pub(super) fn adopt(forked: Forked, reaper: &Reaper) -> Option<Self> {
+        let process = KillOnDrop::new(forked.pid, reaper.watch(forked.pid).ok()?);
+        forked.socket.set_nonblocking(true).ok()?;
+        Some(Self { socket: UnixStream::from_std(forked.socket).ok()?, process })
+    }
+
+    /// Executes a helper.
+    ///
+    /// # Errors
+    /// As [`Reaper::spawn`].
+    ///
+    /// `program` stands for this one in tests.
+    pub(super) fn spawn(program: Option<&Path>, reaper: &Reaper) -> Result<Self> {
+        let sealed = Sealed::new().context("seal", "this program")?;
+        let (ours, theirs) = UnixStream::pair().context("make", "a socket")?;
+        let theirs = theirs.into_std().context("make", "a socket")?;
+        theirs.set_nonblocking(false).context("make", "a socket")?;
+        let mut command = Command::new(program.map_or_else(|| sealed.path(), Path::to_owned));
+        command
+            .arg(COMMAND)
+            .arg(std::process::id().to_string())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            // The service manager hears from the daemon only.
+            .env_remove("NOTIFY_SOCKET");
+        let child = reaper.spawn(&mut command)?;
+        Ok(Self { socket: ours, process: KillOnDrop::new(child.pid, child.exit) })
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// Those of the work; `Unknown` when the helper was killed.
+    pub(super) async fn ask(mut self, request: &Request, fds: Vec<OwnedFd>) -> Result<u32> {
+        let answer = match self.talk(request, fds).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                drop(self.socket);
+                let status = self.process.ended().await.status;
+                let what = format!("the runtime's helper ended with {status}");
+                return Err(Error::caused(ErrorKind::Unknown, what, error));
+            }
+        };
+        answer.into()
+    }
+
+    async fn talk(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Result<Answer> {
+        let (head, json) = wire::encode(request)?;
+        let send = || {
+            let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+            let rights = [ControlMessage::ScmRights(&numbers)];
+            let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };
+            let text = [IoSlice::new(&head)];
+            let socket = self.socket.as_raw_fd();
+            Ok(sendmsg::<()>(socket, &text, rights, MsgFlags::MSG_NOSIGNAL, None)?)
+        };
+        let sent =
+            self.socket.async_io(Interest::WRITABLE, send).await.context("write", "request")?;
+        // Whoever reads the streams is to see their end when the process ends.
+        drop(fds);
+        let rest = head.get(sent..).unwrap_or_default();
+        self.socket.write_all(rest).await.context("write", "request")?;
+        self.socket.write_all(&json).await.context("write", "request")?;
+        let mut head = [0; wire::LENGTH_BYTES];
+        self.socket.read_exact(&mut head).await.context("read", "answer")?;
+        let mut json = vec![0; wire::length(head)?];
+        self.socket.read_exact(&mut json).await.context("read", "answer")?;
+        wire::decode(&json)
+    }
+}
+
+/// The life of a helper that was executed: the socket is its standard input.
+///
+/// # Errors
+/// `InvalidArgument` when it was not executed by a shim.
+pub fn main(parent: Option<&str>) -> Result<()> {
+    let parent = parent.and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
+    let parent = parent.ok_or_else(|| Error::invalid("only a shim starts a helper"))?;
+    program::seal_self().context("seal", "this program")?;
+    let socket = process::take_stdin().context("take", "standard input")?;
+    match serve(&StdStream::from(socket), parent) {
+        0 => Ok(()),
+        _ => Err(Error::internal("the helper has failed")),
+    }
+}
+
+/// Answers one question.
+fn serve(socket: &StdStream, parent: Pid) -> u8 {
+    let served = ready(parent).and_then(|()| match wire::receive(socket)? {
+        // Not needed any more.
+        None => Ok(()),
+        Some((request, fds)) => wire::answer(socket, &run(request, fds).into()),
+    });
+    match served {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(error = %error.report(), "helper");
+            1
+        }
+    }
+}
+
+/// A helper must not go on for a shim that is gone. Its working folder may be
+/// that of a container that is gone, too.
+fn ready(parent: Pid) -> Result<()> {
+    let get_ready = || {
+        prctl::set_name(c"shim-helper")?;
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if Pid::parent() != parent {
+            return Err(nix::errno::Errno::ESRCH);
+        }
+        chdir("/")
+    };
+    get_ready().map_err(io::Error::from).context("prepare", "the helper")
+}
+
+fn run(request: Request, fds: Vec<OwnedFd>) -> Result<u32> {
+    let Request { id, root, streams, console, work } = request;
+    let id = Id::new("container id", &id)?;
+    let store = Store::new(root);
+    let mut fds = fds.into_iter();
+    let fds = streams.map(|is_there| if is_there { fds.next() } else { None });
+    let streams = Streams { fds, console };
+    let sibling = true;
+    match work {
+        Work::Create { bundle, pid_file, no_pivot_root, no_new_keyring } => {
+            let (bundle, pid_file) = (&*bundle, Some(&*pid_file));
+            let request = oci::Create {
+                id: &id,
+                bundle,
+                streams,
+                pid_file,
+                no_pivot_root,
+                no_new_keyring,
+                sibling,
+            };
+            oci::create(&store, request)
+        }
+        Work::Exec { process, pid_file } => {
+            let (process, pid_file) = (process.as_bytes(), Some(&*pid_file));
+            oci::exec(&store, oci::Exec { id: &id, process, streams, pid_file, sibling })
+        }
+        Work::Start => oci::start(&store, &id).map(|()| 0),
+        Work::Delete { force } => oci::delete(&store, &id, force).map(|()| 0),
+    }
+}

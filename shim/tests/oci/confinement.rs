@@ -1,0 +1,174 @@
+//! Users, capabilities, and what keeps a process from the host.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::harness::Bed;
+
+#[test]
+fn who_it_is() {
+    let script = "id -u; id -g; id -G; umask; echo $HOME; pwd; hostname";
+    let Some(bed) = Bed::new("who", script) else { return };
+    let bed = bed
+        .set("/process/user", json!({"uid": 7, "gid": 8, "additionalGids": [9, 10], "umask": 0o27}))
+        .set("/process/cwd", json!("/made/on/the/way"));
+    fs::create_dir(bed.path("rootfs/etc")).unwrap();
+    fs::write(bed.path("rootfs/etc/passwd"), "root:x:0:0::/root:\nu:x:7:8::/home/u:\n").unwrap();
+    assert_eq!(bed.output(), "7\n8\n8 9 10\n0027\n/home/u\n/made/on/the/way\nbox\n");
+}
+
+#[test]
+fn capabilities_are_those_that_were_asked_for() {
+    let Some(bed) = Bed::new("caps", "grep -E '^(Cap|NoNewPrivs)' /proc/self/status") else {
+        return;
+    };
+    let none = "0000000000000000";
+    let expect = |[inheritable, permitted, effective, bounding, ambient]: [&str; 5], nnp| {
+        format!(
+            "CapInh:\t{inheritable}\nCapPrm:\t{permitted}\nCapEff:\t{effective}\n\
+             CapBnd:\t{bounding}\nCapAmb:\t{ambient}\nNoNewPrivs:\t{nnp}\n"
+        )
+    };
+    // None at all, even for root.
+    assert_eq!(bed.output(), expect([none; 5], 0));
+    let some = json!(["CAP_KILL", "CAP_NET_RAW"]);
+    let bed = bed
+        .set("/process/capabilities/bounding", some.clone())
+        .set("/process/capabilities/effective", some.clone())
+        .set("/process/capabilities/permitted", some.clone());
+    let held = "0000000000002020";
+    assert_eq!(bed.output(), expect([none, held, held, held, none], 0));
+    // Who is not root keeps what is ambient.
+    let bed = bed
+        .set("/process/user/uid", json!(5))
+        .set("/process/noNewPrivileges", json!(true))
+        .set("/process/capabilities/inheritable", some.clone())
+        .set("/process/capabilities/ambient", some);
+    assert_eq!(bed.output(), expect([held, held, held, held, held], 1));
+}
+
+#[test]
+fn an_added_process_is_as_confined_as_it_says() {
+    let Some(bed) = Bed::new("exec-who", "sleep 1000") else { return };
+    bed.start();
+    let process = json!({
+        "user": {"uid": 3, "gid": 4, "additionalGids": [5]},
+        "args": ["sh", "-c", "id -u; id -G; echo $A $HOME; pwd; ulimit -n; grep CapEff /proc/self/status"],
+        "env": ["PATH=/bin", "A=b"],
+        "cwd": "/bin",
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 78}],
+        "oomScoreAdj": 500,
+    });
+    fs::write(bed.path("process.json"), process.to_string()).unwrap();
+    let output = bed.ok(&["exec", "--process", "process.json", &bed.id]);
+    assert_eq!(output, "3\n4 5\nb /\n/bin\n77\nCapEff:\t0000000000000000\n");
+    let output = bed.ok(&[
+        "exec",
+        "--user",
+        "1:2",
+        "--cwd",
+        "/dev",
+        "--env",
+        "B=c",
+        "--cap",
+        "CAP_KILL",
+        &bed.id,
+        "sh",
+        "-c",
+        "id -u; id -g; pwd; echo $B",
+    ]);
+    assert_eq!(output, "1\n2\n/dev\nc\n");
+    // Its status is the command's.
+    let output = bed.command(&["exec", &bed.id, "sh", "-c", "exit 5"]).status().unwrap();
+    assert_eq!(output.code(), Some(5));
+}
+
+#[test]
+fn limits_of_processes() {
+    let Some(bed) = Bed::new("rlimits", "ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj")
+    else {
+        return;
+    };
+    let bed = bed
+        .set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]))
+        .set("/process/oomScoreAdj", json!(123));
+    assert_eq!(bed.output(), "100\n200\n123\n");
+}
+
+#[test]
+fn nothing_of_the_host_is_open() {
+    let Some(bed) = Bed::new("open", "ls /proc/self/fd; sleep 1000") else { return };
+    bed.start();
+    // The fourth is that of the folder that is listed.
+    let seen = "0\n1\n2\n3\n";
+    bed.until("its output", || fs::read_to_string(bed.path("output")).unwrap().ends_with("3\n"));
+    assert!(fs::read_to_string(bed.path("output")).unwrap().ends_with(seen));
+    assert!(bed.exec("ls /proc/self/fd").ends_with(seen));
+}
+
+/// Whoever is inside can look at the runtime's own program while a process is
+/// being added, and can have it executed by its link, but cannot write to it
+/// (CVE-2019-5736).
+#[test]
+fn the_runtime_is_out_of_reach() {
+    // Keeps hold of whatever program a process has that comes by, and tries to
+    // write to it, at once and when nobody runs it any more.
+    let script = r#"
+        tries=0
+        while [ ! -e /stop ]; do
+            for process in /proc/[0-9]*; do
+                case $process in /proc/1|/proc/self|/proc/$$) continue;; esac
+                (exec 3</$process/exe && echo held && exec 4>/proc/self/fd/3 && echo WRITTEN) 2>>/errors
+            done
+        done
+    "#;
+    let Some(bed) = Bed::new("reach", script) else { return };
+    // More than a container should ever have.
+    let all = json!(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"]);
+    let bed = bed
+        .set("/process/capabilities/bounding", all.clone())
+        .set("/process/capabilities/effective", all.clone())
+        .set("/process/capabilities/permitted", all);
+    let shim = env!("CARGO_BIN_EXE_containerd-shim");
+    let before = fs::read(shim).unwrap();
+    bed.start();
+    for _ in 0..20 {
+        bed.ok(&["exec", &bed.id, "true"]);
+    }
+    // By its link it is executed, and is the same file on the same mount.
+    let link = "exec 3</proc/self/exe; sleep 0; (exec 4>/proc/self/fd/3) 2>&1; true";
+    bed.exec(link);
+    let executed = bed.command(&["exec", &bed.id, "/proc/self/exe", "-v"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&executed.stdout).contains("WRITTEN"));
+    fs::write(bed.path("rootfs/stop"), "").unwrap();
+    bed.until("the end", || bed.state()["status"] == "stopped");
+    let output = fs::read_to_string(bed.path("output")).unwrap();
+    assert!(!output.contains("WRITTEN"), "{output}");
+    assert!(fs::read(shim).unwrap() == before, "the program has changed");
+}
+
+/// The same from its other side: what the waiting first process is executed
+/// from is a mount that only allows reading.
+#[test]
+fn the_program_of_a_waiting_container_cannot_be_written_to() {
+    let Some(bed) = Bed::new("sealed", "true") else { return };
+    bed.create();
+    let link = format!("/proc/{}/exe", bed.pid());
+    let held = fs::File::open(&link).unwrap();
+    let program = nix::sys::statvfs::fstatvfs(&held).unwrap();
+    assert!(program.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
+    let busy = fs::OpenOptions::new().write(true).open(&link).unwrap_err();
+    assert!(
+        [Some(nix::libc::ETXTBSY), Some(nix::libc::EROFS)].contains(&busy.raw_os_error()),
+        "{busy}"
+    );
+    bed.ok(&["start", &bed.id]);
+    bed.until("the end", || bed.state()["status"] == "stopped");
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&held);
+    let again = fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}")).unwrap_err();
+    assert!(
+        [Some(nix::libc::ETXTBSY), Some(nix::libc::EROFS)].contains(&again.raw_os_error()),
+        "{again}"
+    );
+}

@@ -1,0 +1,60 @@
+//! Programs that are run along a container's life.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::Bed;
+
+/// A hook that notes its name and what it was told of the container.
+fn hook(bed: &Bed, name: &str) -> Value {
+    let notes = bed.path("notes");
+    let script = format!(
+        "read state; echo \"{name} $A $(echo $state | sed 's/.*\"status\":\"\\([a-z]*\\)\".*/\\1/')\" >>{}",
+        notes.display()
+    );
+    json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["A=b", "PATH=/bin:/usr/bin"]}])
+}
+
+#[test]
+fn each_at_its_time() {
+    let Some(bed) = Bed::new("hooks", "echo program >>/notes") else { return };
+    let (prestart, runtime) = (hook(&bed, "prestart"), hook(&bed, "createRuntime"));
+    let (container, poststart) = (hook(&bed, "createContainer"), hook(&bed, "poststart"));
+    let poststop = hook(&bed, "poststop");
+    // Inside there are other paths.
+    let start = json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo startContainer >>/notes"]}]);
+    let bed = bed
+        .set("/hooks/prestart", prestart)
+        .set("/hooks/createRuntime", runtime)
+        .set("/hooks/createContainer", container)
+        .set("/hooks/startContainer", start)
+        .set("/hooks/poststart", poststart)
+        .set("/hooks/poststop", poststop);
+    bed.output();
+    let notes = fs::read_to_string(bed.path("notes")).unwrap();
+    let lines = "prestart b creating\ncreateRuntime b creating\ncreateContainer b creating\n\
+                 poststart b running\npoststop b stopped\n";
+    assert_eq!(notes, lines);
+    let inside = fs::read_to_string(bed.path("rootfs/notes")).unwrap();
+    assert_eq!(inside, "startContainer\nprogram\n");
+}
+
+#[test]
+fn one_that_fails_ends_the_container() {
+    for list in ["prestart", "createRuntime", "createContainer"] {
+        let Some(bed) = Bed::new(&format!("hook-{list}"), "true") else { return };
+        let bed = bed.set(&format!("/hooks/{list}"), json!([{"path": "/bin/false"}]));
+        let words = bed.refusal();
+        assert!(words.contains("hook"), "{list}: {words}");
+    }
+}
+
+#[test]
+fn one_that_comes_too_late_changes_nothing() {
+    let Some(bed) = Bed::new("hook-late", "echo ran") else { return };
+    let bed = bed
+        .set("/hooks/poststart", json!([{"path": "/bin/false"}]))
+        .set("/hooks/poststop", json!([{"path": "/no/such/program"}]));
+    assert_eq!(bed.output(), "ran\n");
+}

@@ -1,0 +1,102 @@
+//! Filesystems.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::harness::Bed;
+
+#[test]
+fn mounts_are_as_asked_for() {
+    let script = "(echo x >/ro/f) 2>/dev/null || echo read-only; cat /ro/f; echo y >/rw/f; \
+                  stat -c %a /small; grep ' /small ' /proc/mounts | grep -o size=64k; cat /one";
+    let Some(bed) = Bed::new("mounts", script) else { return };
+    for (folder, content) in [("ro", "r\n"), ("rw", "w\n")] {
+        fs::create_dir(bed.path(folder)).unwrap();
+        fs::write(bed.path(folder).join("f"), content).unwrap();
+    }
+    let bind = |bed: Bed, source: &str, point: &str, options: &[&str]| {
+        let source = bed.path(source);
+        bed.add(
+            "/mounts",
+            json!({"destination": point, "type": "bind", "source": source, "options": options}),
+        )
+    };
+    let bed = bind(bed, "ro", "/ro", &["rbind", "ro", "rprivate"]);
+    let bed = bind(bed, "rw", "/rw", &["bind"]);
+    let bed = bind(bed, "ro/f", "/one", &["bind", "ro"]);
+    let bed = bed.add(
+        "/mounts",
+        json!({"destination": "/small", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k", "mode=1700"]}),
+    );
+    assert_eq!(bed.output(), "read-only\nr\n1700\nsize=64k\nr\n");
+    assert_eq!(fs::read_to_string(bed.path("rw/f")).unwrap(), "y\n");
+}
+
+/// A link in the image must not lead a mount out of it.
+#[test]
+fn a_mount_stays_inside() {
+    let Some(bed) = Bed::new("inside", "ls /etc/out") else { return };
+    let outside = bed.path("outside");
+    fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, bed.path("rootfs/etc")).unwrap();
+    // Seen from inside, the link leads here.
+    let inside = bed.path("rootfs").join(outside.strip_prefix("/").unwrap());
+    fs::create_dir_all(&inside).unwrap();
+    let bed =
+        bed.add("/mounts", json!({"destination": "/etc/out", "type": "tmpfs", "source": "tmpfs"}));
+    bed.output();
+    assert!(inside.join("out").exists());
+    assert_eq!(fs::read_dir(outside).unwrap().count(), 0);
+}
+
+#[test]
+fn propagation_is_that_of_each_mount() {
+    let script = "grep -E ' /(shared|slave|private) ' /proc/self/mountinfo | \
+                  sed 's/ - .*//' | awk '{print $5, $7, $8}'";
+    let Some(bed) = Bed::new("propagation", script) else { return };
+    let mut bed = bed;
+    for kind in ["shared", "slave", "private"] {
+        fs::create_dir(bed.path(kind)).unwrap();
+        let source = bed.path(kind);
+        bed = bed.add(
+            "/mounts",
+            json!({"destination": format!("/{kind}"), "type": "bind", "source": source, "options": ["rbind", format!("r{kind}")]}),
+        );
+    }
+    let output = bed.set("/linux/rootfsPropagation", json!("rslave")).output();
+    let lines: Vec<_> = output.lines().map(str::trim).collect();
+    assert!(lines[0].starts_with("/shared shared:"), "{output}");
+    assert!(!lines[1].contains("shared:"), "{output}");
+    assert_eq!(lines[2], "/private", "{output}");
+}
+
+#[test]
+fn paths_are_masked_and_read_only() {
+    let script = "cat /proc/kcore | wc -c; ls /proc/acpi 2>/dev/null | wc -l; \
+                  (echo 1 >/proc/sys/kernel/panic) 2>&1 | grep -o 'Read-only file system'; \
+                  (echo 1 >/x) 2>&1 | grep -o 'Read-only file system'";
+    let Some(bed) = Bed::new("masked", script) else { return };
+    let bed = bed
+        .set("/linux/maskedPaths", json!(["/proc/kcore", "/proc/acpi", "/proc/none"]))
+        .set("/linux/readonlyPaths", json!(["/proc/sys", "/proc/none"]))
+        .set("/root/readonly", json!(true));
+    assert_eq!(bed.output(), "0\n0\nRead-only file system\nRead-only file system\n");
+}
+
+#[test]
+fn kernel_parameters_are_set() {
+    let script = "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax";
+    let Some(bed) = Bed::new("sysctl", script) else { return };
+    let sysctl = json!({"net.ipv4.ip_forward": "1", "kernel.msgmax": "12345"});
+    assert_eq!(bed.set("/linux/sysctl", sysctl).output(), "1\n12345\n");
+}
+
+#[test]
+fn without_pivot_root() {
+    let Some(bed) = Bed::new("no-pivot", "ls / | grep -c bin") else { return };
+    bed.create();
+    bed.ok(&["delete", &bed.id]);
+    let output = bed.command(&["run", "--no-pivot", &bed.id]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n");
+}
