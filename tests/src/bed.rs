@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use containerd_api::types::Mount;
 use tokio::runtime;
 
 use crate::{
-    Api, Container, Ctr, Daemon, Events, Origin, Pairing, Process, Sandbox, Spec, Stdio, leaks,
-    program,
+    Api, Container, Ctr, Daemon, Events, Load, Origin, Pairing, Process, Sandbox, Spec, Stdio,
+    leaks, program,
     programs::{obstacle, skip},
 };
 
@@ -118,6 +118,11 @@ impl Bed {
     /// None arrive.
     pub async fn events(&self) -> Result<Events> {
         Events::subscribe(&self.daemon).await
+    }
+
+    /// What it takes to make many containers at once.
+    pub fn load(&self) -> Load {
+        Load::new(self.api.clone(), self.spec("", ""), self.sandbox.cgroup())
     }
 
     /// The runtime name by which the daemon finds the shim of the pairing.
@@ -236,10 +241,7 @@ impl Bed {
     /// # Errors
     /// The daemon refuses, or the task did not die of the signal.
     pub async fn destroy(&self, task: &Process) -> Result<()> {
-        task.kill(nix::sys::signal::Signal::SIGKILL).await.context("kill")?;
-        let exit = task.wait().await?;
-        ensure!(exit.status == 137, "{exit:?} after SIGKILL");
-        self.remove(task).await
+        self.load().destroy(task).await
     }
 
     /// A `ctr` for this daemon, in the namespace of this test.

@@ -121,6 +121,11 @@ impl Process {
         Self { api: api.clone(), container: container.into(), exec: exec.into(), pid, stdio }
     }
 
+    /// A handle of the init of a container, which may or may not exist.
+    pub fn of(api: &Api, container: &str) -> Self {
+        Self::new(api, container, "", 0, Stdio::null())
+    }
+
     /// Lets the program run.
     ///
     /// # Errors

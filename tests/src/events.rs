@@ -1,6 +1,10 @@
 //! A subscriber that stays, whatever happens to the daemon.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use containerd_api::{
@@ -13,7 +17,10 @@ use prost_types::Timestamp;
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::Request;
 
-use crate::{Api, Daemon, time::within};
+use crate::{
+    Api, Daemon,
+    time::{within, within_time},
+};
 
 /// Metadata key with which a subscriber of our daemon says what it has seen:
 /// the time of the last envelope, as seconds, a dot and nine digits.
@@ -73,7 +80,7 @@ pub struct Event {
 /// Everything a subscriber has heard. Subscribes again when the daemon is back,
 /// after the last event that it has seen.
 pub struct Events {
-    api_socket: std::path::PathBuf,
+    api_socket: PathBuf,
     heard: watch::Receiver<Vec<Event>>,
     task: JoinHandle<()>,
 }
@@ -84,9 +91,21 @@ impl Events {
     /// # Errors
     /// They do not.
     pub async fn subscribe(daemon: &Daemon) -> Result<Self> {
+        Self::listen_at(daemon.socket(), daemon.starts()).await
+    }
+
+    /// The same at the socket of a daemon that somebody else has started. Hears
+    /// nothing more once that has ended.
+    ///
+    /// # Errors
+    /// No events arrive.
+    pub async fn subscribe_at(socket: &Path) -> Result<Self> {
+        Self::listen_at(socket, watch::channel(0).1).await
+    }
+
+    async fn listen_at(address: &Path, mut starts: watch::Receiver<u32>) -> Result<Self> {
         let (sender, heard) = watch::channel(Vec::new());
-        let socket = daemon.socket().to_owned();
-        let mut starts = daemon.starts();
+        let socket = address.to_owned();
         let task = tokio::spawn(async move {
             loop {
                 // Seen before the connection is tried, so that a start which
@@ -99,7 +118,7 @@ impl Events {
                 }
             }
         });
-        let events = Self { api_socket: daemon.socket().to_owned(), heard, task };
+        let events = Self { api_socket: address.to_owned(), heard, task };
         events.sync().await?;
         Ok(events)
     }
@@ -122,7 +141,7 @@ impl Events {
                 let request = PublishRequest { topic: MARKER_TOPIC.into(), event: Some(event) };
                 api.events().publish(request).await?;
                 let came = heard.wait_for(|all| all.iter().any(|e| e.container == marker));
-                let patience = std::time::Duration::from_millis(100);
+                let patience = Duration::from_millis(100);
                 if let Ok(result) = tokio::time::timeout(patience, came).await {
                     result?;
                     return Ok(());
@@ -151,6 +170,28 @@ impl Events {
         let all = within(what, heard.wait_for(|all| all.iter().any(&test))).await;
         let Ok(all) = all else { bail!("no event: {what}; heard: {:#?}", self.all()) };
         all?.iter().find(|event| test(event)).cloned().context("event")
+    }
+
+    /// Waits, for `limit` at most, until `count` events have been heard for which
+    /// `test` is true.
+    ///
+    /// # Errors
+    /// Fewer came.
+    pub async fn wait_for_many(
+        &self,
+        what: &str,
+        count: usize,
+        limit: Duration,
+        test: impl Fn(&Event) -> bool,
+    ) -> Result<()> {
+        let mut heard = self.heard.clone();
+        let came = |all: &[Event]| all.iter().filter(|event| test(event)).count();
+        let enough = heard.wait_for(|all| came(all) >= count);
+        let Ok(enough) = within_time(limit, what, enough).await else {
+            bail!("{what}: {} of {count} came in {} s", came(&self.all()), limit.as_secs());
+        };
+        enough.context("the subscription has ended")?;
+        Ok(())
     }
 
     /// Waits for the exit of a process.
@@ -185,7 +226,7 @@ impl Drop for Events {
 }
 
 /// Subscribes and adds to `heard` until the stream ends.
-async fn listen(socket: &std::path::Path, heard: &watch::Sender<Vec<Event>>) -> Result<()> {
+async fn listen(socket: &Path, heard: &watch::Sender<Vec<Event>>) -> Result<()> {
     // The namespace does not matter: all are heard.
     let api = Api::connect(socket, "default").await?;
     let mut request = Request::new(SubscribeRequest::default());

@@ -26,6 +26,28 @@ pub fn arguments(pid: u32) -> Vec<String> {
         .collect()
 }
 
+/// True if a process is a shim, whoever made it.
+pub fn is_shim(pid: u32) -> bool {
+    names_shim(&arguments(pid))
+}
+
+/// The shims of one containerd namespace, which they are told when they start.
+pub fn shims_in(namespace: &str) -> Vec<u32> {
+    pids()
+        .into_iter()
+        .filter(|pid| {
+            let arguments = arguments(*pid);
+            names_shim(&arguments)
+                && arguments.windows(2).any(|pair| pair == ["-namespace", namespace])
+        })
+        .collect()
+}
+
+fn names_shim(arguments: &[String]) -> bool {
+    let name = arguments.first().and_then(|path| path.rsplit('/').next());
+    name.is_some_and(|name| name.starts_with("containerd-shim"))
+}
+
 /// The mount namespace of a process, as the kernel names it.
 pub fn mount_namespace(pid: u32) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/mnt"))

@@ -206,7 +206,7 @@ impl Sandbox {
 
     /// The shim processes, whatever container they are for.
     pub fn shims(&self) -> Vec<u32> {
-        self.processes().into_iter().filter(|pid| is_shim(&proc::arguments(*pid))).collect()
+        self.processes().into_iter().filter(|pid| proc::is_shim(*pid)).collect()
     }
 
     /// The shim that was started for the container `id`.
@@ -315,11 +315,6 @@ impl Drop for Sandbox {
             eprintln!("the holder of the mount namespace: {error}");
         }
     }
-}
-
-fn is_shim(arguments: &[String]) -> bool {
-    let name = arguments.first().and_then(|path| path.rsplit('/').next());
-    name.is_some_and(|name| name.starts_with("containerd-shim"))
 }
 
 /// Calls `visit` for `folder` and each folder below it, parents first.

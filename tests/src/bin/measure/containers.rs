@@ -1,13 +1,17 @@
 //! The life of containers, and what daemons and shims cost.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use containerd_api::services::tasks::v1::ListTasksRequest;
-use tests::{Bed, Container, Process, Stdio, proc};
+use tests::{
+    Bed, Process,
+    figures::{megabytes, milliseconds},
+    proc,
+};
 use tokio::task::JoinSet;
 
-use super::figures::{Figures, ORIGINAL, OURS, Row, megabytes, milliseconds, pid, row, table};
+use super::figures::{Figures, ORIGINAL, OURS, Row, pid, row, table};
 
 /// Rounds of one container at a time.
 const SINGLE_ROUNDS: usize = 40;
@@ -46,7 +50,7 @@ pub(crate) async fn measure(beds: &mut [Bed; 2]) -> Result<String> {
     for round in 0..SINGLE_ROUNDS {
         for (bed, figures) in beds.iter().zip(&mut figures) {
             let begin = Instant::now();
-            live(bed, &format!("single-{round}")).await?;
+            bed.load().live(&format!("single-{round}")).await?;
             // The first one reads the programs from disk.
             if round > 0 {
                 figures.note(SINGLE, milliseconds(begin.elapsed()));
@@ -58,7 +62,8 @@ pub(crate) async fn measure(beds: &mut [Bed; 2]) -> Result<String> {
             let begin = Instant::now();
             let mut lives = JoinSet::new();
             for number in 0..WIDTH {
-                lives.spawn(prepared(bed, &format!("parallel-{round}-{number}")).await?);
+                let load = bed.load();
+                lives.spawn(async move { load.live(&format!("parallel-{round}-{number}")).await });
             }
             for result in lives.join_all().await {
                 result?;
@@ -90,32 +95,9 @@ pub(crate) async fn measure(beds: &mut [Bed; 2]) -> Result<String> {
     Ok(table(&[(OURS, &figures[0]), (ORIGINAL, &figures[1])], &ROWS))
 }
 
-/// One whole life of a container that does nothing.
-async fn live(bed: &Bed, id: &str) -> Result<()> {
-    prepared(bed, id).await?.await
-}
-
-/// The same as a future that stands for itself.
-async fn prepared(bed: &Bed, id: &str) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
-    let spec = bed.spec(id, "").args(&["/bin/true"]);
-    let container = Container::create(bed.api(), id, &spec, BTreeMap::new()).await?;
-    Ok(async move {
-        let mut task = container.task(false, Vec::new(), Stdio::null()).await?;
-        task.start().await?;
-        task.wait().await?;
-        task.delete().await?;
-        Ok(container.delete().await?)
-    })
-}
-
 async fn start_until(bed: &Bed, tasks: &mut Vec<Process>, count: usize) -> Result<()> {
     while tasks.len() < count {
-        let id = format!("stays-{}", tasks.len());
-        let spec = bed.spec(&id, "").args(&["/bin/sleep", "100000"]);
-        let container = bed.container(&id, &spec).await?;
-        let mut task = container.task(false, Vec::new(), Stdio::null()).await?;
-        task.start().await?;
-        tasks.push(task);
+        tasks.push(bed.load().settle(&format!("stays-{}", tasks.len())).await?);
     }
     Ok(())
 }

@@ -1,9 +1,13 @@
 //! What was measured, and how it is shown.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{collections::BTreeMap, fmt::Write};
 
 use anyhow::{Context, Result};
-use tests::{Bed, proc};
+use tests::{
+    Bed,
+    figures::{Summary, megabytes},
+    proc,
+};
 
 /// How our side is called in tables.
 pub(crate) const OURS: &str = "this";
@@ -43,9 +47,7 @@ impl Figures {
     }
 
     fn median(&self, row: &str) -> Option<f64> {
-        let mut values = self.0.get(row)?.clone();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        Summary::of(self.0.get(row)?).map(|summary| summary.median())
     }
 }
 
@@ -79,14 +81,4 @@ pub(crate) fn pid(bed: &Bed) -> Result<u32> {
 /// The most memory that a daemon had since [`proc::reset_peak`].
 pub(crate) fn peak(bed: &Bed) -> Result<f64> {
     Ok(megabytes(proc::peak(pid(bed)?)?))
-}
-
-/// Kilobytes as the kernel counts them in the megabytes of the tables.
-pub(crate) fn megabytes(kilobytes: u64) -> f64 {
-    kilobytes as f64 / 1000.0
-}
-
-/// For tables.
-pub(crate) fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }
