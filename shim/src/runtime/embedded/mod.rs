@@ -27,6 +27,8 @@ mod features;
 pub mod helper;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub(crate) use features::json as features;
