@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
-use containerd_api::types::Mount;
+use containerd_api::{runc::v1::Options, to_any, types::Mount};
 use tokio::runtime;
 
 use crate::{
@@ -151,7 +151,11 @@ impl Bed {
     pub fn spec(&self, id: &str, script: &str) -> Spec {
         let rootfs = self.sandbox.rootfs().display().to_string();
         let cgroup = format!("{}/{id}", self.sandbox.cgroup());
-        Spec::shell(script, &rootfs, &cgroup, &self.runtime())
+        let spec = Spec::shell(script, &rootfs, &cgroup, &self.runtime());
+        if !self.daemon.pairing().names_runtime() {
+            return spec;
+        }
+        spec.options(to_any(&Options { binary_name: "runc".into(), ..Options::default() }))
     }
 
     /// A mount list that makes the test's root filesystem appear in the bundle.

@@ -72,6 +72,9 @@ macro_rules! every_pairing {
         $crate::pairing!(our_shim, $crate::Pairing::OUR_SHIM, $($test),+);
         $crate::pairing!(our_daemon, $crate::Pairing::OUR_DAEMON, $($test),+ $(, $($more),+)?);
         $crate::pairing!(ours, $crate::Pairing::OURS, $($test),+ $(, $($more),+)?);
+        $crate::pairing!(
+            ours_with_runc, $crate::Pairing::OURS_WITH_RUNC, $($test),+ $(, $($more),+)?
+        );
     };
 }
 

@@ -39,33 +39,46 @@ pub struct Pairing {
     pub daemon: Origin,
     /// Whose `containerd-shim-runc-v2` it is.
     pub shim: Origin,
-    /// What the shim calls when it calls `runc`.
+    /// What makes the containers.
     pub runtime: Runtime,
 }
 
-/// An OCI runtime of Debian's.
+/// An OCI runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Runtime {
-    /// The original.
+    /// The one inside our shim, which it uses if it is told of no other.
+    Embedded,
+    /// The original, Debian's.
     Runc,
-    /// The one in C, with the same command line.
+    /// The one in C, with the same command line, Debian's too. It is called runc.
     Crun,
 }
 
 impl Pairing {
     /// All of it Debian's: shows that the test itself is right.
-    pub const ORIGINAL: Self = Self::with_runc(Origin::Debian, Origin::Debian);
+    pub const ORIGINAL: Self = Self::new(Origin::Debian, Origin::Debian);
     /// Our shim under Debian's daemon.
-    pub const OUR_SHIM: Self = Self::with_runc(Origin::Debian, Origin::Ours);
+    pub const OUR_SHIM: Self = Self::new(Origin::Debian, Origin::Ours);
     /// Debian's shim under our daemon.
-    pub const OUR_DAEMON: Self = Self::with_runc(Origin::Ours, Origin::Debian);
+    pub const OUR_DAEMON: Self = Self::new(Origin::Ours, Origin::Debian);
     /// All of it ours.
-    pub const OURS: Self = Self::with_runc(Origin::Ours, Origin::Ours);
+    pub const OURS: Self = Self::new(Origin::Ours, Origin::Ours);
+    /// All of it ours, but for runc.
+    pub const OURS_WITH_RUNC: Self = Self { runtime: Runtime::Runc, ..Self::OURS };
     /// All of it ours, with crun in the place of runc.
     pub const OURS_WITH_CRUN: Self = Self { runtime: Runtime::Crun, ..Self::OURS };
 
-    const fn with_runc(daemon: Origin, shim: Origin) -> Self {
-        Self { daemon, shim, runtime: Runtime::Runc }
+    const fn new(daemon: Origin, shim: Origin) -> Self {
+        let runtime = match shim {
+            Origin::Ours => Runtime::Embedded,
+            Origin::Debian => Runtime::Runc,
+        };
+        Self { daemon, shim, runtime }
+    }
+
+    /// Does our shim have to be told which runtime to call?
+    pub(crate) fn names_runtime(&self) -> bool {
+        self.shim == Origin::Ours && self.runtime != Runtime::Embedded
     }
 }
 

@@ -85,7 +85,7 @@ async fn remove(bundle: &Bundle, namespace: &Id, id: &Id) -> Result<()> {
     let embedded = options.is_embedded() && EmbeddedRuntime::made(&root, id) != Some(false);
     let runtime: Box<dyn Runtime> = match embedded {
         true => {
-            let helpers = Arc::new(Helpers::new(reaper));
+            let helpers = Arc::new(Helpers::new(reaper, None));
             Box::new(EmbeddedRuntime::new(root, bundle.path(), helpers))
         }
         false => {

@@ -64,7 +64,7 @@ async fn features(options: &RuntimeOptions) -> Result<Option<Any>> {
     };
     let runtime: Box<dyn Runtime> = match options.is_embedded() {
         true => {
-            let helpers = Arc::new(Helpers::new(reaper));
+            let helpers = Arc::new(Helpers::new(reaper, None));
             Box::new(EmbeddedRuntime::new(config.root, &config.work, helpers))
         }
         false => Box::new(BinaryRuntime::new(config, reaper)),

@@ -63,6 +63,8 @@ pub struct Config {
     pub path: PathBuf,
     /// The bound socket.
     pub listener: UnixListener,
+    /// The first container is made by the runtime inside this program.
+    pub is_embedded: bool,
     /// Where events go.
     pub ttrpc_address: Option<String>,
     /// Log debug messages too.
@@ -75,7 +77,7 @@ pub struct Config {
 /// When the runtime, the reaper or the server cannot be set up.
 pub fn run(config: Config) -> Result<()> {
     // Nothing is here yet that a fork must not copy.
-    let helper = Forked::new()?;
+    let helper = if config.is_embedded { Forked::new()? } else { None };
     process::trim_allocator();
     log::init(config.debug);
     block_on(serve(config, helper))
@@ -96,7 +98,17 @@ pub fn foreground(args: Args) -> Result<()> {
     };
     let ttrpc_address = std::env::var("TTRPC_ADDRESS").ok();
     let listener = socket.into_listener()?;
-    run(Config { namespace, id, bundle, path, listener, ttrpc_address, debug: args.debug })
+    let is_embedded = true;
+    run(Config {
+        namespace,
+        id,
+        bundle,
+        path,
+        listener,
+        is_embedded,
+        ttrpc_address,
+        debug: args.debug,
+    })
 }
 
 /// Runs a future on the shim's one thread.
@@ -113,7 +125,7 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
 
 async fn serve(config: Config, helper: Option<Forked>) -> Result<()> {
     let reaper = Reaper::start()?;
-    let helpers = Arc::new(Helpers::with_first(Arc::clone(&reaper), helper));
+    let helpers = Arc::new(Helpers::new(Arc::clone(&reaper), helper));
     let outbox = Arc::new(Outbox::new(config.namespace.clone()));
     let daemon = Arc::new(Endpoint::new(config.ttrpc_address.as_deref()));
     let delivery = tokio::spawn({
@@ -125,7 +137,7 @@ async fn serve(config: Config, helper: Option<Forked>) -> Result<()> {
         namespace: config.namespace.clone(),
         reaper: Arc::clone(&reaper),
         outbox: Arc::clone(&outbox),
-        runtimes: runtimes(config.namespace, reaper, helpers),
+        runtimes: runtimes(config.namespace, reaper, Arc::clone(&helpers)),
         background: background.clone(),
     }));
     config.listener.set_nonblocking(true).context("set up", "the socket")?;
@@ -135,6 +147,10 @@ async fn serve(config: Config, helper: Option<Forked>) -> Result<()> {
         .add_listener(accept(listener, Arc::clone(&outbox)))
         .register_service(service::services(&tasks, &outbox, &daemon));
     server.start().await.map_err(Error::from).context("serve", config.path.display())?;
+    if config.is_embedded {
+        // While the daemon connects.
+        helpers.prepare();
+    }
     info!("shim of {} in {} serves", config.id, outbox.namespace());
 
     shut_down(&tasks).await?;

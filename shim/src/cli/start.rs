@@ -87,7 +87,17 @@ pub fn run(args: Args) -> Result<()> {
             let listener = socket.into_listener()?;
             detach(streams, listener.as_raw_fd())?;
             let debug = args.debug || bootstrap.debug;
-            serve::run(Config { namespace, id, bundle, path, listener, ttrpc_address, debug })
+            let is_embedded = bootstrap.options.is_embedded();
+            serve::run(Config {
+                namespace,
+                id,
+                bundle,
+                path,
+                listener,
+                is_embedded,
+                ttrpc_address,
+                debug,
+            })
         }
     }
 }

@@ -9,7 +9,6 @@
 //! remove all of it.
 
 use std::{
-    ffi::CString,
     io::Write,
     os::fd::AsFd,
     path::{Path, PathBuf},
@@ -118,6 +117,7 @@ fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
         began: 0,
         groups: Groups::plan(&path, linux.resources().as_ref())?,
         namespaces: kinds.fold(CloneFlags::empty(), |all, kind| all | kind).bits() as u32,
+        has_keyring: !request.no_new_keyring,
         annotations: config.spec.annotations().clone().unwrap_or_default(),
         poststart: config.hooks.poststart().clone().unwrap_or_default(),
         poststop: config.hooks.poststop().clone().unwrap_or_default(),
@@ -154,11 +154,7 @@ fn bear(
         in_user_namespace: place.has_user(),
         time: place.time.as_ref(),
         enter: None,
-        keyring: match request.no_new_keyring {
-            true => None,
-            // An id has no zero byte.
-            false => CString::new(format!("_ses.{}", request.id)).ok(),
-        },
+        keyring: record.keyring(request.id),
         args,
         executor,
     };

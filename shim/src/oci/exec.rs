@@ -98,7 +98,7 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
         in_user_namespace,
         time: None,
         enter: Some((init.as_fd(), kinds - CloneFlags::CLONE_NEWPID)),
-        keyring: None,
+        keyring: record.keyring(request.id),
         args,
         executor,
     };

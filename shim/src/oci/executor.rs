@@ -17,7 +17,10 @@ use std::{
 
 use libcontainer::{
     capabilities::drop_privileges,
-    syscall::linux::LinuxSyscall,
+    syscall::{
+        Syscall, SyscallError,
+        linux::{self, LinuxSyscall, MountAttr},
+    },
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
 use nix::{
@@ -26,7 +29,7 @@ use nix::{
     sys::socket::{ControlMessage, MsgFlags, sendmsg},
     unistd::{AccessFlags, execve, faccessat},
 };
-use oci_spec::runtime::{LinuxCapabilities, Spec};
+use oci_spec::runtime::{LinuxCapabilities, Mount, Spec};
 
 use super::{process::limit_resources, seccomp::Filter, spec::Confined, streams};
 use crate::sys::{process, tty};
@@ -158,6 +161,10 @@ impl Executor for Become {
 fn adjust(spec: &Spec) -> Result<(), String> {
     for mount in spec.mounts().iter().flatten() {
         let options = mount.options().iter().flatten();
+        if options.clone().any(|option| option == "ro") {
+            protect(mount)
+                .map_err(|e| format!("mounts[{}]: ro: {e}", mount.destination().display()))?;
+        }
         for flags in options.filter_map(|option| propagation(option)) {
             let target = mount.destination();
             nix::mount::mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
@@ -171,6 +178,22 @@ fn adjust(spec: &Spec) -> Result<(), String> {
             .map_err(|e| format!("process.consoleSize: {e}"))?;
     }
     Ok(())
+}
+
+/// Makes a mount read-only where libcontainer does not: it leaves the v1
+/// hierarchies writable, with the container's own limits in them, and `/dev`,
+/// where it had yet to make devices.
+fn protect(mount: &Mount) -> Result<(), SyscallError> {
+    let tree = match (mount.typ().as_deref(), mount.destination()) {
+        (Some("cgroup"), _) => linux::AT_RECURSIVE,
+        (_, point) if point == Path::new("/dev") => 0,
+        _ => return Ok(()),
+    };
+    let attributes =
+        MountAttr { attr_set: linux::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let size = size_of_val(&attributes);
+    // The path is absolute, so the descriptor is not looked at.
+    LinuxSyscall.mount_setattr(io::stdin().as_fd(), mount.destination(), tree, &attributes, size)
 }
 
 /// How a mount and its copies follow each other (mount(8), "Shared subtrees").

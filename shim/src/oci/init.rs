@@ -63,7 +63,7 @@ pub(super) struct Line {
     to_init: InitSender,
     from_maker: InitReceiver,
     /// Init says here why it failed.
-    failure: (PipeReader, PipeWriter),
+    failure: (Option<PipeReader>, PipeWriter),
     /// Init hears here that its ids are mapped.
     mapping: Option<(PipeReader, PipeWriter)>,
     /// The listener of a filter comes through here.
@@ -74,7 +74,7 @@ pub(super) struct Line {
 pub(super) struct Maker {
     from_init: MainReceiver,
     to_init: InitSender,
-    failure: PipeReader,
+    failure: Option<PipeReader>,
     pub(super) mapping: Option<PipeWriter>,
     pub(super) listener: Option<UnixStream>,
 }
@@ -84,7 +84,8 @@ impl Line {
         let failed = |e| Error::caused(ErrorKind::Internal, "make a channel", e);
         let (to_maker, from_init) = main_channel().map_err(failed)?;
         let (to_init, from_maker) = init_channel().map_err(failed)?;
-        let failure = io::pipe().context("make", "a pipe")?;
+        let (words, failure) = io::pipe().context("make", "a pipe")?;
+        let failure = (Some(words), failure);
         let mapping = maps.then(io::pipe).transpose().context("make", "a pipe")?;
         let listener = listens.then(UnixStream::pair).transpose().context("make", "a socket")?;
         Ok(Self { to_maker, from_init, to_init, from_maker, failure, mapping, listener })
@@ -144,7 +145,7 @@ impl Maker {
     fn words(&self) -> Option<String> {
         let mut words = Vec::new();
         // What cannot be read was not said.
-        let _ = (&self.failure).take(MAX_WORDS_BYTES).read_to_end(&mut words);
+        let _ = self.failure.as_ref()?.take(MAX_WORDS_BYTES).read_to_end(&mut words);
         (!words.is_empty()).then(|| String::from_utf8_lossy(&words).into_owned())
     }
 }
@@ -190,7 +191,7 @@ pub(super) fn args(
 /// program.
 pub(super) fn live(birth: &Birth<'_>, line: &mut Line) -> u8 {
     // Each end has one holder, so that its end is noticed.
-    let _ = (line.from_init.close(), line.to_init.close());
+    let _ = (line.from_init.close(), line.to_init.close(), line.failure.0.take());
     let mapping = line.mapping.take().map(|(mapped, _)| mapped);
     if let Some((_, init)) = line.listener.take() {
         // The executor knows it by its number.
@@ -204,6 +205,7 @@ pub(super) fn live(birth: &Birth<'_>, line: &mut Line) -> u8 {
         Ok(()) => "the process went on after its end".to_owned(),
         Err(error) => birth.executor.failure().unwrap_or_else(|| error.report().to_string()),
     };
+    sys::process::ignore_broken_pipes();
     // Once the container was started nobody listens; its own standard error is
     // what is left then, as with runc.
     if line.failure.1.write_all(words.as_bytes()).is_err() {

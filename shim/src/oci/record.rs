@@ -11,6 +11,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::CString,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
@@ -50,6 +51,9 @@ pub(crate) struct Record {
     pub(crate) groups: Groups,
     /// It has namespaces of these kinds, by clone flag.
     pub(crate) namespaces: u32,
+    /// Its processes have a session keyring of their own.
+    #[serde(default)]
+    pub(crate) has_keyring: bool,
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub(crate) annotations: HashMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -182,6 +186,13 @@ fn is_empty(folder: &Path) -> bool {
 }
 
 impl Record {
+    /// The name of the session keyring of the container's processes, if they have
+    /// one: the first one makes it, and those that are added join it.
+    pub(super) fn keyring(&self, id: &Id) -> Option<CString> {
+        // An id has no zero byte.
+        self.has_keyring.then(|| CString::new(format!("_ses.{id}")).ok()).flatten()
+    }
+
     /// Is init alive? A zombie is not.
     pub(crate) fn is_alive(&self) -> bool {
         self.pid != 0

@@ -175,6 +175,12 @@ pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
 
+/// Has writing to a pipe without a reader fail, instead of ending this process.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: an ignored signal refers to no code.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Sets whether others may look into this process, and follow its links in
 /// `/proc` (PR_SET_DUMPABLE).
 ///

@@ -1,6 +1,6 @@
 //! Users, capabilities, and what keeps a process from the host.
 
-use std::fs;
+use std::{fs, process::Stdio};
 
 use serde_json::json;
 
@@ -171,4 +171,32 @@ fn the_program_of_a_waiting_container_cannot_be_written_to() {
         [Some(nix::libc::ETXTBSY), Some(nix::libc::EROFS)].contains(&again.raw_os_error()),
         "{again}"
     );
+}
+
+/// What is in the daemon's session keyring is nothing to a container.
+#[test]
+fn session_keyrings() {
+    if fs::read("/proc/keys").is_err() {
+        eprintln!("session_keyrings: skipped, needs a kernel with keys");
+        return;
+    }
+    let Some(bed) = Bed::new("keys", "sleep 1000") else { return };
+    bed.start();
+    let keys = bed.exec("grep keyring /proc/keys");
+    assert!(keys.contains(&format!("_ses.{}", bed.id)), "{keys}");
+    let id = |keys: &str| {
+        let line = keys.lines().find(|line| line.contains("_ses.oci-keys")).unwrap().to_owned();
+        line.split(' ').next().unwrap().to_owned()
+    };
+    // All of them share one.
+    assert_eq!(id(&bed.exec("cat /proc/keys")), id(&keys));
+    bed.ok(&["delete", "--force", &bed.id]);
+    let mut create = bed.command(&["create", "--no-new-keyring", &bed.id]);
+    // A pipe would be open as long as the container.
+    let created = create.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert!(created.success());
+    bed.ok(&["start", &bed.id]);
+    // The kernel collects the old one some time after its last user.
+    let name = format!("_ses.{}", bed.id);
+    bed.until("no keyring", || !bed.exec("cat /proc/keys").contains(&name));
 }

@@ -58,7 +58,7 @@ impl Bed {
                 mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666"]),
             ],
             "linux": {
-                "cgroupsPath": format!("/containerd-shim-test/{id}"),
+                "cgroupsPath": format!("/containerd-shim-test-{id}"),
                 "namespaces": [
                     {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
                     {"type": "network"},

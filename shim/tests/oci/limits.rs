@@ -102,7 +102,7 @@ fn groups_in_use_are_refused() {
     // The other's group is still there.
     assert_eq!(bed.state()["status"], "running");
     assert!(!bed.groups().is_empty());
-    other.config["linux"]["cgroupsPath"] = json!("/containerd-shim-test/none");
+    other.config["linux"]["cgroupsPath"] = json!("/containerd-shim-test-none");
 }
 
 /// All that is below a container's group goes with it, so a group that others
@@ -110,12 +110,22 @@ fn groups_in_use_are_refused() {
 #[test]
 fn a_group_above_others_is_refused() {
     let Some(bed) = Bed::new("below", "sleep 1000") else { return };
+    let above = bed.config["linux"]["cgroupsPath"].clone();
+    let below = format!("{}/below", above.as_str().unwrap());
+    let mut bed = bed.set("/linux/cgroupsPath", json!(below));
     bed.start();
     let Some(other) = Bed::new("above", "true") else { return };
-    let mut other = other.set("/linux/cgroupsPath", json!("/containerd-shim-test"));
+    let mut other = other.set("/linux/cgroupsPath", above.clone());
     let output = other.run();
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(words.contains("linux.cgroupsPath"), "{words}");
-    other.config["linux"]["cgroupsPath"] = json!("/containerd-shim-test/none");
     assert_eq!(bed.state()["status"], "running");
+    bed.ok(&["delete", "--force", &bed.id]);
+    assert!(bed.groups().is_empty());
+    // What was made on the way to it stays, as with other runtimes.
+    bed.config["linux"]["cgroupsPath"] = above;
+    for group in bed.groups() {
+        fs::remove_dir(group).unwrap();
+    }
+    other.config["linux"]["cgroupsPath"] = json!("/containerd-shim-test-none");
 }

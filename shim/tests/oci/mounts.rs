@@ -100,3 +100,34 @@ fn without_pivot_root() {
     let output = bed.command(&["run", "--no-pivot", &bed.id]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n");
 }
+
+/// Else a container could lift its own limits.
+#[test]
+fn control_groups_are_read_only_if_asked_for() {
+    let script = "grep -E ' /sys/fs/cgroup' /proc/self/mountinfo | cut -d ' ' -f 6 | cut -d , -f 1 | sort -u";
+    let Some(bed) = Bed::new("cgroup-ro", script) else { return };
+    let mut bed = bed.add(
+        "/mounts",
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]}),
+    );
+    let groups = |options: &[&str]| json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options});
+    let mounts = bed.config["mounts"].clone();
+    for kinds in [&["pid", "mount", "uts"][..], &["pid", "mount", "uts", "cgroup"]] {
+        let namespaces: Vec<_> = kinds.iter().map(|kind| json!({"type": kind})).collect();
+        bed.config["linux"]["namespaces"] = json!(namespaces);
+        for (options, seen) in [(&["ro", "nosuid"][..], "ro\n"), (&["rw"], "rw\n")] {
+            bed.config["mounts"] = mounts.clone();
+            bed = bed.add("/mounts", groups(options));
+            assert_eq!(bed.output(), seen, "{kinds:?}");
+        }
+    }
+}
+
+#[test]
+fn devices_are_in_a_read_only_folder_if_asked_for() {
+    let script =
+        "(echo x >/dev/new) 2>&1 | grep -o 'Read-only file system'; echo x >/dev/null && echo null";
+    let Some(bed) = Bed::new("dev-ro", script) else { return };
+    let bed = bed.set("/mounts/1/options", json!(["mode=755", "ro"]));
+    assert_eq!(bed.output(), "Read-only file system\nnull\n");
+}

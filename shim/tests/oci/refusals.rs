@@ -95,6 +95,16 @@ fn a_missing_program_is_said_so_as_runc_does() {
     std::fs::set_permissions(bed.path("rootfs/bin/text"), mode).unwrap();
     let said = bed.refused(&["exec", &bed.id, "text"]);
     assert!(said.contains("exec /bin/text: exec format error"), "{said}");
+    // The first process becomes its program when nobody waits for it any more, so
+    // it says so itself.
+    let Some(late) = Bed::new("missing-late", "true") else { return };
+    std::fs::copy(bed.path("rootfs/bin/text"), late.path("rootfs/bin/text")).unwrap();
+    let output = late.set("/process/args", json!(["text"])).run();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(
+        (output.status.code(), said.trim()),
+        (Some(255), "exec /bin/text: exec format error")
+    );
 }
 
 #[test]

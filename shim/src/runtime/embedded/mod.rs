@@ -27,6 +27,8 @@ mod features;
 pub mod helper;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub(crate) use features::json as features;
@@ -47,26 +49,23 @@ pub struct Helpers {
 }
 
 impl Helpers {
-    /// None is there until one is needed.
-    pub fn new(reaper: Arc<Reaper>) -> Self {
-        Self { reaper, first: Mutex::default(), program: None }
+    /// `forked` is the first helper, if one could be forked before there was a
+    /// runtime.
+    pub fn new(reaper: Arc<Reaper>, forked: Option<Forked>) -> Self {
+        let first = forked.and_then(|forked| Helper::adopt(forked, &reaper));
+        Self { reaper, first: Mutex::new(first), program: None }
     }
 
-    /// The first one waits already, so that the first container does not: the
-    /// one that was forked before there was a runtime, else one that is executed
-    /// now.
-    pub fn with_first(reaper: Arc<Reaper>, forked: Option<Forked>) -> Self {
-        let helpers = Self::new(reaper);
-        let first = match forked.and_then(|forked| Helper::adopt(forked, &helpers.reaper)) {
-            Some(first) => Ok(first),
-            None => Helper::spawn(None, &helpers.reaper),
-        };
-        match first {
-            Ok(first) => *helpers.lock() = Some(first),
-            // It is tried again when one is needed, and said to whom it concerns.
-            Err(error) => tracing::warn!("no helper yet: {}", error.report()),
+    /// Has the first helper wait, so that the first container does not.
+    pub fn prepare(&self) {
+        let mut first = self.lock();
+        if first.is_none() {
+            match Helper::spawn(self.program.as_deref(), &self.reaper) {
+                Ok(helper) => *first = Some(helper),
+                // It is tried again when one is needed, and said to whom it concerns.
+                Err(error) => tracing::warn!("no helper yet: {}", error.report()),
+            }
         }
-        helpers
     }
 
     /// Lets the first helper go, if nobody has used it.
