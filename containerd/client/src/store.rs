@@ -13,7 +13,7 @@ use containerd_images::{
 };
 use shim_protocol::Result;
 
-use crate::{Namespace, content};
+use crate::{Namespace, Resource, content};
 
 /// How much goes into one message: Go's daemon takes 16 MiB, and copies it all.
 const PIECE_BYTES: usize = 1 << 20;
@@ -30,6 +30,18 @@ impl Namespace {
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(crate) namespace: Namespace,
+}
+
+impl Store {
+    /// Lets the lease hold content that is there; answers whether it still is.
+    /// Our daemon has done so when it says that it is there, and Go's has not,
+    /// and may be about to collect it.
+    async fn hold(&self, digest: &Digest) -> Result<bool> {
+        let Some(lease) = self.namespace.lease() else { return Ok(true) };
+        let resource = Resource { id: digest.to_string(), kind: "content".into() };
+        self.namespace.leases().add_resource(lease, resource).await?;
+        Ok(self.info(digest).await?.is_some())
+    }
 }
 
 #[async_trait]
@@ -52,9 +64,15 @@ impl ContentStore for Store {
         size: u64,
         expected: Option<&Digest>,
     ) -> Result<Box<dyn ContentWriter>> {
-        let expected = expected.map(Digest::to_string);
         let content = self.namespace.content();
-        Ok(Box::new(Writer(content.write(reference, size, expected.as_deref()).await?)))
+        let named = expected.map(Digest::to_string);
+        loop {
+            match (content.write(reference, size, named.as_deref()).await, expected) {
+                // It may have been collected before the lease held it.
+                (Err(e), Some(digest)) if e.is_already_exists() && !self.hold(digest).await? => {}
+                (writer, _) => return Ok(Box::new(Writer(writer?))),
+            }
+        }
     }
 
     async fn set_labels(&self, digest: &Digest, labels: BTreeMap<String, String>) -> Result<()> {
