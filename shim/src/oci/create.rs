@@ -76,7 +76,7 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     store.reserve(request.id)?;
     let mut undo = Undo { store, id: request.id, groups: None, init: None, is_done: false };
     store.write(request.id, &record)?;
-    record.groups.make()?;
+    record.groups.make(config.linux.resources().as_ref())?;
     undo.groups = Some(record.groups.clone());
     record.groups.allow_devices(config.linux.resources().as_ref())?;
     if let Some(resources) = config.linux.resources() {
@@ -115,7 +115,7 @@ fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
         created: Some(SystemTime::now()),
         pid: 0,
         began: 0,
-        groups: Groups::plan(&path, linux.resources().as_ref())?,
+        groups: Groups::plan(&path)?,
         namespaces: kinds.fold(CloneFlags::empty(), |all, kind| all | kind).bits() as u32,
         has_keyring: !request.no_new_keyring,
         annotations: config.spec.annotations().clone().unwrap_or_default(),

@@ -1,8 +1,8 @@
 //! The control groups of a container: made, limited, frozen, emptied, removed.
 //!
 //! A controller lives in a v1 hierarchy or in the v2 tree, and a machine may
-//! have both. Where it has, the container gets a group in the v2 tree only if
-//! a limit needs one that lives there.
+//! have both. Then the container has a group in either, or it would stay in the
+//! daemon's in one of them.
 //!
 //! Moving a process costs a grace period of RCU where the kernel has to keep
 //! its other threads still. So no process is moved: in v1 a child moves itself,
@@ -108,7 +108,7 @@ impl Groups {
     ///
     /// # Errors
     /// `InvalidArgument` for a path that leads out.
-    pub(crate) fn plan(path: &Path, resources: Option<&LinuxResources>) -> Result<Self> {
+    pub(crate) fn plan(path: &Path) -> Result<Self> {
         if path.components().any(|part| part == Component::ParentDir) {
             return Err(Error::invalid(format!("linux.cgroupsPath: {}", path.display())));
         }
@@ -139,9 +139,6 @@ impl Groups {
                 groups.v1.push((names, folder));
             }
         }
-        if !groups.v1.is_empty() && !resources.is_some_and(|asked| groups.needs_unified(asked)) {
-            groups.v2 = None;
-        }
         Ok(groups)
     }
 
@@ -153,13 +150,13 @@ impl Groups {
         unified || (pages && self.v1("hugetlb").is_none()) || (rdma && self.v1("rdma").is_none())
     }
 
-    /// Makes the groups.
+    /// Makes the groups, with the controllers that `resources` needs.
     ///
     /// # Errors
     /// `FailedPrecondition` when one is there and in use. What was made until
     /// then is removed.
-    pub(crate) fn make(&self) -> Result<()> {
-        let made = self.make_all();
+    pub(crate) fn make(&self, resources: Option<&LinuxResources>) -> Result<()> {
+        let made = self.make_all(resources);
         if made.is_err() {
             // The first error says why; groups in use are not ours to remove.
             let _ = self.remove_folders();
@@ -167,7 +164,7 @@ impl Groups {
         made
     }
 
-    fn make_all(&self) -> Result<()> {
+    fn make_all(&self, resources: Option<&LinuxResources>) -> Result<()> {
         for (controllers, folder) in &self.v1 {
             tree::make(folder)?;
             if has(controllers, "cpuset") {
@@ -175,7 +172,9 @@ impl Groups {
             }
         }
         if let Some(Unified { root, group }) = &self.v2 {
-            tree::enable_controllers(root, group)?;
+            if self.v1.is_empty() || resources.is_some_and(|asked| self.needs_unified(asked)) {
+                tree::enable_controllers(root, group)?;
+            }
             tree::make(group)?;
         }
         Ok(())
