@@ -75,6 +75,7 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
 
     store.reserve(request.id)?;
     let mut undo = Undo { store, id: request.id, groups: None, init: None, is_done: false };
+    record.groups.require_unused()?;
     store.write(request.id, &record)?;
     record.groups.make(config.linux.resources().as_ref())?;
     undo.groups = Some(record.groups.clone());

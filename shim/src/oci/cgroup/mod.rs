@@ -150,23 +150,45 @@ impl Groups {
         unified || (pages && self.v1("hugetlb").is_none()) || (rdma && self.v1("rdma").is_none())
     }
 
+    /// Are they nobody's? To be asked before it is noted whose they are: who
+    /// finds that kills all that is in them.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when one has processes.
+    pub(crate) fn require_unused(&self) -> Result<()> {
+        self.folders().try_for_each(tree::unused)
+    }
+
     /// Makes the groups, with the controllers that `resources` needs.
     ///
     /// # Errors
     /// `FailedPrecondition` when one is there and in use. What was made until
-    /// then is removed.
+    /// then is removed, and nothing else.
     pub(crate) fn make(&self, resources: Option<&LinuxResources>) -> Result<()> {
-        let made = self.make_all(resources);
-        if made.is_err() {
-            // The first error says why; groups in use are not ours to remove.
-            let _ = self.remove_folders();
+        let mut made = Vec::new();
+        let outcome = self.make_all(resources, &mut made);
+        if outcome.is_err() {
+            for folder in made {
+                // The first error says why.
+                let _ = tree::remove(folder);
+            }
         }
-        made
+        outcome
     }
 
-    fn make_all(&self, resources: Option<&LinuxResources>) -> Result<()> {
+    fn make_all<'a>(
+        &'a self,
+        resources: Option<&LinuxResources>,
+        made: &mut Vec<&'a Path>,
+    ) -> Result<()> {
+        let mut make = |folder: &'a Path| -> Result<()> {
+            if tree::make(folder)? {
+                made.push(folder);
+            }
+            Ok(())
+        };
         for (controllers, folder) in &self.v1 {
-            tree::make(folder)?;
+            make(folder)?;
             if has(controllers, "cpuset") {
                 tree::inherit_cpuset(folder)?;
             }
@@ -175,7 +197,7 @@ impl Groups {
             if self.v1.is_empty() || resources.is_some_and(|asked| self.needs_unified(asked)) {
                 tree::enable_controllers(root, group)?;
             }
-            tree::make(group)?;
+            make(group)?;
         }
         Ok(())
     }
@@ -308,10 +330,13 @@ impl Groups {
     }
 
     fn remove_folders(&self) -> Result<()> {
-        let v1 = self.v1.iter().map(|(_, folder)| folder);
-        let folders = v1.chain(self.v2.as_ref().map(|unified| &unified.group));
         // Each is worth removing even if the one before was not.
-        folders.map(|folder| tree::remove(folder)).fold(Ok(()), Result::and)
+        self.folders().map(tree::remove).fold(Ok(()), Result::and)
+    }
+
+    fn folders(&self) -> impl Iterator<Item = &Path> {
+        let v1 = self.v1.iter().map(|(_, folder)| folder.as_path());
+        v1.chain(self.v2.as_ref().map(|unified| unified.group.as_path()))
     }
 
     fn v1(&self, controller: &str) -> Option<&Path> {

@@ -196,3 +196,23 @@ fn device_rules_hold_in_v2() {
     let fuse = json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "r"});
     assert_eq!(outcome("one", json!([none, fuse])), "11111");
 }
+
+#[test]
+fn groups_of_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (free, used) = (dir.path().join("free"), dir.path().join("used"));
+    group(&free.join("below"), &["cgroup.procs"]);
+    group(&used, &["cgroup.procs"]);
+    fs::write(used.join("cgroup.procs"), "1\n").unwrap();
+    let new = dir.path().join("new");
+    let v1 = [("a", &free), ("b", &new), ("c", &used)];
+    let v1 = v1.map(|(name, folder)| (name.to_owned(), folder.clone())).to_vec();
+    let groups = Groups { v1, v2: None };
+    assert_eq!(groups.require_unused().unwrap_err().kind(), ErrorKind::FailedPrecondition);
+    assert_eq!(groups.make(None).unwrap_err().kind(), ErrorKind::FailedPrecondition);
+    // What was there before, also if it is empty, is not removed; what is new is.
+    assert!(free.join("below").is_dir() && used.is_dir() && !new.exists());
+    let free = Groups { v1: vec![("a".into(), free)], v2: None };
+    free.require_unused().unwrap();
+    free.make(None).unwrap();
+}

@@ -13,21 +13,24 @@ use crate::cgroup::Membership;
 
 const PROCS: &str = "cgroup.procs";
 
-/// Makes a group, and those above it.
-pub(super) fn make(folder: &Path) -> Result<()> {
+/// Makes a group, and those above it. Answers whether it was not there.
+pub(super) fn make(folder: &Path) -> Result<bool> {
     let made = match fs::create_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => fs::create_dir_all(folder),
         made => made,
     };
     match made {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => unused(folder),
-        made => made.context("make cgroup", folder.display()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => unused(folder).map(|()| false),
+        made => made.context("make cgroup", folder.display()).map(|()| true),
     }
 }
 
 /// A group that is there already may be taken over if it is nobody's: all that
 /// is in it and below goes with the container.
-fn unused(folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// `FailedPrecondition` when it has processes.
+pub(super) fn unused(folder: &Path) -> Result<()> {
     let mut found = Vec::new();
     pids(folder, &mut found)?;
     if found.is_empty() {
