@@ -11,7 +11,7 @@ use containerd_images::{
         ContentInfo, ContentReader, ContentStore, ContentWriter, Image as StoredImage, ImageStore,
     },
 };
-use shim_protocol::Result;
+use shim_protocol::{Error, ErrorKind, Result};
 
 use crate::{Namespace, Resource, content};
 
@@ -33,14 +33,20 @@ pub struct Store {
 }
 
 impl Store {
-    /// Lets the lease hold content that is there; answers whether it still is.
-    /// Our daemon has done so when it says that it is there, and Go's has not,
-    /// and may be about to collect it.
-    async fn hold(&self, digest: &Digest) -> Result<bool> {
-        let Some(lease) = self.namespace.lease() else { return Ok(true) };
+    /// Lets the lease hold content that a commit has found to be there. Our
+    /// daemon has done so by then; Go's has not, and may be about to collect it
+    /// (containerd, `plugins/services/content/contentserver`).
+    ///
+    /// # Errors
+    /// `Aborted` when it was collected meanwhile: it has to be written again.
+    async fn hold(&self, digest: &Digest) -> Result<()> {
+        let Some(lease) = self.namespace.lease() else { return Ok(()) };
         let resource = Resource { id: digest.to_string(), kind: "content".into() };
         self.namespace.leases().add_resource(lease, resource).await?;
-        Ok(self.info(digest).await?.is_some())
+        match self.info(digest).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Aborted, format!("content {digest} is gone again"))),
+        }
     }
 }
 
@@ -64,15 +70,10 @@ impl ContentStore for Store {
         size: u64,
         expected: Option<&Digest>,
     ) -> Result<Box<dyn ContentWriter>> {
+        let expected = expected.map(Digest::to_string);
         let content = self.namespace.content();
-        let named = expected.map(Digest::to_string);
-        loop {
-            match (content.write(reference, size, named.as_deref()).await, expected) {
-                // It may have been collected before the lease held it.
-                (Err(e), Some(digest)) if e.is_already_exists() && !self.hold(digest).await? => {}
-                (writer, _) => return Ok(Box::new(Writer(writer?))),
-            }
-        }
+        let writer = content.write(reference, size, expected.as_deref()).await?;
+        Ok(Box::new(Writer { writer, store: self.clone() }))
     }
 
     async fn set_labels(&self, digest: &Digest, labels: BTreeMap<String, String>) -> Result<()> {
@@ -108,23 +109,26 @@ impl ContentReader for Reader {
     }
 }
 
-struct Writer(content::ContentWriter);
+struct Writer {
+    writer: content::ContentWriter,
+    store: Store,
+}
 
 #[async_trait]
 impl ContentWriter for Writer {
     fn offset(&self) -> u64 {
-        self.0.offset()
+        self.writer.offset()
     }
 
     async fn write(&mut self, piece: Bytes) -> Result<()> {
         for part in piece.chunks(PIECE_BYTES) {
-            self.0.write(part.to_vec()).await?;
+            self.writer.write(part.to_vec()).await?;
         }
         Ok(())
     }
 
     async fn clear(&mut self) -> Result<()> {
-        self.0.clear();
+        self.writer.clear();
         Ok(())
     }
 
@@ -134,8 +138,15 @@ impl ContentWriter for Writer {
         expected: Option<&Digest>,
         labels: BTreeMap<String, String>,
     ) -> Result<Digest> {
-        let expected = expected.map(Digest::to_string);
-        Digest::parse(&self.0.commit(size, expected.as_deref(), labels).await?)
+        let Self { writer, store } = *self;
+        let named = expected.map(Digest::to_string);
+        match (writer.commit(size, named.as_deref(), labels).await, expected) {
+            (Err(e), Some(digest)) if e.is_already_exists() => {
+                store.hold(digest).await?;
+                Err(e.into())
+            }
+            (committed, _) => Digest::parse(&committed?),
+        }
     }
 }
 

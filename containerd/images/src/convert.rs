@@ -10,7 +10,7 @@ use std::{
     iter,
 };
 
-use futures::{FutureExt, StreamExt};
+use futures::FutureExt;
 use shim_protocol::{Context, Error, Result};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::{
     manifest::{Config, Index, Manifest},
     media_type, origin,
     platform::Matcher,
-    pull::{ending, side_by_side, unless_failed},
+    pull::all,
     store::ContentStore,
     unpack::stopped,
     walk::{self, Walk},
@@ -131,13 +131,9 @@ impl Convert<'_> {
     async fn uncompress(&self, layers: Vec<Digest>) -> Result<Made> {
         // What fails ends the rest, and each is waited for: it has to clean up.
         let stop = self.stop.child_token();
-        let convert = async |layer: &Digest| {
-            let made = compression::convert(self.content, layer, Compression::None, &stop).await;
-            ending(&made, &stop);
-            made
-        };
-        let work = layers.iter().map(|layer| convert(layer).boxed());
-        let made = unless_failed(side_by_side(work).buffered(AT_ONCE).collect().await)?;
+        let convert =
+            |layer| compression::convert(self.content, layer, Compression::None, &stop).boxed();
+        let made = all(layers.iter().map(convert), AT_ONCE, &stop).await?;
         Ok(layers.into_iter().zip(made).collect())
     }
 

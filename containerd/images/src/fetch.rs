@@ -74,11 +74,12 @@ impl Fetcher<'_> {
         let reference = reference_key(descriptor);
         let labels = self.origin.and_then(|origin| origin.label(&BTreeMap::new()));
         let labels: BTreeMap<_, _> = labels.into_iter().collect();
+        let mut begun_anew = false;
         loop {
             let Some(mut writer) = self.open(&reference, descriptor).await? else {
                 return self.existed(descriptor).await;
             };
-            let resumed = writer.offset() > 0;
+            let resumed = writer.offset() > 0 && !begun_anew;
             let Descriptor { digest, size, .. } = descriptor;
             let committed = match self.fill(&mut *writer, descriptor).await {
                 Ok(()) => writer.commit(*size, Some(digest), labels.clone()).await,
@@ -102,6 +103,7 @@ impl Fetcher<'_> {
                     if !resumed {
                         return Err(e);
                     }
+                    begun_anew = true;
                 }
                 Err(e) => return Err(e),
             }

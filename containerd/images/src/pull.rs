@@ -98,7 +98,7 @@ impl Pull<'_> {
                 break;
             }
             let below = level.iter().map(|step| self.document(&fetcher, &step.descriptor).boxed());
-            let below = all(below, stop).await?;
+            let below = all(below, AT_ONCE, stop).await?;
             for (step, children) in level.iter().zip(below) {
                 walk.found(step, children)?;
             }
@@ -147,7 +147,7 @@ impl Pull<'_> {
             Ok(())
         };
         let fetches = configs.into_iter().chain(layers).map(|blob| fetch(blob).boxed());
-        all(fetches, stop).await.map(drop)
+        all(fetches, AT_ONCE, stop).await.map(drop)
     }
 
     /// Unpacks all manifests for which there is a target.
@@ -222,18 +222,26 @@ pub(crate) fn side_by_side<'a, T>(
     stream::iter(work.collect::<Vec<_>>())
 }
 
-/// Does work side by side; answers in its order what came of it. A failure ends
-/// the rest, which is waited for: it has to clean up.
-async fn all<'a, T: Send + 'a>(
+/// Does work side by side, so much at once; answers in its order what came of
+/// it. A failure ends the rest, which is waited for: it has to clean up.
+pub(crate) async fn all<'a, T: Send + 'a>(
     work: impl Iterator<Item = BoxFuture<'a, Result<T>>>,
+    at_once: usize,
     stop: &'a CancellationToken,
 ) -> Result<Vec<T>> {
-    let work = work.map(|work| work.inspect(|outcome| ending(outcome, stop)).boxed());
-    unless_failed(side_by_side(work).buffered(AT_ONCE).collect().await)
+    let numbered = work.enumerate().map(|(number, work)| {
+        let watched = work.inspect(|outcome| ending(outcome, stop));
+        watched.map(move |outcome| (number, outcome)).boxed()
+    });
+    // Sorted afterwards: what waits for its turn to be handed out takes the place
+    // of what could be done.
+    let mut done: Vec<_> = side_by_side(numbered).buffer_unordered(at_once).collect().await;
+    done.sort_by_key(|(number, _)| *number);
+    unless_failed(done.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
 /// A failure ends everything else.
-pub(crate) fn ending<T>(outcome: &Result<T>, stop: &CancellationToken) {
+fn ending<T>(outcome: &Result<T>, stop: &CancellationToken) {
     if outcome.is_err() {
         stop.cancel();
     }
@@ -241,7 +249,7 @@ pub(crate) fn ending<T>(outcome: &Result<T>, stop: &CancellationToken) {
 
 /// All that was done; or else the error that was not made by ending because of
 /// another, if there is one.
-pub(crate) fn unless_failed<T>(mut outcomes: Vec<Result<T>>) -> Result<Vec<T>> {
+fn unless_failed<T>(mut outcomes: Vec<Result<T>>) -> Result<Vec<T>> {
     let is_cause = |outcome: &Result<T>| {
         outcome.as_ref().is_err_and(|error| error.kind() != ErrorKind::Cancelled)
     };

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use shim_protocol::Result;
+use shim_protocol::{Error, ErrorKind, Result};
 
 use super::{
     Digest,
@@ -108,11 +108,17 @@ impl Content {
     /// Does the same where another process has them. A blob that could not be
     /// removed then is removed now.
     async fn sweep_remote(&self, remote: &Remote, now: SystemTime) -> Result<usize> {
+        let mut outcome = Ok(());
         let mut unswept = remote.take_unswept().into_iter();
         while let Some(digest) = unswept.next() {
             if let Err(error) = self.sweep_blob(&digest).await {
-                unswept.chain([digest]).for_each(|digest| remote.set_unswept(digest));
-                return Err(error);
+                let is_away = is_away(&error);
+                remote.set_unswept(digest);
+                outcome = Err(error);
+                if is_away {
+                    unswept.for_each(|digest| remote.set_unswept(digest));
+                    return outcome.map(|()| 0);
+                }
             }
         }
         let before = now.checked_sub(INGEST_LIFE).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -124,15 +130,22 @@ impl Content {
             let is_held = move |db: &Snapshot<'_>| {
                 leases::is_held(db, &named.namespace, &ingest_resource(&named.name))
             };
-            if self.db().read(is_held).await? {
+            // Somebody may have gone on with it since.
+            if self.db().read(is_held).await? || !remote.is_old(&reference, before).await? {
                 continue;
             }
             remote.store().abort(&reference.full()).await?;
             tracing::debug!(reference = reference.name, "removed an ingest");
             removed += 1;
         }
-        Ok(removed)
+        outcome.map(|()| removed)
     }
+}
+
+/// Whether another process that has the bytes does not answer: then there is no
+/// use in asking it for more.
+pub(crate) fn is_away(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::DeadlineExceeded)
 }
 
 /// Makes it no ingest any more, unless a lease holds it.

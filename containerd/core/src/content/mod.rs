@@ -34,6 +34,7 @@ use crate::filter::{Adaptor, labels_field};
 pub use blobs::Blob;
 pub(crate) use check::Findings;
 pub use containerd_images::{Algorithm, Digest};
+pub(crate) use garbage::is_away;
 pub use ingestion::Ingestion;
 pub use recover::Recovered;
 pub use remote::{RemoteStore, RemoteWriter};

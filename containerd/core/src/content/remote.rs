@@ -149,13 +149,27 @@ impl Remote {
 
     /// The ingests whose writer had a lease, or has not come back since `before`.
     pub(super) async fn old(&self, before: SystemTime) -> Result<Vec<Ref>> {
+        let noted = self.notes().leased.clone();
         let all = self.all().await?;
-        let mut notes = self.notes();
-        notes.leased.retain(|leased| all.iter().any(|(reference, _)| reference == leased));
-        let is_old = |reference: &Ref, status: &Status| {
-            notes.leased.contains(reference) || status.updated_at < before
+        let is_there: HashSet<&Ref> = all.iter().map(|(reference, _)| reference).collect();
+        // Not those of ingests that were begun meanwhile.
+        let is_over = |leased: &Ref| noted.contains(leased) && !is_there.contains(leased);
+        self.notes().leased.retain(|leased| !is_over(leased));
+        let is_old = |(reference, status): &(Ref, Status)| {
+            noted.contains(reference) || status.updated_at < before
         };
-        Ok(all.into_iter().filter(|(r, s)| is_old(r, s)).map(|(reference, _)| reference).collect())
+        Ok(all
+            .iter()
+            .filter(|found| is_old(found))
+            .map(|(reference, _)| reference.clone())
+            .collect())
+    }
+
+    /// The same, of one ingest, now.
+    pub(super) async fn is_old(&self, reference: &Ref, before: SystemTime) -> Result<bool> {
+        let status = self.status(reference).await?;
+        let leased = self.notes().leased.contains(reference);
+        Ok(status.is_some_and(|status| leased || status.updated_at < before))
     }
 
     /// Notes whether a lease holds an ingest, so that it goes with the lease.

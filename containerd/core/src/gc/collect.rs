@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use shim_protocol::{ErrorKind, Id, Result};
+use shim_protocol::{Id, Result};
 use tokio::sync::Mutex;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     announce::{Announcer, ObjectEvent},
-    content::{Content, Digest},
+    content::{Content, Digest, is_away},
     fault,
     metadata::{
         Change, Counts, Db, Key, Read, Touched, last_part,
@@ -145,7 +145,7 @@ impl Collector {
         let mut blobs = std::mem::take(&mut unswept.blobs).into_iter();
         while let Some(digest) = blobs.next() {
             if let Err(error) = self.content.sweep_blob(&digest).await {
-                let is_away = error.kind() == ErrorKind::Unavailable;
+                let is_away = is_away(&error);
                 worse(&mut outcome, error, "blob stays");
                 unswept.blobs.push(digest);
                 if is_away {

@@ -22,8 +22,10 @@ const SHORTEST_PASS: Duration = Duration::from_millis(5);
 /// How long after a pass the next one may be, while nothing else says how long.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much later a pass is tried again that failed.
+/// How much later a pass is tried again that failed; doubled with each that
+/// fails after it, up to [`RETRY_DELAY_MAX`].
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(64);
 
 /// When to collect.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -180,6 +182,8 @@ struct Schedule {
     earliest: Instant,
     /// Whether to collect at [`Self::earliest`] without any reason.
     first: bool,
+    /// Passes in a row that failed.
+    failures: u32,
     passes: u32,
     total: Duration,
     interval: Duration,
@@ -195,6 +199,7 @@ impl Schedule {
             urgent: None,
             earliest: now + config.startup_delay,
             first: !config.startup_delay.is_zero(),
+            failures: 0,
             passes: 0,
             total: Duration::ZERO,
             interval: FIRST_INTERVAL,
@@ -241,6 +246,7 @@ impl Schedule {
 
     /// It ended well, and took so long.
     fn end(&mut self, elapsed: Duration, now: Instant) {
+        self.failures = 0;
         self.passes = self.passes.saturating_add(1);
         self.total += elapsed;
         let threshold = self.config.pause_threshold;
@@ -253,7 +259,9 @@ impl Schedule {
 
     /// It failed, and is tried again.
     fn fail(&mut self, now: Instant) {
-        self.earliest = now + self.interval + RETRY_DELAY;
+        let delay = RETRY_DELAY.saturating_mul(1 << self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        self.earliest = now + self.interval + delay.min(RETRY_DELAY_MAX);
         self.first = true;
     }
 }
@@ -350,5 +358,14 @@ mod tests {
         schedule.begin(counts(7, 3));
         schedule.fail(now);
         assert_eq!(schedule.due(), Some(now + 2000 * MS));
+        schedule.begin(counts(7, 3));
+        schedule.fail(now);
+        assert_eq!(schedule.due(), Some(now + 3000 * MS));
+        (0..100).for_each(|_| schedule.fail(now));
+        assert_eq!(schedule.due(), Some(now + 65_000 * MS));
+        schedule.begin(counts(7, 3));
+        schedule.end(MS, now);
+        schedule.fail(now);
+        assert!(schedule.due() < Some(now + 3000 * MS));
     }
 }

@@ -32,9 +32,13 @@ impl Transfers {
             // until the lease expires.
             Err(error) if error.kind() == ErrorKind::Cancelled => {}
             Err(_) => {
+                let brought = self.0.leases.resources(&order.namespace, &lease).await;
                 self.drop_lease(&order.namespace, &lease).await;
-                // Whoever hears that the disk is full may try something smaller.
-                self.collect().await;
+                // Whoever hears that the disk is full may try something smaller. What
+                // has brought nothing has nothing to give back.
+                if brought.is_ok_and(|brought| !brought.is_empty()) {
+                    self.collect().await;
+                }
             }
             Ok(_) => self.drop_lease(&order.namespace, &lease).await,
         }

@@ -4,6 +4,7 @@ use std::{fmt::Display, time::Duration};
 
 use containerd_api::NAMESPACE_HEADER;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use tokio::time::timeout;
 use tonic::{
     Request, Status,
     transport::{Channel, Endpoint},
@@ -49,6 +50,23 @@ pub(super) fn request_in<T>(namespace: &Id, message: T) -> Request<T> {
         request.metadata_mut().insert(NAMESPACE_HEADER, value);
     }
     request
+}
+
+/// Waits for the whole of an answer. A request's own timeout is over when the
+/// answer begins.
+///
+/// # Errors
+/// `DeadlineExceeded` when it takes too long; those of the answer.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    action: &str,
+    subject: impl Display,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    timeout(deadline, work).await.unwrap_or_else(|_| {
+        let text = format!("{action} {subject}: no answer within {deadline:?}");
+        Err(Error::new(ErrorKind::DeadlineExceeded, text))
+    })
 }
 
 /// What another process answered, as our own error.

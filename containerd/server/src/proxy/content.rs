@@ -16,7 +16,7 @@ use shim_protocol::{Error, ErrorKind, Id, Result};
 use tonic::{Request, transport::Channel};
 
 use super::{
-    connection::{answer, lazy, request_in},
+    connection::{answer, lazy, request_in, within},
     ingest::Ingest,
 };
 use crate::services::convert::time_in;
@@ -51,10 +51,8 @@ impl ContentStore {
         self.client.clone()
     }
 
-    fn request<T>(&self, message: T, deadline: Duration) -> Request<T> {
-        let mut request = request_in(&self.namespace, message);
-        request.set_timeout(deadline);
-        request
+    fn request<T>(&self, message: T) -> Request<T> {
+        request_in(&self.namespace, message)
     }
 
     async fn open(&self, reference: &str, total: u64) -> Result<Ingest> {
@@ -89,6 +87,15 @@ fn status(status: api::Status) -> Result<Status> {
     })
 }
 
+fn listed(info: &api::Info) -> Result<(Digest, u64)> {
+    Ok((Digest::parse(&info.digest)?, unsigned(info.size)?))
+}
+
+/// One odd entry must not hide all others.
+fn known<T>(entry: Result<T>) -> Option<T> {
+    entry.inspect_err(|e| tracing::warn!(error = %e.report(), "pass over an odd entry")).ok()
+}
+
 /// What is not there, is none.
 fn there<T>(outcome: Result<T>) -> Result<Option<T>> {
     match outcome {
@@ -100,9 +107,11 @@ fn there<T>(outcome: Result<T>) -> Result<Option<T>> {
 #[async_trait]
 impl RemoteStore for ContentStore {
     async fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+        const ACTION: &str = "look at content";
         let message = api::InfoRequest { digest: digest.to_string() };
-        let response = self.client().info(self.request(message, QUICK)).await;
-        let info = there(answer(response, "look at content", digest))?;
+        let asked =
+            async { answer(self.client().info(self.request(message)).await, ACTION, digest) };
+        let info = there(within(QUICK, ACTION, digest, asked).await)?;
         info.and_then(|info| info.into_inner().info).map(|info| unsigned(info.size)).transpose()
     }
 
@@ -110,60 +119,74 @@ impl RemoteStore for ContentStore {
         const ACTION: &str = "read content";
         let (offset, size) = (signed(offset)?, signed(length)?);
         let message = api::ReadContentRequest { digest: digest.to_string(), offset, size };
-        let response = self.client().read(self.request(message, QUICK)).await;
-        let mut pieces = answer(response, ACTION, digest)?.into_inner();
-        let mut all = BytesMut::new();
-        while let Some(piece) = answer(pieces.message().await, ACTION, digest)? {
-            if all.is_empty() && piece.data.len() as u64 == length {
-                return Ok(piece.data.into());
+        let asked = async {
+            let response = self.client().read(self.request(message)).await;
+            let mut pieces = answer(response, ACTION, digest)?.into_inner();
+            let mut all = BytesMut::new();
+            while let Some(piece) = answer(pieces.message().await, ACTION, digest)? {
+                if all.is_empty() && piece.data.len() as u64 == length {
+                    return Ok(piece.data.into());
+                }
+                all.extend_from_slice(&piece.data);
+                if all.len() as u64 > length {
+                    let text = format!("read content {digest}: more came than was asked for");
+                    return Err(Error::new(ErrorKind::DataLoss, text));
+                }
             }
-            all.extend_from_slice(&piece.data);
-            if all.len() as u64 > length {
-                let text = format!("read content {digest}: more came than was asked for");
-                return Err(Error::new(ErrorKind::DataLoss, text));
-            }
-        }
-        Ok(all.freeze())
+            Ok(all.freeze())
+        };
+        within(QUICK, ACTION, digest, asked).await
     }
 
     async fn remove(&self, digest: &Digest) -> Result<()> {
+        const ACTION: &str = "remove content";
         let message = api::DeleteContentRequest { digest: digest.to_string() };
-        let response = self.client().delete(self.request(message, QUICK)).await;
-        there(answer(response, "remove content", digest)).map(drop)
+        let asked =
+            async { answer(self.client().delete(self.request(message)).await, ACTION, digest) };
+        there(within(QUICK, ACTION, digest, asked).await).map(drop)
     }
 
     async fn list(&self) -> Result<HashMap<Digest, u64>> {
         const ACTION: &str = "list content of";
         let message = api::ListContentRequest::default();
-        let response = self.client().list(self.request(message, SLOW)).await;
-        let mut parts = answer(response, ACTION, &self.namespace)?.into_inner();
-        let mut found = HashMap::new();
-        while let Some(part) = answer(parts.message().await, ACTION, &self.namespace)? {
-            for info in part.info {
-                found.insert(Digest::parse(&info.digest)?, unsigned(info.size)?);
+        let asked = async {
+            let response = self.client().list(self.request(message)).await;
+            let mut parts = answer(response, ACTION, &self.namespace)?.into_inner();
+            let mut found = HashMap::new();
+            while let Some(part) = answer(parts.message().await, ACTION, &self.namespace)? {
+                found.extend(part.info.into_iter().filter_map(|info| known(listed(&info))));
             }
-        }
-        Ok(found)
+            Ok(found)
+        };
+        within(SLOW, ACTION, &self.namespace, asked).await
     }
 
     async fn status(&self, reference: &str) -> Result<Option<Status>> {
+        const ACTION: &str = "get status of";
         let message = api::StatusRequest { r#ref: reference.to_owned() };
-        let response = self.client().status(self.request(message, QUICK)).await;
-        let found = there(answer(response, "get status of", reference))?;
+        let asked =
+            async { answer(self.client().status(self.request(message)).await, ACTION, reference) };
+        let found = there(within(QUICK, ACTION, reference, asked).await)?;
         found.and_then(|found| found.into_inner().status).map(status).transpose()
     }
 
     async fn statuses(&self) -> Result<Vec<Status>> {
+        const ACTION: &str = "list ingests of";
         let message = api::ListStatusesRequest::default();
-        let response = self.client().list_statuses(self.request(message, SLOW)).await;
-        let found = answer(response, "list ingests of", &self.namespace)?.into_inner().statuses;
-        found.into_iter().map(status).collect()
+        let asked = async {
+            let response = self.client().list_statuses(self.request(message)).await;
+            answer(response, ACTION, &self.namespace)
+        };
+        let found = within(SLOW, ACTION, &self.namespace, asked).await?.into_inner().statuses;
+        Ok(found.into_iter().filter_map(|found| known(status(found))).collect())
     }
 
     async fn abort(&self, reference: &str) -> Result<()> {
+        const ACTION: &str = "abort";
         let message = api::AbortRequest { r#ref: reference.to_owned() };
-        let response = self.client().abort(self.request(message, QUICK)).await;
-        there(answer(response, "abort", reference)).map(drop)
+        let asked =
+            async { answer(self.client().abort(self.request(message)).await, ACTION, reference) };
+        there(within(QUICK, ACTION, reference, asked).await).map(drop)
     }
 
     async fn write(&self, reference: &str, total: u64) -> Result<Box<dyn RemoteWriter>> {

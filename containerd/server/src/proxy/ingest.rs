@@ -13,12 +13,12 @@ use containerd_api::services::content::v1::{
 };
 use containerd_core::content::{Algorithm, Digest, RemoteWriter, Status};
 use shim_protocol::{Error, ErrorKind, Id, Result};
-use tokio::{sync::mpsc, time};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
 use super::{
-    connection::{answer, request_in},
+    connection::{answer, request_in, within},
     content::{signed, unsigned},
 };
 use crate::services::convert::time_in;
@@ -71,7 +71,7 @@ impl Ingest {
         };
         requests.try_send(first).map_err(|e| Error::caused(ErrorKind::Internal, ACTION, e))?;
         let stream = request_in(namespace, ReceiverStream::new(receiver));
-        let opened = within(WRITE_DEADLINE, reference, async {
+        let opened = within(WRITE_DEADLINE, ACTION, reference, async {
             answer(client.write(stream).await, ACTION, reference)
         });
         let answers = opened.await?.into_inner();
@@ -111,9 +111,9 @@ impl Ingest {
     }
 
     async fn answer(&mut self, deadline: Duration) -> Result<WriteContentResponse> {
-        let Self { answers, reference, .. } = self;
-        let next = async { answer(answers.message().await, ACTION, &*reference) };
-        let Some(message) = within(deadline, reference, next).await? else {
+        let (answers, reference) = (&mut self.answers, &*self.reference);
+        let next = async { answer(answers.message().await, ACTION, reference) };
+        let Some(message) = within(deadline, ACTION, reference, next).await? else {
             let text = format!("{ACTION} {reference}: the other side has ended");
             return Err(Error::unavailable(text));
         };
@@ -134,17 +134,6 @@ impl Ingest {
         let text = format!("{ACTION} {reference}: the other side is at {found}, not at {offset}");
         Err(Error::new(ErrorKind::DataLoss, text))
     }
-}
-
-async fn within<T>(
-    deadline: Duration,
-    reference: &str,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    time::timeout(deadline, work).await.unwrap_or_else(|_| {
-        let text = format!("{ACTION} {reference}: no answer within {deadline:?}");
-        Err(Error::unavailable(text))
-    })
 }
 
 #[async_trait]
