@@ -18,6 +18,53 @@ fn who_it_is() {
     assert_eq!(bed.output(), "7\n8\n8 9 10\n0027\n/home/u\n/made/on/the/way\nbox\n");
 }
 
+/// Wherever it is: in the image, in a mount, where the image cannot be written.
+#[test]
+fn a_working_directory_is_made() {
+    for (cwd, read_only) in [("/made/here", false), ("/made/here", true), ("/dev/in/a/mount", true)]
+    {
+        let Some(bed) = Bed::new("cwd", "pwd; stat -c '%u %a' .") else { return };
+        let bed = bed
+            .set("/process/user", json!({"uid": 7, "gid": 8}))
+            .set("/process/cwd", json!(cwd))
+            .set("/root/readonly", json!(read_only));
+        assert_eq!(bed.output(), format!("{cwd}\n0 755\n"));
+    }
+}
+
+/// Links of the kernel could lead to a folder of the host that is still open
+/// (CVE-2024-21626).
+#[test]
+fn a_working_directory_is_inside() {
+    for number in 3..20 {
+        let Some(bed) = Bed::new("cwd-link", "pwd") else { return };
+        let said = bed.set("/process/cwd", json!(format!("/proc/self/fd/{number}/x"))).refusal();
+        assert!(said.contains("process.cwd"), "{said}");
+    }
+    let Some(bed) = Bed::new("cwd-exec", "sleep 1000") else { return };
+    bed.start();
+    for cwd in ["/proc/self/fd/3", "/proc/1/root", "/nosuch"] {
+        let said = bed.refused(&["exec", "--cwd", cwd, &bed.id, "pwd"]);
+        let words = format!("chdir to cwd ({cwd:?}) set in config.json failed: ");
+        assert!(said.contains(&words), "{said}");
+    }
+}
+
+/// Programs open them by their names, and not all of them as root.
+#[test]
+fn streams_belong_to_the_user() {
+    let script = "echo out >/dev/stdout; echo err >/dev/stderr";
+    let Some(bed) = Bed::new("streams", script) else { return };
+    let bed = bed.set("/process/user", json!({"uid": 7, "gid": 8}));
+    let owner = || std::os::unix::fs::MetadataExt::uid(&fs::metadata("/dev/null").unwrap());
+    let before = owner();
+    let output = bed.run();
+    assert_eq!(crate::harness::text(&output.stdout), "out\n");
+    assert_eq!(crate::harness::text(&output.stderr), "err\n");
+    // The device that all share stays whose it is.
+    assert_eq!(owner(), before);
+}
+
 #[test]
 fn capabilities_are_those_that_were_asked_for() {
     let Some(bed) = Bed::new("caps", "grep -E '^(Cap|NoNewPrivs)' /proc/self/status") else {

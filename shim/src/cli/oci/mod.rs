@@ -21,7 +21,7 @@ use serde_json::json;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use crate::{
-    log::Rfc3339,
+    log::{self, Rfc3339},
     oci::{self, Record, Store, Streams},
     runtime::{Status, embedded},
     sys::{program, wait},
@@ -73,15 +73,16 @@ type Words<'a> = Peekable<&'a mut dyn Iterator<Item = OsString>>;
 pub fn run(words: &mut dyn Iterator<Item = OsString>) -> Result<u8> {
     let mut words = words.peekable();
     let global = Flags::take(&mut words, &GLOBAL)?;
+    log::init(global.has("debug"));
     let result = command(&global, &mut words);
     if let (Err(error), Some(path)) = (&result, global.path("log")?) {
-        log(&path, global.last("log-format").is_some_and(|format| format == "json"), error)?;
+        note(&path, global.last("log-format").is_some_and(|format| format == "json"), error)?;
     }
     result
 }
 
 /// What drives runtimes reads the reason of a failure there.
-fn log(path: &Path, json: bool, error: &Error) -> Result<()> {
+fn note(path: &Path, json: bool, error: &Error) -> Result<()> {
     let (message, time) = (error.report().to_string(), Rfc3339(SystemTime::now()).to_string());
     let line = match json {
         true => json!({"level": "error", "msg": message, "time": time}).to_string(),
@@ -160,6 +161,7 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
         no_pivot_root: flags.has("no-pivot"),
         no_new_keyring: flags.has("no-new-keyring"),
         sibling: false,
+        own: None,
     };
     let pid = oci::create(store, request)?;
     tracing::debug!(container = %id, pid, "created");
@@ -170,13 +172,19 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
 /// and removes it.
 fn run_container(store: &Store, words: &mut Words<'_>) -> Result<u8> {
     let (id, detach) = create(store, words)?;
-    oci::start(store, &id)?;
-    if detach {
-        return Ok(0);
+    let run = || {
+        oci::start(store, &id)?;
+        if detach {
+            return Ok(0);
+        }
+        wait::wait(oci::state(store, &id)?.1.pid).context("wait for", &id)
+    };
+    let status = run();
+    // One that cannot be started is nobody's.
+    if !detach || status.is_err() {
+        oci::delete(store, &id, true)?;
     }
-    let status = wait::wait(oci::state(store, &id)?.1.pid).context("wait for", &id)?;
-    oci::delete(store, &id, true)?;
-    Ok(status)
+    status
 }
 
 fn refuse_fds(flags: &Flags) -> Result<()> {
