@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use nix::sched::CloneFlags;
+use nix::{libc::ENOMEM, sched::CloneFlags};
 use oci_spec::runtime::Process;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
@@ -106,8 +106,14 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     };
     let how =
         How { namespaces: CloneFlags::empty(), sibling: request.sibling, cgroup: doors.unified() };
-    let made =
-        clone::clone(&how, || init::live(&mut birth, &mut line)).context("make", "a process")?;
+    let made = clone::clone(&how, || init::live(&mut birth, &mut line));
+    let made = match made {
+        // So the kernel has it where init is about to end (pid_namespaces(7)).
+        Err(e) if e.raw_os_error() == Some(ENOMEM) && kinds.contains(CloneFlags::CLONE_NEWPID) => {
+            Err(e).context_as(ErrorKind::FailedPrecondition, "make", "a process")
+        }
+        made => made.context("make", "a process"),
+    }?;
     // Whoever reads the streams is to see their end when the process ends.
     drop(streams);
     let mut undo = Undo { made, is_done: false };
