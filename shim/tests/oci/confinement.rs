@@ -4,7 +4,7 @@ use std::{fs, process::Stdio};
 
 use serde_json::json;
 
-use crate::harness::Bed;
+use crate::harness::{Bed, skip};
 
 #[test]
 fn who_it_is() {
@@ -93,6 +93,49 @@ fn capabilities_are_those_that_were_asked_for() {
         .set("/process/capabilities/inheritable", some.clone())
         .set("/process/capabilities/ambient", some);
     assert_eq!(bed.output(), expect([held, held, held, held, held], 1));
+}
+
+/// A profile of AppArmor, on machines that have it (`hack/vm` is one).
+#[test]
+fn profiles_of_apparmor() {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    if enabled.unwrap_or_default().trim() != "Y" {
+        skip("profiles_of_apparmor", "needs a kernel with AppArmor (hack/vm has one)");
+        return;
+    }
+    let Some(bed) = Bed::new("apparmor", "cat /proc/self/attr/current /secret; sleep 1000") else {
+        return;
+    };
+    fs::write(bed.path("rootfs/secret"), "seen\n").unwrap();
+    let profile =
+        format!("profile {} flags=(attach_disconnected) {{ file, deny /secret r, }}", bed.id);
+    let source = bed.path("profile");
+    fs::write(&source, &profile).unwrap();
+    let parser = |flag: &str| {
+        let mut parser = std::process::Command::new("apparmor_parser");
+        parser.arg(flag).arg("--skip-cache").arg(&source).status().unwrap()
+    };
+    assert!(parser("--replace").success());
+    let name = json!(bed.id);
+    let bed = bed.set("/process/apparmorProfile", name);
+    bed.start();
+    let confined = format!("{} (enforce)\n", bed.id);
+    let said = || fs::read_to_string(bed.path("output")).unwrap();
+    bed.until("its output", || said().contains("Permission denied"));
+    assert!(said().starts_with(&confined), "{}", said());
+    // What is added is so by what it says itself.
+    let process = json!({
+        "user": {"uid": 0, "gid": 0}, "args": ["cat", "/proc/self/attr/current"],
+        "env": ["PATH=/bin"], "cwd": "/", "apparmorProfile": bed.id,
+    });
+    fs::write(bed.path("process.json"), process.to_string()).unwrap();
+    assert_eq!(bed.ok(&["exec", "--process", "process.json", &bed.id]), confined);
+    bed.ok(&["delete", "--force", &bed.id]);
+    // Unknown is not unconfined.
+    let bed = bed.set("/process/apparmorProfile", json!("no-such-profile"));
+    let said = bed.refusal();
+    assert!(said.contains("process.apparmorProfile"), "{said}");
+    assert!(parser("--remove").success());
 }
 
 #[test]
@@ -224,7 +267,7 @@ fn the_program_of_a_waiting_container_cannot_be_written_to() {
 #[test]
 fn session_keyrings() {
     if fs::read("/proc/keys").is_err() {
-        eprintln!("session_keyrings: skipped, needs a kernel with keys");
+        skip("session_keyrings", "needs a kernel with keys");
         return;
     }
     let Some(bed) = Bed::new("keys", "sleep 1000") else { return };
