@@ -18,7 +18,10 @@ use std::{
     path::Path,
 };
 
-use nix::{sys::signal, unistd};
+use nix::{
+    sys::{prctl, signal},
+    unistd,
+};
 use shim_protocol::{Context, Error, Id, Result};
 
 use super::{
@@ -39,6 +42,9 @@ const MAX_OOM_SCORE: i32 = 1000;
 /// `AlreadyExists` when a shim of this container is alive, `InvalidArgument`
 /// for what is wrong in flags, standard input or `config.json`.
 pub fn run(args: Args) -> Result<()> {
+    // Executed by a descriptor, it would be named after that one's number.
+    let named = prctl::set_name(c"containerd-shim").map_err(io::Error::from);
+    named.context("name", "this process")?;
     let namespace = Id::new("namespace", &args.namespace)?;
     let id = Id::new("container id", &args.id)?;
     let bundle = super::bundle(&args)?;
