@@ -8,6 +8,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use containerd_mounts::mountinfo::{self, Entry};
@@ -25,6 +26,9 @@ mod v2;
 
 /// Controllers of which the numbers go out in v1's form if they live there.
 const MAIN_CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+
+/// The hierarchies, in a process that ends before there can be others.
+static KEPT: OnceLock<Vec<Entry>> = OnceLock::new();
 
 /// The control groups of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,6 +155,22 @@ impl<'a> Membership<'a> {
 
 /// Where cgroups are mounted.
 pub(crate) fn hierarchies() -> Result<Vec<Entry>> {
+    match KEPT.get() {
+        Some(kept) => Ok(kept.clone()),
+        None => list_hierarchies(),
+    }
+}
+
+/// From now on this process looks for hierarchies no more. If they cannot be
+/// listed, whoever needs them will say so.
+pub(crate) fn keep_hierarchies() {
+    if let Ok(found) = list_hierarchies() {
+        // Kept before, they are the same.
+        let _ = KEPT.set(found);
+    }
+}
+
+fn list_hierarchies() -> Result<Vec<Entry>> {
     mountinfo::select(|entry| matches!(entry.kind.as_str(), "cgroup" | "cgroup2"))
         .context("list", "cgroup hierarchies")
 }

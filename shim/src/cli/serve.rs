@@ -77,7 +77,8 @@ pub struct Config {
 /// When the runtime, the reaper or the server cannot be set up.
 pub fn run(config: Config) -> Result<()> {
     // Nothing is here yet that a fork must not copy.
-    let helper = if config.is_embedded { Forked::new()? } else { None };
+    let bundle = config.bundle.path();
+    let helper = if config.is_embedded { Forked::new(bundle)? } else { None };
     process::trim_allocator();
     log::init(config.debug);
     block_on(serve(config, helper))

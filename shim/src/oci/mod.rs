@@ -19,6 +19,7 @@ mod executor;
 mod hooks;
 mod init;
 mod listener;
+mod prepared;
 mod process;
 mod record;
 mod seccomp;
@@ -27,10 +28,11 @@ mod steer;
 mod streams;
 
 pub(crate) use create::{Create, create};
-pub(crate) use delete::delete;
+pub(crate) use delete::{delete, delete_read};
 pub(crate) use exec::{Exec, exec};
+pub(crate) use prepared::Prepared;
 pub(crate) use record::{Record, Store};
-pub(crate) use steer::{kill, pause, ps, resume, start, state, update};
+pub(crate) use steer::{kill, pause, ps, resume, start, start_read, state, update};
 pub(crate) use streams::Streams;
 
 /// How to have what this runtime cannot do.

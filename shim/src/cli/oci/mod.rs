@@ -160,6 +160,7 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
         no_pivot_root: flags.has("no-pivot"),
         no_new_keyring: flags.has("no-new-keyring"),
         sibling: false,
+        prepared: None,
     };
     let pid = oci::create(store, request)?;
     tracing::debug!(container = %id, pid, "created");

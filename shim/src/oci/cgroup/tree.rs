@@ -42,20 +42,20 @@ pub(super) fn unused(folder: &Path) -> Result<()> {
 /// A new group of the v1 controller has no processors, until it is told
 /// (cgroup-v1/cpusets.rst).
 pub(super) fn inherit_cpuset(folder: &Path) -> Result<()> {
-    for name in ["cpuset.cpus", "cpuset.mems"] {
-        let file = folder.join(name);
-        // The root of the hierarchy always has some, and ends this.
-        let value = fs::read_to_string(&file).context("read", file.display())?;
-        if !value.trim().is_empty() {
-            continue;
-        }
-        let Some(parent) = folder.parent() else { continue };
-        inherit_cpuset(parent)?;
-        let parent = parent.join(name);
-        let value = fs::read_to_string(&parent).context("read", parent.display())?;
+    ["cpuset.cpus", "cpuset.mems"].iter().try_for_each(|name| inherit(folder, name).map(drop))
+}
+
+/// Answers the value that the group has then.
+fn inherit(folder: &Path, name: &str) -> Result<String> {
+    let file = folder.join(name);
+    let value = fs::read_to_string(&file).context("read", file.display())?;
+    // The root of the hierarchy always has some, and ends this.
+    if let (true, Some(parent)) = (value.trim().is_empty(), folder.parent()) {
+        let value = inherit(parent, name)?;
         write(&file, value.trim())?;
+        return Ok(value);
     }
-    Ok(())
+    Ok(value)
 }
 
 /// Makes controllers available to `group` and all above it.
