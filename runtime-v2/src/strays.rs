@@ -96,3 +96,39 @@ impl Sought {
         arguments.windows(2).any(|pair| pair == [b"-id".as_slice(), self.id.as_str().as_bytes()])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Whether it is executed by its path or from another mount of its file.
+    #[test]
+    fn a_program_is_known_by_its_inode() {
+        let folder = tempfile::tempdir().unwrap();
+        let sought = |binary: &str| Sought {
+            folder: folder.path().canonicalize().unwrap(),
+            binary: FileId::of(Path::new(binary)),
+            id: Id::new("id", "a").unwrap(),
+        };
+        let mut commands = vec![Command::new("/bin/sleep")];
+        let sealed = containerd_mounts::sealed(Path::new("/bin/sleep"));
+        match &sealed {
+            Ok(sealed) => {
+                use std::os::fd::AsRawFd;
+                commands.push(Command::new(format!("/proc/self/fd/{}", sealed.as_raw_fd())));
+            }
+            Err(error) => println!("skipped in part: {error}"),
+        }
+        for mut command in commands {
+            let mut child = command.arg("1000").current_dir(&folder).spawn().unwrap();
+            assert!(sought("/bin/sleep").is(child.id()));
+            assert!(!sought("/bin/cat").is(child.id()));
+            assert!(!sought("/nowhere").is(child.id()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(!sought("/bin/sleep").is(child.id()));
+        }
+    }
+}

@@ -353,7 +353,7 @@ impl World {
     }
 
     /// Where the shim of a container listens by custom.
-    fn socket(&self, container: &str) -> PathBuf {
+    pub(crate) fn socket(&self, container: &str) -> PathBuf {
         let grpc = self.folder.path().join("d.sock").join(&self.namespace).join(container);
         let digest = Sha256::digest(grpc.as_os_str().as_encoded_bytes());
         let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -407,7 +407,7 @@ impl Drop for World {
 /// Copies a program, by a process of its own: had this one a descriptor to
 /// write to the copy, a child that another test forks just then would have it
 /// too, and what is open for writing cannot be executed.
-fn install(from: &Path, to: &Path) {
+pub(crate) fn install(from: &Path, to: &Path) {
     let status = Command::new("install").arg("-m755").args([from, to]).status().unwrap();
     assert!(status.success(), "install {}: {status}", to.display());
 }

@@ -15,6 +15,8 @@ use containerd_mounts::mountinfo::{self, Entry};
 use protobuf::well_known_types::any::Any;
 use shim_protocol::{Context, Error, ErrorKind, Result, any};
 
+use crate::kernel;
+
 pub use oom::OomWatcher;
 
 mod files;
@@ -47,7 +49,7 @@ impl Cgroup {
     /// `NotFound` when there is no such process.
     pub fn of_pid(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/cgroup");
-        let text = fs::read_to_string(&path).map_err(|e| gone_or_internal(e, &path))?;
+        let text = kernel::read(&path).map_err(|e| gone_or_internal(e, &path))?;
         let hierarchies = hierarchies()?;
         let groups = text.lines().filter_map(Membership::parse);
         Ok(Self::locate(groups, &hierarchies))

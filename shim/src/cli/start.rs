@@ -28,7 +28,7 @@ use super::{
     args::Args,
     serve::{self, Config},
 };
-use crate::{bootstrap::Bootstrap, bundle::Bundle, cgroup::Cgroup, socket, sys::process};
+use crate::{bootstrap::Bootstrap, bundle::Bundle, cgroup::Cgroup, kernel, socket, sys::process};
 
 /// Most that is read from standard input.
 const MAX_INPUT_BYTES: u64 = 10 << 20;
@@ -117,7 +117,7 @@ fn print(answer: &str) -> Result<()> {
 /// one above the daemon's, which is the parent of `start`.
 fn raise_oom_score() -> Result<()> {
     let daemon = format!("/proc/{}/oom_score_adj", unistd::getppid());
-    let text = fs::read_to_string(&daemon).context("read", &daemon)?;
+    let text = kernel::read(&daemon).context("read", &daemon)?;
     let score: i32 = text.trim().parse().unwrap_or_default();
     let score = MAX_OOM_SCORE.min(score + 1);
     fs::write("/proc/self/oom_score_adj", score.to_string()).context("set", "OOM score")

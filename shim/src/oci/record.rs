@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::cgroup::Groups;
-use crate::runtime::Status;
+use crate::{kernel, runtime::Status};
 
 /// The record of a container.
 const RECORD: &str = "embedded.json";
@@ -263,7 +263,7 @@ pub(super) struct Birth {
 impl Birth {
     /// `None` when there is no such process (proc_pid_stat(5)).
     pub(super) fn of(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let stat = kernel::read(format!("/proc/{pid}/stat")).ok()?;
         // The name in parentheses may hold anything, so count from its end.
         let (_, fields) = stat.rsplit_once(") ")?;
         let mut fields = fields.split(' ');
