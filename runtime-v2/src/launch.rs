@@ -117,6 +117,14 @@ impl Launcher {
         Ok(Started { bootstrap, is_ours: program.is_ours() })
     }
 
+    /// Finds out, in the background, how to execute the shim of a runtime, so
+    /// that the first start knows. One that is not installed is none.
+    pub(crate) fn look_at(&self, runtime: &str) {
+        if let Ok(binary) = self.find(runtime) {
+            self.program(&binary);
+        }
+    }
+
     /// How to execute a shim. What is found out of one that was not seen before
     /// serves the next start.
     fn program(&self, binary: &Path) -> Program {
