@@ -18,6 +18,7 @@ mod learn;
 mod log;
 mod manager;
 mod mounts;
+mod program;
 mod recover;
 mod registry;
 mod strays;

@@ -34,6 +34,7 @@ mod sandbox;
 mod spec;
 mod stdio;
 mod store;
+pub mod syscalls;
 mod time;
 pub mod transfer;
 

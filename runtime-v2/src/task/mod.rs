@@ -15,6 +15,7 @@ use tokio::{
     sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, watch},
     task::AbortHandle,
 };
+use tracing::debug;
 
 use crate::{
     Deleted, Exit, Status,
@@ -22,7 +23,7 @@ use crate::{
     cleanup::{self, Obituary},
     client::Connection,
     convert,
-    manager::Shared,
+    manager::{Shared, blocking},
 };
 
 /// The task of a container, held by a shim.
@@ -166,7 +167,15 @@ impl Task {
             Ok(gone) => {
                 self.seen_mut().init.exit = Some(gone.exit);
                 self.life.send_replace(Life::Deleted);
-                cleanup::retire(&self.shared, &self.bundle, &connection).await;
+                let folder = self.bundle.clone();
+                // Neither needs the other.
+                let ((), removed) = tokio::join!(
+                    cleanup::retire(&self.shared, &self.bundle, &connection),
+                    blocking(move || folder.remove_work()),
+                );
+                if let Err(error) = removed {
+                    debug!(id = %self.id(), error = %error.report(), "tried again with the bundle");
+                }
                 // The shim has announced this itself, unless it has given up trying.
                 cleanup::announce_end(&self.shared, &self.bundle, *gone).await;
             }

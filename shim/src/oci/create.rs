@@ -23,7 +23,7 @@ use nix::sched::CloneFlags;
 use shim_protocol::{Context, Error, Id, Result, note};
 
 use super::{
-    Record, Store, Streams,
+    Prepared, Record, Store, Streams,
     cgroup::Groups,
     hooks,
     init::{self, Birth, First},
@@ -33,7 +33,7 @@ use super::{
     record,
     rootfs::{self, Plan},
     seccomp::Filter,
-    spec::{self, Config},
+    spec::Config,
     streams::Open,
 };
 use crate::sys::{self, clone::Cloned};
@@ -59,6 +59,8 @@ pub(crate) struct Create<'a> {
     pub(crate) sibling: bool,
     /// A descriptor that is ours alone.
     pub(crate) own: Option<RawFd>,
+    /// What was made of its configuration before.
+    pub(crate) prepared: Option<Prepared>,
 }
 
 /// Makes a container; gives the pid of its first process. The calling process
@@ -69,8 +71,9 @@ pub(crate) struct Create<'a> {
 /// `Unimplemented` for its configuration, `Unknown` for what goes wrong inside
 /// it. After a failure nothing is left of the container.
 pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
-    let config = spec::load(request.bundle)?;
-    let filter = config.process.seccomp.as_ref().map(Filter::compile).transpose()?;
+    let prepared = request.prepared.take().filter(|early| early.is_of(request.bundle));
+    let prepared = prepared.map_or_else(|| Prepared::load(request.bundle), Ok)?;
+    let Prepared { config, filter, .. } = prepared;
     let terminal = config.process.process.terminal() == Some(true);
     let streams = std::mem::take(&mut request.streams).open(terminal)?;
     let place = Place::of(&config.linux)?;
@@ -80,6 +83,9 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     let mut undo = Undo { store, id: request.id, groups: None, init: None, is_done: false };
     record.groups.require_unused()?;
     store.write(request.id, &record)?;
+    if let Some(seccomp) = &config.process.seccomp {
+        store.write_seccomp(request.id, seccomp)?;
+    }
     record.groups.make(config.linux.resources().as_ref())?;
     undo.groups = Some(record.groups.clone());
     record.groups.allow_devices(config.linux.resources().as_ref())?;
@@ -124,8 +130,9 @@ fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
         annotations: config.spec.annotations().clone().unwrap_or_default(),
         poststart: config.hooks.poststart().clone().unwrap_or_default(),
         poststop: config.hooks.poststop().clone().unwrap_or_default(),
-        seccomp: config.process.seccomp.clone(),
+        is_filtered: config.process.seccomp.is_some(),
         personality: linux.personality().clone(),
+        ..Record::default()
     })
 }
 

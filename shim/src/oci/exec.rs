@@ -68,7 +68,7 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     }
     let process: Process = serde_json::from_slice(request.process)
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "decode process", e))?;
-    let confined = spec::confine(process, record.seccomp.clone())?;
+    let confined = spec::confine(process, store.seccomp(request.id, record)?)?;
     let filter = confined.seccomp.as_ref().map(Filter::compile).transpose()?;
     let streams = request.streams.open(confined.process.terminal() == Some(true))?;
     let doors = record.groups.open(Some(record.pid))?;

@@ -20,6 +20,7 @@ mod hooks;
 mod init;
 mod line;
 mod listener;
+mod prepared;
 mod process;
 mod program;
 mod record;
@@ -32,10 +33,11 @@ mod streams;
 mod terminal;
 
 pub(crate) use create::{Create, create};
-pub(crate) use delete::delete;
+pub(crate) use delete::{delete, delete_read};
 pub(crate) use exec::{Exec, exec};
+pub(crate) use prepared::Prepared;
 pub(crate) use record::{Record, Store};
-pub(crate) use steer::{kill, pause, ps, resume, start, state, update};
+pub(crate) use steer::{kill, pause, ps, resume, start, start_read, state, update};
 pub(crate) use streams::Streams;
 
 /// How to have what this runtime cannot do.

@@ -26,12 +26,22 @@ const SIGKILL: u32 = nix::libc::SIGKILL as u32;
 /// `NotFound` when there is no such container, `FailedPrecondition` when it is
 /// not waiting to be started.
 pub(crate) fn start(store: &Store, id: &Id) -> Result<()> {
-    let record = store.read(id)?;
-    require(store, id, &record, "start", &[Status::Created])?;
+    start_read(store, id, &store.read(id)?)
+}
+
+/// [`start`] with the container's record.
+///
+/// # Errors
+/// As that.
+pub(crate) fn start_read(store: &Store, id: &Id, record: &Record) -> Result<()> {
+    require(store, id, record, "start", &[Status::Created])?;
     let door = store.notify(id);
     notify(&door).context_as(ErrorKind::FailedPrecondition, "start container", id)?;
     note::remove(&door)?;
-    let view = hooks::view(store, id, &record, ContainerStatus::Running);
+    if record.poststart.is_empty() {
+        return Ok(());
+    }
+    let view = hooks::view(store, id, record, ContainerStatus::Running);
     hooks::run_all(&record.poststart, "poststart", &view);
     Ok(())
 }

@@ -3,7 +3,10 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::MetadataExt,
+    },
     ptr,
 };
 
@@ -27,12 +30,18 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
+/// Has this process no thread but the calling one, as far as can be told?
+pub(crate) fn is_single_threaded() -> bool {
+    // The kernel counts a link for each thread, and two of the folder's own.
+    std::fs::metadata("/proc/self/task").is_ok_and(|tasks| tasks.nlink() == 3)
+}
+
 /// # Errors
 /// When this process has more than one thread.
 pub(super) fn require_single_thread() -> io::Result<()> {
-    match std::fs::read_dir("/proc/self/task")?.count() {
-        1 => Ok(()),
-        _ => Err(io::Error::other("a process with threads must not fork and go on")),
+    match is_single_threaded() {
+        true => Ok(()),
+        false => Err(io::Error::other("a process with threads must not fork and go on")),
     }
 }
 
@@ -244,4 +253,19 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let taken = io::stdin().as_fd().try_clone_to_owned()?;
     nix::unistd::dup2_stdin(&std::fs::File::open("/dev/null")?)?;
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_noticed() {
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || ends.recv());
+        assert!(!is_single_threaded());
+        assert!(fork().is_err());
+        drop(end);
+        assert!(thread.join().unwrap().is_err());
+    }
 }

@@ -162,6 +162,7 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
         no_new_keyring: flags.has("no-new-keyring"),
         sibling: false,
         own: None,
+        prepared: None,
     };
     let pid = oci::create(store, request)?;
     tracing::debug!(container = %id, pid, "created");

@@ -124,21 +124,24 @@ impl Rule {
 }
 
 pub(super) fn write_v1(folder: &Path, rules: &[Rule]) -> Result<()> {
-    let (allow, deny) = (folder.join("devices.allow"), folder.join("devices.deny"));
+    let mut lines = Vec::new();
     if !rules.first().is_some_and(Rule::is_everything) {
-        tree::write(&deny, "a")?;
+        lines.push((false, "a".to_owned()));
     }
     for rule in rules.iter().filter(|rule| rule.access != 0) {
-        let file = if rule.allow { &allow } else { &deny };
         if rule.is_everything() {
-            tree::write(file, "a")?;
+            lines.push((rule.allow, "a".to_owned()));
             continue;
         }
         // v1 takes "a" for all of everything, whatever follows.
         let kinds = if rule.kind == 'a' { &['b', 'c'][..] } else { &[rule.kind][..] };
-        for kind in kinds {
-            tree::write(file, &Rule { kind: *kind, ..rule.clone() }.text())?;
-        }
+        let of_kind = |kind: &char| Rule { kind: *kind, ..rule.clone() }.text();
+        lines.extend(kinds.iter().map(|kind| (rule.allow, of_kind(kind))));
+    }
+    // In their order, but a file is opened once for those that follow each other.
+    for lines in lines.chunk_by(|one, other| one.0 == other.0) {
+        let name = if lines[0].0 { "devices.allow" } else { "devices.deny" };
+        tree::write_each(&folder.join(name), lines.iter().map(|(_, line)| line.as_str()))?;
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 //! "cgroup.freeze").
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -11,6 +10,7 @@ use std::{
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
 use super::{Groups, PAUSE, missing, tree};
+use crate::kernel;
 
 /// How long freezing may take. A process in an uninterruptible wait holds it up.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ impl Groups {
             Freezer::V1(path) => (path, "FROZEN"),
             Freezer::V2(folder) => (folder.join("cgroup.events"), "frozen 1"),
         };
-        let text = fs::read_to_string(&path).context("read", path.display())?;
+        let text = kernel::read(&path).context("read", path.display())?;
         Ok(text.lines().any(|line| line == frozen))
     }
 

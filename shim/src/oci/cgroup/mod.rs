@@ -10,7 +10,7 @@
 //! in v2 it is born in its group.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Component, Path, PathBuf},
@@ -24,6 +24,7 @@ use shim_protocol::{Context, Error, ErrorKind, Result};
 
 use crate::{
     cgroup::{Membership, hierarchies},
+    kernel,
     sys::process,
 };
 
@@ -114,9 +115,7 @@ impl Groups {
         }
         let own = match path.is_absolute() {
             true => String::new(),
-            false => {
-                fs::read_to_string("/proc/self/cgroup").context("read", "/proc/self/cgroup")?
-            }
+            false => kernel::read("/proc/self/cgroup").context("read", "/proc/self/cgroup")?,
         };
         let own: Vec<_> = own.lines().filter_map(Membership::parse).collect();
         let mut groups = Self::default();
