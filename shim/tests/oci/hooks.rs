@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::Bed;
+use crate::harness::{Bed, text};
 
 /// A hook that notes its name and what it was told of the container.
 fn hook(bed: &Bed, name: &str) -> Value {
@@ -56,5 +56,13 @@ fn one_that_comes_too_late_changes_nothing() {
     let bed = bed
         .set("/hooks/poststart", json!([{"path": "/bin/false"}]))
         .set("/hooks/poststop", json!([{"path": "/no/such/program"}]));
-    assert_eq!(bed.output(), "ran\n");
+    let output = bed.run();
+    assert!(output.status.success());
+    assert_eq!(text(&output.stdout), "ran\n");
+    // But the log says so.
+    let log = text(&output.stderr);
+    for list in ["poststart", "poststop"] {
+        let line = log.lines().find(|line| line.contains(&format!("hooks.{list}")));
+        assert!(line.is_some_and(|line| line.contains("level=warning")), "{list}: {log}");
+    }
 }

@@ -26,6 +26,7 @@ use tokio::{
 
 use super::wire::{self, Answer, Request, Work};
 use crate::{
+    log,
     oci::{self, Store, Streams},
     reaper::{KillOnDrop, Reaper},
     sys::{
@@ -194,6 +195,8 @@ fn ready(parent: Pid) -> Result<()> {
 }
 
 fn run(request: Request, fds: Vec<OwnedFd>) -> Result<u32> {
+    // The one that was forked came before the shim's log.
+    log::init_own(false, None);
     let Request { id, root, streams, console, work } = request;
     let id = Id::new("container id", &id)?;
     let store = Store::new(root);
