@@ -140,7 +140,7 @@ fn bear(
     let doors = record.groups.open(None)?;
     let listens = filter.as_ref().is_some_and(Filter::has_listener);
     let mut line = Line::new(place.has_new_user(), listens)?;
-    let executor = Become::new(&config.process, filter, line.listener(), place.has_user());
+    let executor = Become::new(&config.process, filter, line.listener(), place.has_user())?;
     let notify = store.notify(request.id);
     let notify = NotifyListener::new(&notify)
         .map_err(|e| Error::caused(ErrorKind::Internal, format!("bind {}", notify.display()), e))?;

@@ -11,7 +11,7 @@ use oci_spec::runtime::{Process, Spec};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
 use super::{
-    Record, Store, Streams,
+    Record, Store, Streams, capabilities,
     executor::Become,
     init::{self, Birth, Line},
     listener, process,
@@ -65,7 +65,7 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     if !matches!(status, Status::Created | Status::Running) {
         return Err(Error::precondition(format!("container {} is {status:?}", request.id)));
     }
-    let process: Process = serde_json::from_slice(request.process)
+    let process: Process = capabilities::decode(request.process, "")
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "decode process", e))?;
     let confined = spec::confine(process, record.seccomp.clone())?;
     let filter = confined.seccomp.as_ref().map(Filter::compile).transpose()?;
@@ -83,7 +83,7 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     let mut line = Line::new(false, filter.as_ref().is_some_and(Filter::has_listener))?;
     let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
     let in_user_namespace = kinds.contains(CloneFlags::CLONE_NEWUSER);
-    let executor = Become::new(&confined, filter, line.listener(), in_user_namespace);
+    let executor = Become::new(&confined, filter, line.listener(), in_user_namespace)?;
     let kind = ContainerType::TenantContainer { exec_notify_fd: -1 };
     let spec = spec_of(record, confined.process.clone())?;
     let args = init::args(kind, spec, record.rootfs.clone(), &streams, door.listen()?, &executor);

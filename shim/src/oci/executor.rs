@@ -30,8 +30,9 @@ use nix::{
     unistd::{AccessFlags, execve, faccessat},
 };
 use oci_spec::runtime::{LinuxCapabilities, Mount, Spec};
+use shim_protocol::Error;
 
-use super::{process::limit_resources, seccomp::Filter, spec::Confined, streams};
+use super::{capabilities, process::limit_resources, seccomp::Filter, spec::Confined, streams};
 use crate::sys::{process, tty};
 
 /// Most that is read of a container's list of users, in bytes.
@@ -60,9 +61,14 @@ impl Become {
         filter: Option<Filter>,
         listener: Option<RawFd>,
         in_user_namespace: bool,
-    ) -> Self {
-        Self(Rc::new(Inner {
-            capabilities: confined.capabilities.clone(),
+    ) -> Result<Self, Error> {
+        // In a user namespace of its own it has all of them.
+        let capabilities = match in_user_namespace {
+            true => confined.capabilities.clone(),
+            false => capabilities::grantable(&confined.capabilities)?,
+        };
+        Ok(Self(Rc::new(Inner {
+            capabilities,
             filter,
             no_new_privileges: confined.process.no_new_privileges() == Some(true),
             listener,
@@ -70,7 +76,7 @@ impl Become {
             is_homeless: confined.is_homeless,
             in_user_namespace,
             failure: RefCell::default(),
-        }))
+        })))
     }
 
     /// Why it did not become it, in runc's words: clients read them.

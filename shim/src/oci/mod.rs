@@ -10,6 +10,7 @@
 //! what runs hooks) needs a process with a single thread and no async runtime;
 //! the rest works anywhere.
 
+mod capabilities;
 pub(crate) mod cgroup;
 mod create;
 mod cwd;
