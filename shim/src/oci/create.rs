@@ -24,7 +24,7 @@ use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 use super::{
     Record, Store, Streams,
     cgroup::Groups,
-    cwd,
+    cwd, executed,
     executor::Become,
     hooks,
     init::{self, Birth, Line, Maker},
@@ -141,6 +141,11 @@ fn bear(
     let listens = filter.as_ref().is_some_and(Filter::has_listener);
     let mut line = Line::new(place.has_new_user(), listens)?;
     let executor = Become::new(&config.process, filter, line.listener(), place.has_user())?;
+    // Ours is closed at the end of this function, and init's when it executes.
+    let _executed = match record.poststart.is_empty() {
+        true => None,
+        false => Some(executed::promise(&store.executed(request.id))?),
+    };
     let notify = store.notify(request.id);
     let notify = NotifyListener::new(&notify)
         .map_err(|e| Error::caused(ErrorKind::Internal, format!("bind {}", notify.display()), e))?;

@@ -16,6 +16,7 @@ mod create;
 mod cwd;
 mod delete;
 mod exec;
+mod executed;
 mod executor;
 mod hooks;
 mod init;

@@ -4,6 +4,8 @@
 //!   <root>/<id>/
 //!     embedded.json   the record; its presence says who made the container
 //!     notify.sock     init waits here until it is to start, and is then gone
+//!     executed        FIFO that init has open until it is the user's program, if
+//!                     there are hooks to be run then
 //! ```
 //!
 //! Other runtimes keep folders of the same names in the same place, but not
@@ -30,6 +32,8 @@ use crate::runtime::Status;
 const RECORD: &str = "embedded.json";
 /// Where init waits to be started.
 const NOTIFY: &str = "notify.sock";
+/// What init has open until it executes the user's program.
+const EXECUTED: &str = "executed";
 
 /// All containers of a state folder.
 #[derive(Clone, Debug)]
@@ -81,6 +85,11 @@ impl Store {
     /// Where the container's init waits.
     pub(crate) fn notify(&self, id: &Id) -> PathBuf {
         self.folder(id).join(NOTIFY)
+    }
+
+    /// What tells that the container's init has become the user's program.
+    pub(super) fn executed(&self, id: &Id) -> PathBuf {
+        self.folder(id).join(EXECUTED)
     }
 
     /// Whose container is it? `None` when there is no such container.

@@ -66,3 +66,19 @@ fn one_that_comes_too_late_changes_nothing() {
         assert!(line.is_some_and(|line| line.contains("level=warning")), "{list}: {log}");
     }
 }
+
+/// The program is there by then, and not what is on its way to becoming it.
+#[test]
+fn one_after_the_start_finds_the_program() {
+    let Some(bed) = Bed::new("hook-exec", "sleep 1000") else { return };
+    let notes = bed.path("notes");
+    let script = format!(
+        "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); readlink /proc/$pid/exe >{}",
+        notes.display()
+    );
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}]);
+    let bed = bed.set("/hooks/poststart", hook);
+    bed.start();
+    let program = fs::read_to_string(notes).unwrap();
+    assert!(program.ends_with("busybox\n"), "{program}");
+}
