@@ -31,10 +31,16 @@ fn each_at_its_time() {
         .set("/hooks/startContainer", start)
         .set("/hooks/poststart", poststart)
         .set("/hooks/poststop", poststop);
+    // Those of a list are called in its order.
+    let bed = ["prestart", "poststart", "poststop"].into_iter().fold(bed, |bed, list| {
+        let next = hook(&bed, &format!("{list}-2"))[0].clone();
+        bed.add(&format!("/hooks/{list}"), next)
+    });
     bed.output();
     let notes = fs::read_to_string(bed.path("notes")).unwrap();
-    let lines = "prestart b creating\ncreateRuntime b creating\ncreateContainer b creating\n\
-                 poststart b running\npoststop b stopped\n";
+    let lines = "prestart b creating\nprestart-2 b creating\ncreateRuntime b creating\n\
+                 createContainer b creating\npoststart b running\npoststart-2 b running\n\
+                 poststop b stopped\npoststop-2 b stopped\n";
     assert_eq!(notes, lines);
     let inside = fs::read_to_string(bed.path("rootfs/notes")).unwrap();
     assert_eq!(inside, "startContainer\nprogram\n");
