@@ -10,7 +10,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{Context, Result};
@@ -45,16 +45,22 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 /// # Errors
 /// Those of the file system; `ResourceExhausted` when it is full.
 pub fn write(path: &Path, content: &[u8]) -> Result<()> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push("~");
-    let aside = path.with_file_name(name);
+    let aside = unfinished(path);
     let written = fs::write(&aside, content).and_then(|()| fs::rename(&aside, path));
     if written.is_err() {
         // The first error says more, and the rest goes with the bundle.
         let _ = fs::remove_file(&aside);
     }
     written.context("write", path.display())
+}
+
+/// Where a note is written before it appears: who is killed meanwhile leaves it
+/// there.
+pub fn unfinished(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push("~");
+    path.with_file_name(name)
 }
 
 /// Removes a note; one that is gone is success.

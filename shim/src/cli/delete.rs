@@ -12,6 +12,7 @@ use shim_protocol::{Context, Error, ErrorKind, Id, Result, exits, proto::task_v2
 use super::{args::Args, serve};
 use crate::{
     bundle::Bundle,
+    log,
     reaper::Reaper,
     runtime::{
         Runtime,
@@ -31,6 +32,7 @@ const KILLED: u32 = 128 + nix::libc::SIGKILL as u32;
 /// # Errors
 /// When something remains: the bundle must not be removed then.
 pub fn run(args: Args) -> Result<()> {
+    log::init(args.debug);
     let namespace = Id::new("namespace", &args.namespace)?;
     let id = Id::new("container id", &args.id)?;
     let bundle = super::bundle(&args)?;

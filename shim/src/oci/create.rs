@@ -9,28 +9,29 @@
 //! remove all of it.
 
 use std::{
-    io::Write,
-    os::fd::AsFd,
+    fs::File,
+    os::{
+        fd::{AsFd, AsRawFd, RawFd},
+        unix::net::UnixListener,
+    },
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use libcontainer::{
-    container::ContainerStatus, notify_socket::NotifyListener, process::args::ContainerType,
-};
+use libcontainer::container::ContainerStatus;
 use nix::sched::CloneFlags;
-use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
+use shim_protocol::{Context, Error, Id, Result, note};
 
 use super::{
-    Record, Store, Streams,
+    Record, Store, Streams, capabilities,
     cgroup::Groups,
-    cwd, executed,
-    executor::Become,
-    hooks,
-    init::{self, Birth, Line, Maker},
+    executed, hooks,
+    init::{self, Birth, First},
+    line::{Line, Maker, Point},
     listener,
     process::{self, Place},
     record,
+    rootfs::{self, Plan},
     seccomp::Filter,
     spec::{self, Config},
     streams::Open,
@@ -56,6 +57,8 @@ pub(crate) struct Create<'a> {
     pub(crate) no_new_keyring: bool,
     /// Its first process is to be a child of our parent.
     pub(crate) sibling: bool,
+    /// A descriptor that is ours alone.
+    pub(crate) own: Option<RawFd>,
 }
 
 /// Makes a container; gives the pid of its first process. The calling process
@@ -66,11 +69,16 @@ pub(crate) struct Create<'a> {
 /// `Unimplemented` for its configuration, `Unknown` for what goes wrong inside
 /// it. After a failure nothing is left of the container.
 pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
-    let config = spec::load(request.bundle)?;
+    let mut config = spec::load(request.bundle)?;
     let filter = config.process.seccomp.as_ref().map(Filter::compile).transpose()?;
     let terminal = config.process.process.terminal() == Some(true);
     let streams = std::mem::take(&mut request.streams).open(terminal)?;
     let place = Place::of(&config.linux)?;
+    // In a user namespace of its own it has all of them.
+    if !place.has_user() {
+        let asked = &config.process.capabilities;
+        config.process.capabilities = capabilities::grantable(asked)?;
+    }
     let mut record = plan(&request, &config)?;
 
     store.reserve(request.id)?;
@@ -83,7 +91,6 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     if let Some(resources) = config.linux.resources() {
         record.groups.apply(resources)?;
     }
-    cwd::ensure(&config.rootfs, config.process.process.cwd());
 
     // Others may look at us while we are in neither world.
     sys::process::set_dumpable(false).context("hide", "from the container")?;
@@ -91,7 +98,7 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     record.pid = init.pid;
     record.began = record::Birth::of(init.pid).map(|birth| birth.began).unwrap_or_default();
     undo.init = Some(init);
-    raise(store, request.id, &config, &record, maker)?;
+    raise(store, request.id, &config, &record, place.has_new_user(), maker)?;
     process::limit(record.pid, &config.process.process, place.has_user())?;
     store.write(request.id, &record)?;
     if let Some(path) = request.pid_file {
@@ -138,54 +145,90 @@ fn bear(
     record: &Record,
 ) -> Result<(Cloned, Maker)> {
     let doors = record.groups.open(None)?;
-    let listens = filter.as_ref().is_some_and(Filter::has_listener);
-    let mut line = Line::new(place.has_new_user(), listens)?;
-    let executor = Become::new(&config.process, filter, line.listener(), place.has_user())?;
     // Ours is closed at the end of this function, and init's when it executes.
     let _executed = match record.poststart.is_empty() {
         true => None,
         false => Some(executed::promise(&store.executed(request.id))?),
     };
-    let notify = store.notify(request.id);
-    let notify = NotifyListener::new(&notify)
-        .map_err(|e| Error::caused(ErrorKind::Internal, format!("bind {}", notify.display()), e))?;
-    let kind = ContainerType::InitContainer;
-    let (spec, rootfs) = (config.spec.clone(), config.rootfs.clone());
-    let mut args = init::args(kind, spec, rootfs, &streams, notify, &executor);
-    args.no_pivot = request.no_pivot_root;
-    let creating = ContainerStatus::Creating;
-    args.container = Some(hooks::view(store, request.id, record, creating));
-    let birth = Birth {
-        doors: &doors,
+    let mut line = Line::new(filter.as_ref().is_some_and(Filter::has_listener))?;
+    let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
+    let plan = Plan {
+        spec: &config.spec,
+        linux: &config.linux,
+        path: &config.rootfs,
+        bundle: request.bundle,
+        groups: &record.groups,
+        has_group_namespace: kinds.contains(CloneFlags::CLONE_NEWCGROUP),
         in_user_namespace: place.has_user(),
+        sources: match place.has_user() {
+            // Its root may not get to all that ours gets to.
+            true => rootfs::sources(config, request.bundle)?,
+            false => Vec::new(),
+        },
+        no_pivot_root: request.no_pivot_root,
+    };
+    let mut birth = Birth {
+        doors: &doors,
+        foreign: request.own,
+        in_user_namespace: place.has_user(),
+        waits_for_ids: place.has_new_user(),
         time: place.time.as_ref(),
         enter: None,
+        unshare: place.unshare,
         keyring: record.keyring(request.id),
-        args,
-        executor,
+        streams: &streams,
+        confined: &config.process,
+        filter: filter.as_ref(),
+        personality: record.personality.as_ref().map(|personality| personality.domain()),
+        first: Some(First {
+            config,
+            plan,
+            view: hooks::view(store, request.id, record, ContainerStatus::Creating),
+            door: door(&store.notify(request.id))?,
+        }),
     };
-    let init = place.spawn(&doors, request.sibling, || init::live(&birth, &mut line))?;
-    Ok((init, line.into_maker()?))
+    let init = place.spawn(&doors, request.sibling, || init::live(&mut birth, &mut line))?;
+    Ok((init, line.maker().ok_or_else(|| Error::internal("the line is cut"))?))
+}
+
+/// Where the first process will wait to be started.
+fn door(path: &Path) -> Result<UnixListener> {
+    let bind = || {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        };
+        // A path by descriptor, because an address takes 107 bytes at most.
+        let folder = File::open(folder)?;
+        let address = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+        UnixListener::bind(address)
+    };
+    bind().context("bind", path.display())
 }
 
 /// Gives the first process what it waits for, until it is ready.
-fn raise(store: &Store, id: &Id, config: &Config, record: &Record, mut maker: Maker) -> Result<()> {
-    if let Some(mut mapping) = maker.mapping.take() {
+fn raise(
+    store: &Store,
+    id: &Id,
+    config: &Config,
+    record: &Record,
+    has_new_ids: bool,
+    mut maker: Maker,
+) -> Result<()> {
+    if has_new_ids {
         process::map_ids(record.pid, &config.linux)?;
-        // A process that has ended says why below.
-        let _ = mapping.write_all(b"m");
+        maker.go();
     }
-    if config.spec.hooks().is_some() {
-        maker.wait_for_hooks()?;
+    if config.has_hooks_around_init() {
+        maker.wait_for(Point::WantsHooks)?;
         let view = hooks::view(store, id, record, ContainerStatus::Creating);
-        hooks::run(config.hooks.prestart().as_ref(), "prestart", &view)?;
-        hooks::run(config.hooks.create_runtime().as_ref(), "createRuntime", &view)?;
-        maker.hooks_done()?;
+        hooks::run(config.hooks.prestart().as_ref(), "prestart", &view, None)?;
+        hooks::run(config.hooks.create_runtime().as_ref(), "createRuntime", &view, None)?;
+        maker.go();
     }
-    if let (Some(listener), Some(seccomp)) = (maker.listener.take(), &config.process.seccomp) {
-        listener::pass_on(&listener, seccomp, id, record)?;
+    if let (Some(from), Some(seccomp)) = (maker.listener(), &config.process.seccomp) {
+        listener::pass_on(from, seccomp, id, record)?;
     }
-    maker.wait_until_ready()
+    maker.wait_for(Point::Ready)
 }
 
 /// Removes what was made of a container, unless all of it was.

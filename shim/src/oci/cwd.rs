@@ -1,40 +1,58 @@
-//! The working directory of a container's process: made if the image lacks it,
-//! as by runc.
+//! The working directory of a container's process.
 
-use std::{
-    fs::File,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
-};
+use std::{io, path::Path};
 
-use nix::{
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
-    sys::stat::{Mode, mkdirat},
-};
+use shim_protocol::{Context, Error, ErrorKind, Result};
 
-/// Makes `cwd` in a root filesystem, whatever its links point to. If that does
-/// not work out, or a mount will hide it, the process itself says so.
-pub(super) fn ensure(rootfs: &Path, cwd: &Path) {
-    let Ok(root) = File::open(rootfs) else { return };
-    let below = cwd.strip_prefix("/").unwrap_or(cwd);
-    if below.as_os_str().is_empty() || open(root.as_fd(), below).is_ok() {
-        return;
-    }
-    let mut done = Path::new("").to_owned();
-    for part in below {
-        let parent = match done.as_os_str().is_empty() {
-            true => open(root.as_fd(), Path::new(".")),
-            false => open(root.as_fd(), &done),
-        };
-        done.push(part);
-        // Whatever is wrong shows when the process goes there.
-        let Ok(parent) = parent else { return };
-        let mode = Mode::S_IRWXU | Mode::S_IRGRP | Mode::S_IXGRP | Mode::S_IROTH | Mode::S_IXOTH;
-        let _ = mkdirat(&parent, Path::new(part), mode);
+use super::rootfs::Root;
+
+/// Makes it in the calling process's root if it is not there, as runc does.
+///
+/// # Errors
+/// Those of the file system.
+pub(super) fn make(cwd: &Path) -> Result<()> {
+    let made = Root::at(Path::new("/")).and_then(|root| root.folder(cwd));
+    made.context("make", format_args!("process.cwd {}", cwd.display())).map(drop)
+}
+
+/// Goes there. No link of the kernel is followed: one may lead to a folder of
+/// the host that this process still has open (CVE-2024-21626).
+///
+/// # Errors
+/// `PermissionDenied` when another user could do better; in any case with
+/// runc's words.
+pub(super) fn enter(cwd: &Path) -> Result<Entered> {
+    let go = || -> io::Result<()> {
+        let folder = Root::at(Path::new("/"))?.open(cwd)?;
+        Ok(rustix::process::fchdir(folder)?)
+    };
+    match go() {
+        Ok(()) => Ok(Entered::Yes),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(Entered::Denied),
+        Err(e) => Err(failed(cwd, e)),
     }
 }
 
-fn open(root: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    openat2(root, path, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT))
+/// Whether a process is where it wants to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entered {
+    Yes,
+    /// Another user may get there.
+    Denied,
+}
+
+/// The error of the last one who may try.
+pub(super) fn denied(cwd: &Path) -> Error {
+    failed(cwd, io::Error::from_raw_os_error(nix::libc::EACCES))
+}
+
+fn failed(cwd: &Path, error: io::Error) -> Error {
+    let words = super::words(&error);
+    Error::new(
+        ErrorKind::Unknown,
+        format!(
+            "chdir to cwd ({:?}) set in config.json failed: {words}",
+            cwd.display().to_string()
+        ),
+    )
 }

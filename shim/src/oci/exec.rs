@@ -1,22 +1,21 @@
 //! Adding a process to a running container.
 
 use std::{
-    os::fd::AsFd,
-    path::{Path, PathBuf},
+    os::fd::{AsFd, RawFd},
+    path::Path,
 };
 
-use libcontainer::{notify_socket::NotifyListener, process::args::ContainerType};
-use nix::sched::CloneFlags;
-use oci_spec::runtime::{Process, Spec};
+use nix::{libc::ENOMEM, sched::CloneFlags};
+use oci_spec::runtime::Process;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
 use super::{
     Record, Store, Streams, capabilities,
-    executor::Become,
-    init::{self, Birth, Line},
+    init::{self, Birth},
+    line::{Line, Point},
     listener, process,
     seccomp::Filter,
-    spec, steer,
+    spec,
 };
 use crate::{
     runtime::Status,
@@ -41,6 +40,8 @@ pub(crate) struct Exec<'a> {
     pub(crate) pid_file: Option<&'a Path>,
     /// It is to be a child of our parent.
     pub(crate) sibling: bool,
+    /// A descriptor that is ours alone.
+    pub(crate) own: Option<RawFd>,
 }
 
 /// Adds a process; gives its pid once it is the user's program. The calling
@@ -67,7 +68,7 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     }
     let process: Process = capabilities::decode(request.process, "")
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "decode process", e))?;
-    let confined = spec::confine(process, record.seccomp.clone())?;
+    let mut confined = spec::confine(process, record.seccomp.clone())?;
     let filter = confined.seccomp.as_ref().map(Filter::compile).transpose()?;
     let streams = request.streams.open(confined.process.terminal() == Some(true))?;
     let doors = record.groups.open(Some(record.pid))?;
@@ -79,86 +80,62 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     }
 
     sys::process::set_dumpable(false).context("hide", "from the container")?;
-    let door = Door::new(store, request.id);
-    let mut line = Line::new(false, filter.as_ref().is_some_and(Filter::has_listener))?;
+    let mut line = Line::new(filter.as_ref().is_some_and(Filter::has_listener))?;
     let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
     let in_user_namespace = kinds.contains(CloneFlags::CLONE_NEWUSER);
-    let executor = Become::new(&confined, filter, line.listener(), in_user_namespace)?;
-    let kind = ContainerType::TenantContainer { exec_notify_fd: -1 };
-    let spec = spec_of(record, confined.process.clone())?;
-    let args = init::args(kind, spec, record.rootfs.clone(), &streams, door.listen()?, &executor);
+    if !in_user_namespace {
+        confined.capabilities = capabilities::grantable(&confined.capabilities)?;
+    }
     // A process that ends leaves its namespaces before it is a zombie.
     process::enter_those_of(init.as_fd(), kinds & CloneFlags::CLONE_NEWPID).context_as(
         ErrorKind::FailedPrecondition,
         "enter",
         "the container's pid namespace",
     )?;
-    let birth = Birth {
+    let mut birth = Birth {
         doors: &doors,
+        foreign: request.own,
         in_user_namespace,
+        waits_for_ids: false,
         time: None,
         enter: Some((init.as_fd(), kinds - CloneFlags::CLONE_NEWPID)),
+        unshare: CloneFlags::empty(),
         keyring: record.keyring(request.id),
-        args,
-        executor,
+        streams: &streams,
+        confined: &confined,
+        filter: filter.as_ref(),
+        personality: record.personality.as_ref().map(|personality| personality.domain()),
+        first: None,
     };
     let how =
         How { namespaces: CloneFlags::empty(), sibling: request.sibling, cgroup: doors.unified() };
-    let made = clone::clone(&how, || init::live(&birth, &mut line)).context("make", "a process")?;
-    drop(birth);
+    let made = clone::clone(&how, || init::live(&mut birth, &mut line));
+    let made = match made {
+        // So the kernel has it where init is about to end (pid_namespaces(7)).
+        Err(e) if e.raw_os_error() == Some(ENOMEM) && kinds.contains(CloneFlags::CLONE_NEWPID) => {
+            Err(e).context_as(ErrorKind::FailedPrecondition, "make", "a process")
+        }
+        made => made.context("make", "a process"),
+    }?;
+    // Whoever reads the streams is to see their end when the process ends.
+    drop(streams);
     let mut undo = Undo { made, is_done: false };
     let pid = undo.made.pid;
-    let mut maker = line.into_maker()?;
-    if let (Some(from), Some(seccomp)) = (maker.listener.take(), &confined.seccomp) {
+    let mut maker = line.maker().ok_or_else(|| Error::internal("the line is cut"))?;
+    if let (Some(from), Some(seccomp)) = (maker.listener(), &confined.seccomp) {
         let record = Record { pid, ..record.clone() };
-        listener::pass_on(&from, seccomp, request.id, &record)?;
+        listener::pass_on(from, seccomp, request.id, &record)?;
     }
-    maker.wait_until_ready()?;
+    maker.wait_for(Point::Ready)?;
     process::limit(pid, &confined.process, in_user_namespace)?;
-    door.open()?;
-    maker.wait_until_executed()?;
+    // If we are killed from now on, it tells whom to end.
     if let Some(path) = request.pid_file {
         note::write(path, pid.to_string().as_bytes())?;
     }
+    maker.go();
+    maker.wait_until_executed()?;
     undo.is_done = true;
     Ok(pid)
-}
-
-/// As much of a configuration as concerns a process that is added.
-fn spec_of(record: &Record, process: Process) -> Result<Spec> {
-    let mut linux = spec::empty_linux()?;
-    linux.set_personality(record.personality.clone());
-    let mut spec = Spec::default();
-    spec.set_process(Some(process)).set_linux(Some(linux)).set_mounts(None).set_hostname(None);
-    Ok(spec)
-}
-
-/// Where the new process waits for its limits; gone on drop.
-struct Door(PathBuf);
-
-impl Door {
-    fn new(store: &Store, id: &Id) -> Self {
-        Self(store.folder(id).join(format!("exec-{}.sock", std::process::id())))
-    }
-
-    fn listen(&self) -> Result<NotifyListener> {
-        // One that was killed may have had our pid.
-        note::remove(&self.0)?;
-        NotifyListener::new(&self.0).map_err(|e| {
-            Error::caused(ErrorKind::Internal, format!("bind {}", self.0.display()), e)
-        })
-    }
-
-    fn open(&self) -> Result<()> {
-        steer::notify(&self.0).context("start", "the process")
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        // What stays behind goes with the container.
-        let _ = note::remove(&self.0);
-    }
 }
 
 /// Ends a process of which nobody will hear.

@@ -1,6 +1,5 @@
 //! Programs that the configuration has run at points of a container's life
-//! (OCI runtime specification, `config.md`, "POSIX-platform Hooks"). Those
-//! inside the new process are libcontainer's.
+//! (OCI runtime specification, `config.md`, "POSIX-platform Hooks").
 
 use libcontainer::{
     container::{Container, ContainerStatus, State},
@@ -19,15 +18,25 @@ pub(super) fn view(store: &Store, id: &Id, record: &Record, status: ContainerSta
     Container { state, root: store.folder(id) }
 }
 
-/// Runs hooks one after the other until one fails.
+/// Runs hooks one after the other until one fails. Those that name no
+/// environment get `env`.
 ///
 /// # Errors
 /// `Unknown` with what the hook did wrong, under the name of its list.
-pub(super) fn run(hooks: Option<&Vec<Hook>>, name: &str, container: &Container) -> Result<()> {
+pub(super) fn run(
+    hooks: Option<&Vec<Hook>>,
+    name: &str,
+    container: &Container,
+    env: Option<&[String]>,
+) -> Result<()> {
     if hooks.is_none_or(Vec::is_empty) {
         return Ok(());
     }
-    run_hooks(hooks, Some(&container.state), None, None, None)
+    let env = env.map(|entries| {
+        let pairs = entries.iter().filter_map(|entry| entry.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    });
+    run_hooks(hooks, Some(&container.state), None, None, env.as_ref())
         .map_err(|e| Error::caused(ErrorKind::Unknown, format!("hooks.{name}"), e))
 }
 
@@ -35,7 +44,7 @@ pub(super) fn run(hooks: Option<&Vec<Hook>>, name: &str, container: &Container) 
 /// fails is logged.
 pub(super) fn run_all(hooks: &[Hook], name: &str, container: &Container) {
     for hook in hooks {
-        if let Err(error) = run(Some(&vec![hook.clone()]), name, container) {
+        if let Err(error) = run(Some(&vec![hook.clone()]), name, container, None) {
             tracing::warn!(container = container.id(), error = %error.report(), "hook");
         }
     }

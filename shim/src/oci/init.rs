@@ -1,233 +1,128 @@
-//! The life of a container's process before the user's program: from birth
-//! through libcontainer to the executor.
+//! The life of a container's process before the user's program.
+//!
+//! ```text
+//!   born ─▶ cgroups ─▶ namespaces ─▶ tree of files ─▶ terminal ─▶ user
+//!        ─▶ capabilities ─▶ ready ─▶ (told to go on) ─▶ filter ─▶ program
+//! ```
+//!
+//! A process that is added to a container goes the same way, into namespaces
+//! and a tree that are there.
 
 use std::{
-    error::Error as StdError,
+    convert::Infallible,
     ffi::CString,
     fs::File,
-    io::{self, PipeReader, PipeWriter, Read, Write},
+    io::{self, Read},
     os::{
-        fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd},
-        unix::net::UnixStream,
+        fd::{AsFd, BorrowedFd, RawFd},
+        unix::net::{UnixListener, UnixStream},
     },
-    path::PathBuf,
-    rc::Rc,
 };
 
-use libcgroups::common::CgroupConfig;
 use libcontainer::{
-    notify_socket::NotifyListener,
-    process::{
-        args::{ContainerArgs, ContainerType},
-        channel::{InitReceiver, InitSender, MainReceiver, MainSender, init_channel, main_channel},
-        init::process::container_init_process,
-    },
-    syscall::syscall::SyscallType,
+    apparmor, capabilities,
+    config::PersonalityDomain,
+    container::Container,
+    syscall::{Syscall, linux::LinuxSyscall},
 };
 use nix::{
-    sched::CloneFlags,
-    sys::stat::{Mode, umask},
-    unistd::{Gid, Uid, setgroups, setresgid, setresuid},
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl,
+        stat::{Mode, umask},
+    },
+    unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid, setsid},
 };
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Capability, LinuxPersonalityDomain};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use super::{cgroup::Doors, executor::Become, process, process::NEWTIME, streams::Open};
+use super::{
+    cgroup::Doors,
+    cwd::{self, Entered},
+    hooks,
+    line::{Child, Line, Point},
+    process::{self, NEWTIME},
+    program::{self, Program},
+    rootfs::{self, Plan},
+    scheduling,
+    seccomp::Filter,
+    spec::{Config, Confined},
+    streams::Open,
+    terminal,
+};
 use crate::sys;
 
-/// The most that is read of what a process says about its failure, in bytes.
-const MAX_WORDS_BYTES: u64 = 16 * 1024;
 /// Status of a process that did not become the user's program, as with runc.
 const FAILED: u8 = 255;
+/// Most that a first process is told when it may go on, in bytes.
+const MAX_WORD_BYTES: usize = 64;
 
 /// What a new process is told.
 pub(super) struct Birth<'a> {
     pub(super) doors: &'a Doors,
+    /// What its maker has open for itself alone.
+    pub(super) foreign: Option<RawFd>,
     /// It is in a user namespace, and becomes root there.
     pub(super) in_user_namespace: bool,
+    /// Its maker maps the ids of that.
+    pub(super) waits_for_ids: bool,
     /// A time namespace to enter.
     pub(super) time: Option<&'a File>,
     /// A container to enter, by its init, and those of its namespaces.
     pub(super) enter: Option<(BorrowedFd<'a>, CloneFlags)>,
+    /// Namespaces to make.
+    pub(super) unshare: CloneFlags,
     /// Name of a session keyring of its own.
     pub(super) keyring: Option<CString>,
-    /// The way in which it goes on.
-    pub(super) args: ContainerArgs,
-    pub(super) executor: Become,
+    pub(super) streams: &'a Open,
+    pub(super) confined: &'a Confined,
+    pub(super) filter: Option<&'a Filter>,
+    pub(super) personality: Option<LinuxPersonalityDomain>,
+    /// What only the first process of a container has.
+    pub(super) first: Option<First<'a>>,
 }
 
-/// All ends of what a new process and its maker tell each other.
-pub(super) struct Line {
-    to_maker: MainSender,
-    from_init: MainReceiver,
-    to_init: InitSender,
-    from_maker: InitReceiver,
-    /// Init says here why it failed.
-    failure: (Option<PipeReader>, PipeWriter),
-    /// Init hears here that its ids are mapped.
-    mapping: Option<(PipeReader, PipeWriter)>,
-    /// The listener of a filter comes through here.
-    listener: Option<(UnixStream, UnixStream)>,
-}
-
-/// The maker's ends.
-pub(super) struct Maker {
-    from_init: MainReceiver,
-    to_init: InitSender,
-    failure: Option<PipeReader>,
-    pub(super) mapping: Option<PipeWriter>,
-    pub(super) listener: Option<UnixStream>,
-}
-
-impl Line {
-    pub(super) fn new(maps: bool, listens: bool) -> Result<Self> {
-        let failed = |e| Error::caused(ErrorKind::Internal, "make a channel", e);
-        let (to_maker, from_init) = main_channel().map_err(failed)?;
-        let (to_init, from_maker) = init_channel().map_err(failed)?;
-        let (words, failure) = io::pipe().context("make", "a pipe")?;
-        let failure = (Some(words), failure);
-        let mapping = maps.then(io::pipe).transpose().context("make", "a pipe")?;
-        let listener = listens.then(UnixStream::pair).transpose().context("make", "a socket")?;
-        Ok(Self { to_maker, from_init, to_init, from_maker, failure, mapping, listener })
-    }
-
-    /// Where init is to send the listener of its filter.
-    pub(super) fn listener(&self) -> Option<RawFd> {
-        self.listener.as_ref().map(|(_, init)| init.as_raw_fd())
-    }
-
-    /// To be called in the maker once init is born, which has copies of its ends.
-    pub(super) fn into_maker(self) -> Result<Maker> {
-        let closed = self.to_maker.close().and_then(|()| self.from_maker.close());
-        closed.map_err(|e| Error::caused(ErrorKind::Internal, "close a channel", e))?;
-        let Self { from_init, to_init, failure: (failure, _), mapping, listener, .. } = self;
-        let mapping = mapping.map(|(_, mapping)| mapping);
-        let listener = listener.map(|(listener, _)| listener);
-        Ok(Maker { from_init, to_init, failure, mapping, listener })
-    }
-}
-
-impl Maker {
-    /// Waits until init asks for hooks.
-    pub(super) fn wait_for_hooks(&mut self) -> Result<()> {
-        let asked = self.from_init.wait_for_hook_request();
-        asked.map_err(|_| self.why())
-    }
-
-    /// Tells init that they have run.
-    pub(super) fn hooks_done(&mut self) -> Result<()> {
-        let told = self.to_init.hook_done();
-        told.map_err(|_| self.why())
-    }
-
-    /// Waits until init is about to become the user's program.
-    pub(super) fn wait_until_ready(&mut self) -> Result<()> {
-        let ready = self.from_init.wait_for_init_ready();
-        ready.map_err(|_| self.why())
-    }
-
-    /// Waits until it is the user's program.
-    pub(super) fn wait_until_executed(self) -> Result<()> {
-        match self.words() {
-            None => Ok(()),
-            Some(words) => Err(Error::new(ErrorKind::Unknown, words)),
-        }
-    }
-
-    /// Why the process has failed, in its own words.
-    fn why(&self) -> Error {
-        let words = self.words();
-        let words = words.unwrap_or_else(|| "the container's process was killed".into());
-        Error::new(ErrorKind::Unknown, words)
-    }
-
-    /// What it said, once it can say no more.
-    fn words(&self) -> Option<String> {
-        let mut words = Vec::new();
-        // What cannot be read was not said.
-        let _ = self.failure.as_ref()?.take(MAX_WORDS_BYTES).read_to_end(&mut words);
-        (!words.is_empty()).then(|| String::from_utf8_lossy(&words).into_owned())
-    }
-}
-
-/// How libcontainer is told to go on.
-pub(super) fn args(
-    kind: ContainerType,
-    spec: Spec,
-    rootfs: PathBuf,
-    streams: &Open,
-    notify_listener: NotifyListener,
-    executor: &Become,
-) -> ContainerArgs {
-    let [stdin, stdout, stderr] = streams.numbers().map(Some);
-    ContainerArgs {
-        container_type: kind,
-        syscall: SyscallType::Linux,
-        spec: Rc::new(spec),
-        rootfs,
-        console_socket: streams.console(),
-        notify_listener,
-        preserve_fds: 0,
-        container: None,
-        user_ns_config: None,
-        // Not looked at: groups are ours.
-        cgroup_config: CgroupConfig {
-            cgroup_path: Default::default(),
-            systemd_cgroup: false,
-            container_name: String::new(),
-        },
-        detached: true,
-        executor: Box::new(executor.clone()),
-        no_pivot: false,
-        stdin,
-        stdout,
-        stderr,
-        as_sibling: false,
-        pid_file: None,
-    }
+/// What only the first process of a container has.
+pub(super) struct First<'a> {
+    pub(super) config: &'a Config,
+    pub(super) plan: Plan<'a>,
+    /// The container as hooks get to see it.
+    pub(super) view: Container,
+    /// Where it waits to be started.
+    pub(super) door: UnixListener,
 }
 
 /// Runs in the new process; returns only if that did not become the user's
 /// program.
-pub(super) fn live(birth: &Birth<'_>, line: &mut Line) -> u8 {
-    // Each end has one holder, so that its end is noticed.
-    let _ = (line.from_init.close(), line.to_init.close(), line.failure.0.take());
-    let mapping = line.mapping.take().map(|(mapped, _)| mapped);
-    if let Some((_, init)) = line.listener.take() {
-        // The executor knows it by its number.
-        let _ = init.into_raw_fd();
-    }
-    let lived = prepare(birth, mapping).and_then(|()| {
-        container_init_process(&birth.args, &mut line.to_maker, &mut line.from_maker)
-            .map_err(|error| Error::new(ErrorKind::Unknown, chain(&error)))
-    });
-    let words = match lived {
-        Ok(()) => "the process went on after its end".to_owned(),
-        Err(error) => birth.executor.failure().unwrap_or_else(|| error.report().to_string()),
-    };
+pub(super) fn live(birth: &mut Birth<'_>, line: &mut Line) -> u8 {
+    let Some(mut child) = line.child() else { return FAILED };
+    // Whom we tell may be gone.
     sys::process::ignore_broken_pipes();
-    // Once the container was started nobody listens; its own standard error is
-    // what is left then, as with runc.
-    if line.failure.1.write_all(words.as_bytes()).is_err() {
-        let _ = writeln!(io::stderr(), "{words}");
-    }
+    let Err(error) = go(birth, &mut child);
+    child.fail(&error);
     FAILED
 }
 
-fn prepare(birth: &Birth<'_>, mapped: Option<PipeReader>) -> Result<()> {
+fn go(birth: &mut Birth<'_>, child: &mut Child) -> Result<Infallible> {
+    if let Some(foreign) = birth.foreign {
+        nix::unistd::close(foreign).map_err(io::Error::from).context("close", "the maker's")?;
+    }
+    get_in(birth, child)?;
+    settle(birth, child)?;
+    become_user(birth, child)
+}
+
+/// Into cgroups and namespaces.
+fn get_in(birth: &Birth<'_>, child: &mut Child) -> Result<()> {
     birth.doors.enter().context("enter", "the container's cgroups")?;
-    let nix = |result: nix::Result<()>, what: &str| {
-        result.map_err(io::Error::from).context(what, "for the container's process")
-    };
     if let Some((init, kinds)) = birth.enter {
         process::enter_those_of(init, kinds).context("enter", "the container's namespaces")?;
     }
-    if let Some(mut mapped) = mapped {
-        let mut byte = [0];
-        mapped.read_exact(&mut byte).context("wait for", "the ids of the user namespace")?;
+    if birth.waits_for_ids {
+        child.wait()?;
     }
     if let Some(time) = birth.time {
-        nix(nix::sched::setns(time, NEWTIME), "set the time namespace")?;
+        nix(nix::sched::setns(time, NEWTIME)).context("enter", "the time namespace")?;
     }
     if let Some(name) = &birth.keyring {
         match sys::process::new_session_keyring(name) {
@@ -237,27 +132,180 @@ fn prepare(birth: &Birth<'_>, mapped: Option<PipeReader>) -> Result<()> {
         }
     }
     // What the daemon's user belongs to is nothing to the container.
-    nix(setgroups(&[]), "drop the groups")?;
+    nix(setgroups(&[])).context("leave", "all groups")?;
     if birth.in_user_namespace {
         let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
-        nix(setresgid(group, group, group), "become root of the user namespace")?;
-        nix(setresuid(user, user, user), "become root of the user namespace")?;
+        nix(setresgid(group, group, group)).context("become", "root of the user namespace")?;
+        nix(setresuid(user, user, user)).context("become", "root of the user namespace")?;
     }
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    Ok(())
+    nix(unshare(birth.unshare)).context("make", "namespaces")
 }
 
-/// An error with all that is below it. The library's own texts repeat what is
-/// below in part.
-fn chain(error: &dyn StdError) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_words = cause.to_string();
-        if !words.ends_with(&cause_words) {
-            words = format!("{words}: {cause_words}");
-        }
-        next = cause.source();
+/// Makes everything around the process what the container is to see.
+fn settle(birth: &mut Birth<'_>, child: &mut Child) -> Result<()> {
+    let process = &birth.confined.process;
+    nix(setsid()).context("begin", "a session")?;
+    scheduling::set(process, birth.first.as_ref().map(|first| &first.config.linux))?;
+    if birth.streams.console().is_none() {
+        birth.streams.connect().context("connect", "the streams")?;
     }
-    words
+    if process.no_new_privileges() == Some(true) {
+        nix(prctl::set_no_new_privs()).context("set", "process.noNewPrivileges")?;
+    }
+    if let Some(first) = &mut birth.first {
+        first.name(birth.unshare)?;
+        let tree = rootfs::make(&mut first.plan)?;
+        if first.config.has_hooks_around_init() {
+            child.tell(Point::WantsHooks)?;
+            child.wait()?;
+            let list = first.config.hooks.create_container();
+            hooks::run(list.as_ref(), "createContainer", &first.view, None)?;
+        }
+        rootfs::enter(&first.plan, tree)?;
+        cwd::make(process.cwd())?;
+    }
+    match birth.streams.console() {
+        Some(socket) => {
+            terminal::make(socket, process.console_size().as_ref(), birth.first.is_some())?;
+        }
+        None => birth.streams.reopen_null().context("open", "/dev/null")?,
+    }
+    if let Some(domain) = birth.personality {
+        let domain = match domain {
+            LinuxPersonalityDomain::PerLinux => PersonalityDomain::Linux,
+            LinuxPersonalityDomain::PerLinux32 => PersonalityDomain::Linux32,
+        };
+        LinuxSyscall.personality(domain).map_err(|e| refused("linux.personality", e))?;
+    }
+    if let Some(profile) = process.apparmor_profile().as_ref().filter(|name| !name.is_empty()) {
+        apparmor::apply_profile(profile).map_err(|e| refused("process.apparmorProfile", e))?;
+    }
+    if let Some(mask) = process.user().umask() {
+        umask(Mode::from_bits_truncate(mask));
+    }
+    match &birth.first {
+        Some(first) => rootfs::finish(&first.plan),
+        None => Ok(()),
+    }
+}
+
+/// From root with everything to the user's program.
+fn become_user(birth: &Birth<'_>, child: &mut Child) -> Result<Infallible> {
+    let process = &birth.confined.process;
+    let user = process.user();
+    let entered = cwd::enter(process.cwd())?;
+    birth.streams.give_to(user.uid()).context("own", "the streams")?;
+    let groups: Vec<_> =
+        user.additional_gids().iter().flatten().map(|gid| Gid::from_raw(*gid)).collect();
+    if !groups.is_empty() {
+        nix(setgroups(&groups)).context("set", "process.user.additionalGids")?;
+    }
+    set_user(user.uid(), user.gid()).context_as(
+        ErrorKind::InvalidArgument,
+        "set",
+        "process.user",
+    )?;
+    if entered == Entered::Denied && cwd::enter(process.cwd())? == Entered::Denied {
+        return Err(cwd::denied(process.cwd()));
+    }
+    // Nothing that is open now will be open in the user's program.
+    LinuxSyscall.close_range(0).map_err(|e| refused("the descriptors", e))?;
+    capabilities::reset_effective(&LinuxSyscall).map_err(|e| refused("process.capabilities", e))?;
+    if !birth.in_user_namespace {
+        process::limit_resources(0, process)?;
+    }
+    let filter = birth.filter;
+    let early = filter.filter(|filter| filter.has_listener());
+    if let Some(filter) = early {
+        // Who answers for it has to be told while the container is made.
+        install(filter, child)?;
+    }
+    drop_capabilities(birth)?;
+    let program = Program::of(process)?;
+    child.tell(Point::Ready)?;
+
+    match &birth.first {
+        Some(first) => first.wait(process)?,
+        None => child.wait()?,
+    }
+    // What this program ignores, the user's need not.
+    sys::process::reset_signals();
+    if let Some(filter) = filter.filter(|filter| !filter.has_listener()) {
+        install(filter, child)?;
+    }
+    program.execute()
+}
+
+/// Becomes a user who may still do everything.
+fn set_user(user: u32, group: u32) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    nix(prctl::set_keepcaps(true))?;
+    nix(setresgid(group, group, group))?;
+    nix(setresuid(user, user, user))?;
+    nix(prctl::set_keepcaps(false))
+}
+
+fn install(filter: &Filter, child: &Child) -> Result<()> {
+    match filter.install().context_as(ErrorKind::InvalidArgument, "set", "linux.seccomp")? {
+        Some(listener) => child.send_listener(listener.as_fd()),
+        None => Ok(()),
+    }
+}
+
+/// Leaves the capabilities that were asked for. Without no_new_privs only who
+/// may administer can set a filter, and that comes last so that the filter need
+/// allow nothing of ours: until then we keep that one, too. It does not get
+/// through execve(2), which makes new sets of those that it may inherit.
+fn drop_capabilities(birth: &Birth<'_>) -> Result<()> {
+    let mut asked = birth.confined.capabilities.clone();
+    let filters_late = birth.filter.is_some_and(|filter| !filter.has_listener());
+    if filters_late && birth.confined.process.no_new_privileges() != Some(true) {
+        let with = |set: &Option<oci_spec::runtime::Capabilities>| {
+            let mut set = set.clone().unwrap_or_default();
+            set.insert(Capability::SysAdmin);
+            Some(set)
+        };
+        let (permitted, effective) = (with(asked.permitted()), with(asked.effective()));
+        asked.set_permitted(permitted).set_effective(effective);
+    }
+    capabilities::drop_privileges(&asked, &LinuxSyscall)
+        .map_err(|e| refused("process.capabilities", e))
+}
+
+impl First<'_> {
+    /// Names the machine, if it is one of its own.
+    fn name(&self, made: CloneFlags) -> Result<()> {
+        if !made.contains(CloneFlags::CLONE_NEWUTS) {
+            return Ok(());
+        }
+        let spec = &self.config.spec;
+        if let Some(name) = spec.hostname() {
+            nix(sethostname(name)).context_as(ErrorKind::InvalidArgument, "set", "hostname")?;
+        }
+        if let Some(name) = spec.domainname() {
+            LinuxSyscall.set_domainname(name).map_err(|e| refused("domainname", e))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the container is started.
+    fn wait(&self, process: &oci_spec::runtime::Process) -> Result<()> {
+        let told = || -> io::Result<()> {
+            let (stream, _): (UnixStream, _) = self.door.accept()?;
+            (&stream).read(&mut [0; MAX_WORD_BYTES]).map(drop)
+        };
+        told().context("wait for", "the start")?;
+        let list = self.config.hooks.start_container();
+        let env = program::environment(process);
+        hooks::run(list.as_ref(), "startContainer", &self.view, Some(&env))
+    }
+}
+
+fn refused(field: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::caused(ErrorKind::InvalidArgument, format!("set {field}"), error)
+}
+
+fn nix<T>(result: nix::Result<T>) -> io::Result<T> {
+    result.map_err(io::Error::from)
 }

@@ -1,10 +1,11 @@
 //! An OCI runtime: makes containers and handles them, with no process of its
 //! own but the container's.
 //!
-//! What happens inside a new process between its birth and the user's program
-//! is libcontainer's, youki's library. Around it, this module does what decides
-//! about cost and safety: control groups, namespaces that exist or are entered
-//! before that, system call filters, capabilities, and what is kept on disk.
+//! The way of a process from its birth to the user's program, the order of its
+//! steps and its tree of files are this module's, as are control groups, system
+//! call filters and what is kept on disk: they decide about cost and safety.
+//! What is the same in every runtime comes from libcontainer, youki's library:
+//! hooks, capabilities, AppArmor, memory policies, checks of a configuration.
 //!
 //! All of it is synchronous. What makes processes ([`create`], [`exec`], and
 //! what runs hooks) needs a process with a single thread and no async runtime;
@@ -17,16 +18,20 @@ mod cwd;
 mod delete;
 mod exec;
 mod executed;
-mod executor;
 mod hooks;
 mod init;
+mod line;
 mod listener;
 mod process;
+mod program;
 mod record;
+mod rootfs;
+mod scheduling;
 mod seccomp;
 mod spec;
 mod steer;
 mod streams;
+mod terminal;
 
 pub(crate) use create::{Create, create};
 pub(crate) use delete::delete;
@@ -38,3 +43,11 @@ pub(crate) use streams::Streams;
 /// How to have what this runtime cannot do.
 pub(crate) const REMEDY: &str =
     "not possible with the embedded runtime; name another one (--runc-binary runc)";
+
+/// A system error in the kernel's words alone, in lower case as Go has them.
+fn words(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

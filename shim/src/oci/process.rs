@@ -25,6 +25,8 @@ pub(super) const NEWTIME: CloneFlags = CloneFlags::from_bits_retain(nix::libc::C
 pub(super) struct Place {
     /// Made together with it: a pid and a user namespace.
     new: CloneFlags,
+    /// Made by the process itself, of what it is in by then.
+    pub(super) unshare: CloneFlags,
     /// Entered before it is made, in this order.
     joined: Vec<(CloneFlags, File)>,
     /// A new time namespace, with what is written into its offsets.
@@ -40,8 +42,14 @@ impl Place {
     /// # Errors
     /// `InvalidArgument` for a namespace that is not there.
     pub(super) fn of(linux: &Linux) -> Result<Self> {
-        let mut place =
-            Self { new: CloneFlags::empty(), joined: Vec::new(), new_time: None, time: None };
+        let with_it = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUSER;
+        let mut place = Self {
+            new: CloneFlags::empty(),
+            unshare: CloneFlags::empty(),
+            joined: Vec::new(),
+            new_time: None,
+            time: None,
+        };
         for namespace in linux.namespaces().iter().flatten() {
             let kind = flag(namespace.typ());
             let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
@@ -54,7 +62,10 @@ impl Place {
                     }
                 }
                 None if kind == NEWTIME => place.new_time = Some(offsets(linux)),
-                None => place.new |= kind & (CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUSER),
+                None => {
+                    place.new |= kind & with_it;
+                    place.unshare |= kind - with_it;
+                }
             }
         }
         // With a user namespace go the rights to enter the others.

@@ -23,7 +23,7 @@ use std::{
 
 use oci_spec::runtime::{Hook, LinuxPersonality, LinuxSeccomp};
 use serde::{Deserialize, Serialize};
-use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
 use super::cgroup::Groups;
 use crate::runtime::Status;
@@ -129,7 +129,7 @@ impl Store {
         let json = serde_json::to_vec(record).map_err(|e| {
             Error::caused(ErrorKind::Internal, "encode the record of a container", e)
         })?;
-        shim_protocol::note::write(&path, &json)
+        note::write(&path, &json)
     }
 
     /// Reads the record of a container.
@@ -189,9 +189,14 @@ impl Store {
     }
 }
 
-/// A maker that died between two steps leaves such a folder.
+/// A maker that died between two steps leaves such a folder, or one with a
+/// record that was not finished.
 fn is_empty(folder: &Path) -> bool {
-    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+    let unfinished = note::unfinished(Path::new(RECORD));
+    let is_nothing = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| Path::new(&entry.file_name()) == unfinished)
+    };
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.all(is_nothing))
 }
 
 impl Record {
@@ -219,14 +224,11 @@ impl Record {
         if !self.is_alive() {
             return Ok(Status::Stopped);
         }
-        if store.notify(id).exists() {
-            return Ok(Status::Created);
+        // One that waits to be started can be paused, too.
+        if self.groups.is_frozen().unwrap_or_default() {
+            return Ok(Status::Paused);
         }
-        Ok(if self.groups.is_frozen().unwrap_or_default() {
-            Status::Paused
-        } else {
-            Status::Running
-        })
+        Ok(if store.notify(id).exists() { Status::Created } else { Status::Running })
     }
 }
 

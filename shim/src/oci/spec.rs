@@ -1,5 +1,5 @@
-//! `config.json`: read, checked, and brought into the form that libcontainer
-//! takes. What neither it nor we can do is refused by the name of its field.
+//! `config.json`: read and checked. What cannot be done is refused by the name of
+//! its field.
 
 use std::{
     fs,
@@ -17,12 +17,10 @@ use super::{REMEDY, capabilities};
 /// A container's configuration.
 #[derive(Debug)]
 pub(super) struct Config {
-    /// Without what we do ourselves.
     pub(super) spec: Spec,
     pub(super) rootfs: PathBuf,
     pub(super) linux: Linux,
     pub(super) process: Confined,
-    /// All of them; `spec` has them only if init has to wait for some.
     pub(super) hooks: Hooks,
 }
 
@@ -30,10 +28,9 @@ pub(super) struct Config {
 #[derive(Debug)]
 pub(super) struct Confined {
     pub(super) process: Process,
+    /// All sets of them.
     pub(super) capabilities: LinuxCapabilities,
     pub(super) seccomp: Option<LinuxSeccomp>,
-    /// `HOME` is to be found out.
-    pub(super) is_homeless: bool,
 }
 
 /// Reads the configuration of a bundle.
@@ -55,37 +52,28 @@ pub(super) fn load(bundle: &Path) -> Result<Config> {
     let rootfs =
         rootfs.context_as(ErrorKind::InvalidArgument, "find root.path of", path.display())?;
     let process = spec.process().clone().ok_or_else(|| absent("process"))?;
-    let mut linux = match spec.linux() {
+    let linux = match spec.linux() {
         Some(linux) => linux.clone(),
         None => empty_linux()?,
     };
     refuse_mounts(spec.mounts().as_deref().unwrap_or_default())?;
-    refuse_linux(&mut linux)?;
-    let seccomp = linux.seccomp().clone();
-    linux.set_seccomp(None);
-    let process = confine(process, seccomp)?;
+    refuse_linux(&linux)?;
+    let process = confine(process, linux.seccomp().clone())?;
     let hooks = spec.hooks().clone().unwrap_or_default();
-    if !concern_init(&hooks) {
-        spec.set_hooks(None);
-    }
-    spec.set_linux(Some(linux.clone())).set_process(Some(process.process.clone()));
+    spec.set_linux(Some(linux.clone()));
     Validator::validate_spec(&spec)
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "config.json", e))?;
-    // Those that exist are entered before libcontainer comes.
-    let mut rest = linux.clone();
-    let namespaces = linux.namespaces().iter().flatten();
-    let new =
-        namespaces.filter(|ns| ns.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()));
-    rest.set_namespaces(Some(
-        new.cloned()
-            .map(|mut ns| {
-                ns.set_path(None);
-                ns
-            })
-            .collect(),
-    ));
-    spec.set_linux(Some(rest));
     Ok(Config { spec, rootfs, linux, process, hooks })
+}
+
+impl Config {
+    /// Are there hooks that init runs, or has to wait for, while it is made?
+    pub(super) fn has_hooks_around_init(&self) -> bool {
+        let hooks = &self.hooks;
+        [hooks.prestart(), hooks.create_runtime(), hooks.create_container()]
+            .iter()
+            .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+    }
 }
 
 fn absent(field: &str) -> Error {
@@ -101,18 +89,11 @@ fn unable(field: &str) -> Error {
     Error::unimplemented(format!("{field}: {REMEDY}"))
 }
 
-/// Are there hooks that init runs or has to wait for?
-fn concern_init(hooks: &Hooks) -> bool {
-    [hooks.prestart(), hooks.create_runtime(), hooks.create_container(), hooks.start_container()]
-        .iter()
-        .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
-}
-
-/// Takes a process apart into what libcontainer does and what we do.
+/// Checks a process.
 ///
 /// # Errors
 /// As [`load`].
-pub(super) fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> Result<Confined> {
+pub(super) fn confine(process: Process, seccomp: Option<LinuxSeccomp>) -> Result<Confined> {
     if process.args().as_ref().is_none_or(|args| args.first().is_none_or(String::is_empty)) {
         return Err(absent("process.args"));
     }
@@ -130,13 +111,6 @@ pub(super) fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> Re
             return Err(Error::invalid(format!("process.args[{index}] has a zero byte")));
         }
     }
-    if process.apparmor_profile().as_ref().is_some_and(String::is_empty) {
-        process.set_apparmor_profile(None);
-    }
-    // For libcontainer a value is a yes.
-    if process.no_new_privileges() == Some(false) {
-        process.set_no_new_privileges(None);
-    }
     // Absent means none; the library's own default are some.
     let asked = process.capabilities().clone();
     let mut capabilities = LinuxCapabilities::default();
@@ -147,16 +121,7 @@ pub(super) fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> Re
         .set_permitted(Some(of(|c| c.permitted().clone())))
         .set_inheritable(Some(of(|c| c.inheritable().clone())))
         .set_ambient(Some(of(|c| c.ambient().clone())));
-    process.set_capabilities(None);
-    // libcontainer would look it up by the system's library, which loads code that
-    // the image names, while there still are all privileges. A value keeps it from that.
-    let mut env = process.env().clone().unwrap_or_default();
-    let is_homeless = !env.iter().any(|entry| entry.starts_with("HOME="));
-    if is_homeless {
-        env.push("HOME=/".into());
-        process.set_env(Some(env));
-    }
-    Ok(Confined { process, capabilities, seccomp, is_homeless })
+    Ok(Confined { process, capabilities, seccomp })
 }
 
 fn refuse_mounts(mounts: &[Mount]) -> Result<()> {
@@ -176,18 +141,16 @@ fn refuse_mounts(mounts: &[Mount]) -> Result<()> {
     Ok(())
 }
 
-fn refuse_linux(linux: &mut Linux) -> Result<()> {
-    // libcontainer knows the names without "r" alone, and means those with it.
-    if let Some(propagation) = linux.rootfs_propagation() {
-        let name = propagation.strip_prefix('r').unwrap_or(propagation).to_owned();
-        linux.set_rootfs_propagation(Some(name).filter(|name| !name.is_empty()));
-    }
+fn refuse_linux(linux: &Linux) -> Result<()> {
     if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) {
         return Err(unable("linux.mountLabel"));
     }
-    linux.set_mount_label(None);
     if linux.intel_rdt().is_some() {
         return Err(unable("linux.intelRdt"));
+    }
+    let flags = linux.personality().as_ref().and_then(|personality| personality.flags().as_ref());
+    if flags.is_some_and(|flags| !flags.is_empty()) {
+        return Err(unable("linux.personality.flags"));
     }
     if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
         return Err(unable("linux.netDevices"));

@@ -4,17 +4,20 @@ use std::{
     fs::OpenOptions,
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::PathBuf,
 };
 
-use nix::{
-    sys::stat::{SFlag, fstat, makedev},
-    unistd::{dup2_stderr, dup2_stdout},
+use rustix::{
+    fs::{Uid, fchown, fstat},
+    io::Errno,
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
 };
 use shim_protocol::{Context, Error, Result};
+
+use super::rootfs::devices;
 
 /// The streams of a process that is to be made.
 #[derive(Debug, Default)]
@@ -63,41 +66,68 @@ impl Streams {
 }
 
 impl Open {
-    /// By number, for the new process, which has copies of them all.
-    pub(super) fn numbers(&self) -> [RawFd; 3] {
-        [0, 1, 2].map(|index: usize| self.fds[index].as_raw_fd())
+    /// Makes them the standard streams of this process.
+    ///
+    /// # Errors
+    /// Those of dup2(2).
+    pub(super) fn connect(&self) -> io::Result<()> {
+        let [stdin, stdout, stderr] = &self.fds;
+        dup2_stdin(stdin)?;
+        dup2_stdout(stdout)?;
+        Ok(dup2_stderr(stderr)?)
     }
 
-    pub(super) fn console(&self) -> Option<RawFd> {
-        self.console.as_ref().map(AsRawFd::as_raw_fd)
+    /// Opens `/dev/null` again for those of this process's streams that are it: by
+    /// the host's, one would be in the host's mounts.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub(super) fn reopen_null(&self) -> io::Result<()> {
+        let is_null = |fd: BorrowedFd<'_>| devices::is_null(fd);
+        let nulls = [
+            is_null(io::stdin().as_fd())?,
+            is_null(io::stdout().as_fd())?,
+            is_null(io::stderr().as_fd())?,
+        ];
+        if nulls == [false; 3] {
+            return Ok(());
+        }
+        let null = devices::null()?;
+        let [input, output, error] = nulls;
+        if input {
+            dup2_stdin(&null)?;
+        }
+        if output {
+            dup2_stdout(&null)?;
+        }
+        if error {
+            dup2_stderr(&null)?;
+        }
+        Ok(())
     }
-}
 
-/// Opens `/dev/null` again for those of this process's streams that are it.
-/// libcontainer replaces them by the container's own, but only for reading.
-///
-/// # Errors
-/// Those of open(2).
-pub(super) fn reopen_null() -> io::Result<()> {
-    let is_null = |fd: BorrowedFd<'_>| {
-        let found = fstat(fd)?;
-        let character = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
-        nix::Result::Ok(character && found.st_rdev == makedev(1, 3))
-    };
-    let (output, error) = (is_null(io::stdout().as_fd())?, is_null(io::stderr().as_fd())?);
-    if !output && !error {
-        return Ok(());
+    /// Gives this process's streams to a user, who may want to open them by their
+    /// names (`/dev/stdout`). Those that belong to everybody stay.
+    ///
+    /// # Errors
+    /// Those of fchown(2), but for what the kernel never gives away.
+    pub(super) fn give_to(&self, user: u32) -> io::Result<()> {
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        for stream in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+            if fstat(stream)?.st_uid == user || devices::is_null(stream)? {
+                continue;
+            }
+            match fchown(stream, Some(Uid::from_raw(user)), None) {
+                // A file of a user namespace above, or on a read-only filesystem.
+                Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+                given => given?,
+            }
+        }
+        Ok(())
     }
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    // An image may have something else there.
-    if !is_null(null.as_fd())? {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "/dev/null is something else"));
+
+    /// Where the terminal is to be sent.
+    pub(super) fn console(&self) -> Option<&UnixStream> {
+        self.console.as_ref()
     }
-    if output {
-        dup2_stdout(&null)?;
-    }
-    if error {
-        dup2_stderr(&null)?;
-    }
-    Ok(())
 }

@@ -13,6 +13,8 @@ use super::process;
 /// Stack of what runs aside, in bytes. A child made there goes on with a copy;
 /// only pages that are used take memory.
 const STACK_BYTES: usize = 1 << 20;
+/// One page, on whatever machine.
+const GUARD_BYTES: usize = 64 << 10;
 
 /// `include/uapi/linux/sched.h`; the constant of libc is too narrow for it.
 const INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -126,7 +128,16 @@ impl Stack {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
         // SAFETY: a new mapping, at an address of the kernel's choice.
         let memory = unsafe { libc::mmap(ptr::null_mut(), STACK_BYTES, protection, flags, -1, 0) };
-        if memory == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(memory)) }
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Self(memory);
+        // Who needs more ends there, and does not write to what lies below.
+        // SAFETY: the page is the lowest of the new mapping, and nobody uses it yet.
+        match unsafe { libc::mprotect(stack.0, GUARD_BYTES, libc::PROT_NONE) } {
+            0 => Ok(stack),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Stacks grow downwards.

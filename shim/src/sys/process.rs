@@ -139,6 +139,51 @@ pub(crate) fn limit(pid: u32, resource: u32, soft: u64, hard: u64) -> io::Result
     }
 }
 
+/// When a process runs (sched(7)).
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    pub(crate) runtime_ns: u64,
+    pub(crate) deadline_ns: u64,
+    pub(crate) period_ns: u64,
+}
+
+/// Sets when this process runs (sched_setattr(2)).
+///
+/// # Errors
+/// Those of sched_setattr.
+pub(crate) fn schedule(schedule: &Schedule) -> io::Result<()> {
+    /// `include/uapi/linux/sched/types.h`, its second version.
+    #[repr(C)]
+    struct Attributes {
+        base: libc::sched_attr,
+        util_min: u32,
+        util_max: u32,
+    }
+    let attributes = Attributes {
+        base: libc::sched_attr {
+            size: size_of::<Attributes>() as u32,
+            sched_policy: schedule.policy,
+            sched_flags: schedule.flags,
+            sched_nice: schedule.nice,
+            sched_priority: schedule.priority,
+            sched_runtime: schedule.runtime_ns,
+            sched_deadline: schedule.deadline_ns,
+            sched_period: schedule.period_ns,
+        },
+        util_min: 0,
+        util_max: 0,
+    };
+    // SAFETY: the kernel reads one structure of the size that it says.
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Gives this process a new session keyring that its user may search
 /// (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING and KEYCTL_SETPERM).
 ///

@@ -4,7 +4,7 @@ use std::{fs, process::Stdio};
 
 use serde_json::json;
 
-use crate::harness::Bed;
+use crate::harness::{Bed, skip};
 
 #[test]
 fn who_it_is() {
@@ -16,6 +16,53 @@ fn who_it_is() {
     fs::create_dir(bed.path("rootfs/etc")).unwrap();
     fs::write(bed.path("rootfs/etc/passwd"), "root:x:0:0::/root:\nu:x:7:8::/home/u:\n").unwrap();
     assert_eq!(bed.output(), "7\n8\n8 9 10\n0027\n/home/u\n/made/on/the/way\nbox\n");
+}
+
+/// Wherever it is: in the image, in a mount, where the image cannot be written.
+#[test]
+fn a_working_directory_is_made() {
+    for (cwd, read_only) in [("/made/here", false), ("/made/here", true), ("/dev/in/a/mount", true)]
+    {
+        let Some(bed) = Bed::new("cwd", "pwd; stat -c '%u %a' .") else { return };
+        let bed = bed
+            .set("/process/user", json!({"uid": 7, "gid": 8}))
+            .set("/process/cwd", json!(cwd))
+            .set("/root/readonly", json!(read_only));
+        assert_eq!(bed.output(), format!("{cwd}\n0 755\n"));
+    }
+}
+
+/// Links of the kernel could lead to a folder of the host that is still open
+/// (CVE-2024-21626).
+#[test]
+fn a_working_directory_is_inside() {
+    for number in 3..20 {
+        let Some(bed) = Bed::new("cwd-link", "pwd") else { return };
+        let said = bed.set("/process/cwd", json!(format!("/proc/self/fd/{number}/x"))).refusal();
+        assert!(said.contains("process.cwd"), "{said}");
+    }
+    let Some(bed) = Bed::new("cwd-exec", "sleep 1000") else { return };
+    bed.start();
+    for cwd in ["/proc/self/fd/3", "/proc/1/root", "/nosuch"] {
+        let said = bed.refused(&["exec", "--cwd", cwd, &bed.id, "pwd"]);
+        let words = format!("chdir to cwd ({cwd:?}) set in config.json failed: ");
+        assert!(said.contains(&words), "{said}");
+    }
+}
+
+/// Programs open them by their names, and not all of them as root.
+#[test]
+fn streams_belong_to_the_user() {
+    let script = "echo out >/dev/stdout; echo err >/dev/stderr";
+    let Some(bed) = Bed::new("streams", script) else { return };
+    let bed = bed.set("/process/user", json!({"uid": 7, "gid": 8}));
+    let owner = || std::os::unix::fs::MetadataExt::uid(&fs::metadata("/dev/null").unwrap());
+    let before = owner();
+    let output = bed.run();
+    assert_eq!(crate::harness::text(&output.stdout), "out\n");
+    assert_eq!(crate::harness::text(&output.stderr), "err\n");
+    // The device that all share stays whose it is.
+    assert_eq!(owner(), before);
 }
 
 #[test]
@@ -75,6 +122,49 @@ fn capabilities_that_cannot_be_had_are_left_out() {
     fs::write(bed.path("added.json"), added.to_string()).unwrap();
     let held = bed.ok(&["exec", "--process", "added.json", &bed.id]);
     assert_eq!(held, "CapBnd:\t0000000000000020\n");
+}
+
+/// A profile of AppArmor, on machines that have it (`hack/vm` is one).
+#[test]
+fn profiles_of_apparmor() {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    if enabled.unwrap_or_default().trim() != "Y" {
+        skip("profiles_of_apparmor", "needs a kernel with AppArmor (hack/vm has one)");
+        return;
+    }
+    let Some(bed) = Bed::new("apparmor", "cat /proc/self/attr/current /secret; sleep 1000") else {
+        return;
+    };
+    fs::write(bed.path("rootfs/secret"), "seen\n").unwrap();
+    let profile =
+        format!("profile {} flags=(attach_disconnected) {{ file, deny /secret r, }}", bed.id);
+    let source = bed.path("profile");
+    fs::write(&source, &profile).unwrap();
+    let parser = |flag: &str| {
+        let mut parser = std::process::Command::new("apparmor_parser");
+        parser.arg(flag).arg("--skip-cache").arg(&source).status().unwrap()
+    };
+    assert!(parser("--replace").success());
+    let name = json!(bed.id);
+    let bed = bed.set("/process/apparmorProfile", name);
+    bed.start();
+    let confined = format!("{} (enforce)\n", bed.id);
+    let said = || fs::read_to_string(bed.path("output")).unwrap();
+    bed.until("its output", || said().contains("Permission denied"));
+    assert!(said().starts_with(&confined), "{}", said());
+    // What is added is so by what it says itself.
+    let process = json!({
+        "user": {"uid": 0, "gid": 0}, "args": ["cat", "/proc/self/attr/current"],
+        "env": ["PATH=/bin"], "cwd": "/", "apparmorProfile": bed.id,
+    });
+    fs::write(bed.path("process.json"), process.to_string()).unwrap();
+    assert_eq!(bed.ok(&["exec", "--process", "process.json", &bed.id]), confined);
+    bed.ok(&["delete", "--force", &bed.id]);
+    // Unknown is not unconfined.
+    let bed = bed.set("/process/apparmorProfile", json!("no-such-profile"));
+    let said = bed.refusal();
+    assert!(said.contains("process.apparmorProfile"), "{said}");
+    assert!(parser("--remove").success());
 }
 
 #[test]
@@ -206,7 +296,7 @@ fn the_program_of_a_waiting_container_cannot_be_written_to() {
 #[test]
 fn session_keyrings() {
     if fs::read("/proc/keys").is_err() {
-        eprintln!("session_keyrings: skipped, needs a kernel with keys");
+        skip("session_keyrings", "needs a kernel with keys");
         return;
     }
     let Some(bed) = Bed::new("keys", "sleep 1000") else { return };

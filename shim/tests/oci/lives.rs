@@ -48,6 +48,20 @@ fn a_paused_container_can_be_killed() {
     bed.until("the end", || bed.state()["status"] == "stopped");
 }
 
+/// One that waits to be started can be paused, and still waits afterwards.
+#[test]
+fn pausing_before_the_start() {
+    let Some(bed) = Bed::new("frozen-early", "sleep 1000") else { return };
+    bed.create();
+    bed.ok(&["pause", &bed.id]);
+    assert_eq!(bed.state()["status"], "paused");
+    assert!(bed.refused(&["start", &bed.id]).contains("it is paused"));
+    bed.ok(&["resume", &bed.id]);
+    assert_eq!(bed.state()["status"], "created");
+    bed.ok(&["start", &bed.id]);
+    assert_eq!(bed.state()["status"], "running");
+}
+
 /// Without a pid namespace the rest survives init, until it is removed.
 #[test]
 fn what_outlives_init_goes_with_the_container() {

@@ -131,3 +131,115 @@ fn devices_are_in_a_read_only_folder_if_asked_for() {
     let bed = bed.set("/mounts/1/options", json!(["mode=755", "ro"]));
     assert_eq!(bed.output(), "Read-only file system\nnull\n");
 }
+
+/// Links and devices are made in the image's `/dev`, wherever that is.
+#[test]
+fn a_link_in_place_of_dev_stays_inside() {
+    let Some(bed) = Bed::new("dev-link", "ls -l /dev/ | grep -c -E ' (fd|ptmx|null)( |$)'") else {
+        return;
+    };
+    let outside = bed.path("outside");
+    fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, bed.path("rootfs/dev")).unwrap();
+    let proc = bed.config["mounts"][0].clone();
+    // Without a mount of its own: what is made there is made in the image.
+    let bed = bed.set("/mounts", json!([proc]));
+    assert_eq!(bed.output(), "3\n");
+    assert_eq!(fs::read_dir(outside).unwrap().count(), 0);
+    // And once more, where all of it is already.
+    assert_eq!(bed.output(), "3\n");
+}
+
+/// A `/dev` of the host is complete, and not the container's to change.
+#[test]
+fn devices_of_the_host_are_left_as_they_are() {
+    let Some(bed) = Bed::new("dev-bind", "cat /dev/ptmx; echo x >/dev/null && ls /dev") else {
+        return;
+    };
+    let host = bed.path("host-dev");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("ptmx"), "of the host\n").unwrap();
+    let (kind, mode) =
+        (nix::sys::stat::SFlag::S_IFCHR, nix::sys::stat::Mode::from_bits_truncate(0o666));
+    nix::sys::stat::mknod(&host.join("null"), kind, mode, nix::sys::stat::makedev(1, 3)).unwrap();
+    let mount =
+        json!({"destination": "/dev/", "type": "bind", "source": host, "options": ["rbind", "rw"]});
+    let proc = bed.config["mounts"][0].clone();
+    let bed = bed.set("/mounts", json!([proc, mount]));
+    assert_eq!(bed.output(), "of the host\nnull\nptmx\n");
+}
+
+/// Nothing pretends to be what the kernel says of processes.
+#[test]
+fn proc_is_what_it_says() {
+    for (destination, refused) in [
+        ("/proc", true),
+        ("/proc/self/attr", true),
+        ("/proc/sys", true),
+        ("/nowhere/../proc/sys", true),
+        ("/through/sys", true),
+        ("/proc/cpuinfo", false),
+    ] {
+        let Some(bed) = Bed::new("over-proc", "cat /proc/cpuinfo") else { return };
+        std::os::unix::fs::symlink("/proc", bed.path("rootfs/through")).unwrap();
+        fs::create_dir(bed.path("folder")).unwrap();
+        fs::write(bed.path("file"), "mine\n").unwrap();
+        let source = bed.path(if refused { "folder" } else { "file" });
+        let mount = json!({"destination": destination, "type": "bind", "source": source, "options": ["bind"]});
+        let bed = bed.add("/mounts", mount);
+        match refused {
+            true => {
+                let said = bed.refusal();
+                assert!(said.contains("mount over /proc"), "{destination}: {said}");
+            }
+            false => assert_eq!(bed.output(), "mine\n"),
+        }
+    }
+    let Some(bed) = Bed::new("proc-link", "true") else { return };
+    std::os::unix::fs::symlink("/bin", bed.path("rootfs/proc")).unwrap();
+    let said = bed.refusal();
+    assert!(said.contains("proc must be mounted on an ordinary folder"), "{said}");
+}
+
+#[test]
+fn options_for_all_mounts_below() {
+    let script =
+        "for f in deep/in flat/in; do (echo x >/$f/f) 2>&1 | grep -o 'Read-only' || echo $f; done";
+    let Some(bed) = Bed::new("recursive", script) else { return };
+    // A mount below the source, where only the container's maker sees it.
+    let source = bed.path("source");
+    fs::create_dir_all(source.join("in")).unwrap();
+    let tmpfs = Some("tmpfs");
+    nix::mount::mount(tmpfs, &source.join("in"), tmpfs, nix::mount::MsFlags::empty(), None::<&str>)
+        .unwrap();
+    let bind = |point: &str, option: &str| json!({"destination": point, "type": "bind", "source": source, "options": ["rbind", option]});
+    let bed = bed.add("/mounts", bind("/deep", "rro")).add("/mounts", bind("/flat", "ro"));
+    let output = bed.run();
+    nix::mount::umount(&source.join("in")).unwrap();
+    assert_eq!(crate::harness::text(&output.stdout), "Read-only\nflat/in\n");
+}
+
+/// Sources are opened by whoever makes the container: its root may get to less.
+#[test]
+fn a_source_that_the_containers_root_does_not_get_to() {
+    let Some(bed) = Bed::new("user-source", "cat /data/f") else { return };
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    let source = bed.path("private/data");
+    fs::create_dir_all(&source).unwrap();
+    fs::write(source.join("f"), "seen\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode;
+    fs::set_permissions(bed.path("private"), mode(0o700)).unwrap();
+    for folder in [bed.path(""), bed.path("rootfs")] {
+        fs::set_permissions(&folder, mode(0o755)).unwrap();
+        nix::unistd::chown(&folder, Some(100_000.into()), Some(100_000.into())).unwrap();
+    }
+    let bed = bed
+        .add("/linux/namespaces", json!({"type": "user"}))
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map)
+        .add(
+            "/mounts",
+            json!({"destination": "/data", "type": "bind", "source": source, "options": ["rbind"]}),
+        );
+    assert_eq!(bed.output(), "seen\n");
+}

@@ -96,7 +96,6 @@ fn all_but_what_is_named_is_refused() {
         "pipe",
         "pipe2",
         "poll",
-        "prctl",
         "pread64",
         "prlimit64",
         "read",
@@ -203,4 +202,46 @@ fn somebody_answers_for_calls() {
         (1, &json!(["seccompFd"]), &json!("about it"))
     );
     assert_eq!(state["state"]["id"], json!(bed.id));
+}
+
+/// What the runtime itself does on the way is nothing that a profile has to
+/// allow.
+#[test]
+fn a_profile_need_not_allow_what_only_the_runtime_does() {
+    let ours = [
+        "accept4",
+        "accept",
+        "capset",
+        "capget",
+        "close_range",
+        "openat2",
+        "recvfrom",
+        "rt_sigaction",
+        "sendmsg",
+        "setresuid",
+        "statx",
+        "socket",
+        "faccessat2",
+    ];
+    let rules = json!([{"names": ours, "action": "SCMP_ACT_KILL_PROCESS"}]);
+    for no_new_privileges in [false, true] {
+        let Some(bed) = Bed::new("strict", "exec echo hello") else { return };
+        // A program that does none of it either.
+        let bed = bed
+            .set("/process/args", json!(["/bin/busybox", "echo", "hello"]))
+            .set("/process/user", json!({"uid": 7, "gid": 8}))
+            .set("/linux/seccomp", filter(rules.clone()))
+            .set("/process/noNewPrivileges", json!(no_new_privileges));
+        let output = bed.run();
+        assert_eq!(crate::harness::text(&output.stdout), "hello\n", "{:?}", output);
+    }
+}
+
+/// Nobody could answer for it, as it is how the listener is handed over.
+#[test]
+fn a_call_that_would_wait_for_itself_is_refused() {
+    let Some(bed) = Bed::new("deadlock", "true") else { return };
+    let rules = json!([{"names": ["sendmsg"], "action": "SCMP_ACT_NOTIFY"}]);
+    let said = bed.set("/linux/seccomp", filter(rules)).refusal();
+    assert!(said.contains("SCMP_ACT_NOTIFY for sendmsg"), "{said}");
 }

@@ -162,6 +162,7 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
         no_pivot_root: flags.has("no-pivot"),
         no_new_keyring: flags.has("no-new-keyring"),
         sibling: false,
+        own: None,
     };
     let pid = oci::create(store, request)?;
     tracing::debug!(container = %id, pid, "created");
@@ -172,13 +173,19 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
 /// and removes it.
 fn run_container(store: &Store, words: &mut Words<'_>) -> Result<u8> {
     let (id, detach) = create(store, words)?;
-    oci::start(store, &id)?;
-    if detach {
-        return Ok(0);
+    let run = || {
+        oci::start(store, &id)?;
+        if detach {
+            return Ok(0);
+        }
+        wait::wait(oci::state(store, &id)?.1.pid).context("wait for", &id)
+    };
+    let status = run();
+    // One that cannot be started is nobody's.
+    if !detach || status.is_err() {
+        oci::delete(store, &id, true)?;
     }
-    let status = wait::wait(oci::state(store, &id)?.1.pid).context("wait for", &id)?;
-    oci::delete(store, &id, true)?;
-    Ok(status)
+    status
 }
 
 fn refuse_fds(flags: &Flags) -> Result<()> {

@@ -55,6 +55,7 @@ pub(super) fn exec(store: &Store, words: &mut Words<'_>) -> Result<u8> {
         streams: streams(&flags)?,
         pid_file: pid_file.as_deref(),
         sibling: false,
+        own: None,
     };
     let pid = oci::exec(store, request)?;
     match flags.has("detach") {

@@ -150,6 +150,22 @@ impl Groups {
         unified || (pages && self.v1("hugetlb").is_none()) || (rdma && self.v1("rdma").is_none())
     }
 
+    /// Are there hierarchies of the first version?
+    pub(super) fn has_v1(&self) -> bool {
+        !self.v1.is_empty()
+    }
+
+    /// Those hierarchies, by their controllers with "," between them or by
+    /// "name=", and the group in each.
+    pub(super) fn hierarchies(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.v1.iter().map(|(controllers, folder)| (controllers.as_str(), folder.as_path()))
+    }
+
+    /// The group in the tree of the second version.
+    pub(super) fn unified(&self) -> Option<&Path> {
+        self.v2.as_ref().map(|unified| unified.group.as_path())
+    }
+
     /// Are they nobody's? To be asked before it is noted whose they are: who
     /// finds that kills all that is in them.
     ///

@@ -40,6 +40,9 @@ const EPERM: u32 = nix::libc::EPERM as u32;
 /// The longest program (`include/uapi/linux/bpf_common.h`, BPF_MAXINSNS).
 const MAX_INSTRUCTIONS: usize = 4096;
 
+/// How the listener of a filter is handed over.
+const HANDS_OVER: &str = "sendmsg";
+
 /// A program, ready to be installed.
 #[derive(Clone)]
 pub(super) struct Filter {
@@ -63,6 +66,7 @@ impl Filter {
         if default == NOTIFY {
             return Err(Error::invalid("linux.seccomp.defaultAction: nobody could answer for it"));
         }
+        refuse_deadlock(profile)?;
         let mut tables: Vec<Table> = Vec::new();
         for architecture in architectures(profile) {
             let mut table = Table { architecture, default, rules: Vec::new() };
@@ -118,6 +122,19 @@ impl Filter {
     /// Those of seccomp(2).
     pub(super) fn install(&self) -> io::Result<Option<OwnedFd>> {
         bpf::filter(&self.program, self.flags)
+    }
+}
+
+/// The listener gets to whoever answers by this call, which so cannot wait for an
+/// answer itself.
+fn refuse_deadlock(profile: &LinuxSeccomp) -> Result<()> {
+    let waits = profile.syscalls().iter().flatten().any(|call| {
+        call.action() == LinuxSeccompAction::ScmpActNotify
+            && call.names().iter().any(|name| name == HANDS_OVER)
+    });
+    match waits {
+        true => Err(Error::invalid(format!("linux.seccomp: SCMP_ACT_NOTIFY for {HANDS_OVER}"))),
+        false => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream as StdStream,
     },
     path::Path,
@@ -166,10 +166,14 @@ pub fn main(parent: Option<&str>) -> Result<()> {
 
 /// Answers one question.
 fn serve(socket: &StdStream, parent: Pid) -> u8 {
+    log::init(false);
     let served = ready(parent).and_then(|()| match wire::receive(socket)? {
         // Not needed any more.
         None => Ok(()),
-        Some((request, fds)) => wire::answer(socket, &run(request, fds).into()),
+        Some((request, fds)) => {
+            let answer = run(request, fds, socket.as_raw_fd()).into();
+            wire::answer(socket, &answer)
+        }
     });
     match served {
         Ok(()) => 0,
@@ -194,7 +198,8 @@ fn ready(parent: Pid) -> Result<()> {
     get_ready().map_err(io::Error::from).context("prepare", "the helper")
 }
 
-fn run(request: Request, fds: Vec<OwnedFd>) -> Result<u32> {
+/// `socket` must have an end when we have one.
+fn run(request: Request, fds: Vec<OwnedFd>, socket: RawFd) -> Result<u32> {
     // The one that was forked came before the shim's log.
     log::init_own(false, None);
     let Request { id, root, streams, console, work } = request;
@@ -203,7 +208,7 @@ fn run(request: Request, fds: Vec<OwnedFd>) -> Result<u32> {
     let mut fds = fds.into_iter();
     let fds = streams.map(|is_there| if is_there { fds.next() } else { None });
     let streams = Streams { fds, console };
-    let sibling = true;
+    let (sibling, own) = (true, Some(socket));
     match work {
         Work::Create { bundle, pid_file, no_pivot_root, no_new_keyring } => {
             let (bundle, pid_file) = (&*bundle, Some(&*pid_file));
@@ -215,12 +220,13 @@ fn run(request: Request, fds: Vec<OwnedFd>) -> Result<u32> {
                 no_pivot_root,
                 no_new_keyring,
                 sibling,
+                own,
             };
             oci::create(&store, request)
         }
         Work::Exec { process, pid_file } => {
             let (process, pid_file) = (process.as_bytes(), Some(&*pid_file));
-            oci::exec(&store, oci::Exec { id: &id, process, streams, pid_file, sibling })
+            oci::exec(&store, oci::Exec { id: &id, process, streams, pid_file, sibling, own })
         }
         Work::Start => oci::start(&store, &id).map(|()| 0),
         Work::Delete { force } => oci::delete(&store, &id, force).map(|()| 0),

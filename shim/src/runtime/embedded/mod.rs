@@ -15,12 +15,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use shim_protocol::{Error, ErrorKind, Id, Result};
+use shim_protocol::{Error, ErrorKind, Id, Result, note};
 
 use super::{Checkpoint, ChildStdio, ContainerState, Create, Exec, Restore, Runtime, Started};
 use crate::{
     oci::{self, Store},
     reaper::Reaper,
+    sys::{process, wait},
 };
 
 mod features;
@@ -137,6 +138,17 @@ impl EmbeddedRuntime {
     }
 }
 
+/// Ends a process whose helper was killed before it could say that it is there.
+fn end_stray(pid_file: &Path) {
+    let pid = std::fs::read_to_string(pid_file).ok().and_then(|text| text.parse().ok());
+    // Its pid is nobody else's until it is reaped, and it is ours to reap.
+    if let Some(pid) = pid.filter(|pid| wait::is_child(*pid))
+        && let Err(error) = process::kill(pid, nix::libc::SIGKILL as u32)
+    {
+        tracing::warn!(pid, %error, "end a process nobody knows");
+    }
+}
+
 fn unable(what: &str) -> Error {
     Error::unimplemented(format!("{what}: {}", oci::REMEDY))
 }
@@ -175,7 +187,12 @@ impl Runtime for EmbeddedRuntime {
         let process = String::from_utf8(request.process.to_vec())
             .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "decode process", e))?;
         let work = Work::Exec { process, pid_file: request.pid_file.to_owned() };
-        self.make(id, work, request.stdio).await
+        note::remove(request.pid_file)?;
+        let made = self.make(id, work, request.stdio).await;
+        if made.is_err() {
+            end_stray(request.pid_file);
+        }
+        made
     }
 
     async fn kill(&self, id: &Id, signal: u32, all: bool) -> Result<()> {

@@ -1,0 +1,90 @@
+//! What a container sees of control groups.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use nix::libc;
+use rustix::{
+    fs::CWD,
+    io::Errno,
+    mount::{MountFlags, OpenTreeFlags, open_tree},
+};
+use shim_protocol::{Context, Error, Result};
+
+use super::{
+    mounts::{self, Place},
+    options::Options,
+};
+use crate::sys::mount as attributes;
+
+/// No program and no device belongs there.
+const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// Mounts the control groups at `point`: one tree, or a folder with one
+/// hierarchy in each of its folders.
+pub(super) fn mount(place: &Place<'_>, point: &Path, options: &Options) -> Result<()> {
+    match place.groups.has_v1() {
+        false => unified(place, point, options),
+        true => hierarchies(place, point, options),
+    }
+}
+
+fn unified(place: &Place<'_>, point: &Path, options: &Options) -> Result<()> {
+    let target = place.root.folder(point).context("find", "the mount point")?;
+    let (source, link) = (Path::new("cgroup"), mounts::link(target.as_fd()));
+    let flags = options.mount_flags();
+    match rustix::mount::mount(source, link, "cgroup2", flags, None) {
+        // Who is root of a user namespace only may not, or not with another view.
+        Err(Errno::PERM | Errno::BUSY) => {
+            let own = place.groups.unified().ok_or_else(|| Error::internal("no group"))?;
+            let tree = tree(own).context("clone", own.display())?;
+            attributes::change(tree.as_fd(), options.own, false).context("set", "its options")?;
+            mounts::attach(tree.as_fd(), target.as_fd()).context("attach", own.display())
+        }
+        mounted => mounted.map_err(io::Error::from).context("mount", "cgroup2"),
+    }
+}
+
+fn hierarchies(place: &Place<'_>, point: &Path, options: &Options) -> Result<()> {
+    let target = place.root.folder(point).context("find", "the mount point")?;
+    let mode = ["mode=755".to_owned()];
+    mounts::filesystem(Path::new("tmpfs"), target.as_fd(), "tmpfs", FLAGS, &mode)?;
+    let folder = place.root.open(point).context("open", "the mount")?;
+    for (controllers, group) in place.groups.hierarchies() {
+        let name = controllers.strip_prefix("name=").unwrap_or(controllers);
+        let target = place.root.folder(&point.join(name)).context("make", name)?;
+        match place.has_group_namespace {
+            true => {
+                let data = [controllers.to_owned()];
+                let source = Path::new("cgroup");
+                mounts::filesystem(source, target.as_fd(), "cgroup", FLAGS, &data)?;
+            }
+            false => {
+                let tree = tree(group).context("clone", group.display())?;
+                mounts::attach(tree.as_fd(), target.as_fd()).context("attach", group.display())?;
+            }
+        }
+        // Each controller is found by its own name, too.
+        for controller in name.split(',').filter(|controller| *controller != name) {
+            rustix::fs::symlinkat(name, &folder, controller)
+                .map_err(io::Error::from)
+                .context("link", controller)?;
+        }
+    }
+    if options.own.has(libc::MOUNT_ATTR_RDONLY) {
+        // Else a container could lift its own limits.
+        let read_only = attributes::Attributes::READ_ONLY;
+        attributes::change(folder.as_fd(), read_only, true).context("protect", "the groups")?;
+    }
+    Ok(())
+}
+
+fn tree(group: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(CWD, group, flags)?)
+}
