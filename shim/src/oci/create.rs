@@ -23,9 +23,9 @@ use nix::sched::CloneFlags;
 use shim_protocol::{Context, Error, Id, Result, note};
 
 use super::{
-    Prepared, Record, Store, Streams,
+    Prepared, Record, Store, Streams, capabilities,
     cgroup::Groups,
-    hooks,
+    executed, hooks,
     init::{self, Birth, First},
     line::{Line, Maker, Point},
     listener,
@@ -73,10 +73,15 @@ pub(crate) struct Create<'a> {
 pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     let prepared = request.prepared.take().filter(|early| early.is_of(request.bundle));
     let prepared = prepared.map_or_else(|| Prepared::load(request.bundle), Ok)?;
-    let Prepared { config, filter, .. } = prepared;
+    let Prepared { mut config, filter, .. } = prepared;
     let terminal = config.process.process.terminal() == Some(true);
     let streams = std::mem::take(&mut request.streams).open(terminal)?;
     let place = Place::of(&config.linux)?;
+    // In a user namespace of its own it has all of them.
+    if !place.has_user() {
+        let asked = &config.process.capabilities;
+        config.process.capabilities = capabilities::grantable(asked)?;
+    }
     let mut record = plan(&request, &config)?;
 
     store.reserve(request.id)?;
@@ -147,6 +152,11 @@ fn bear(
     record: &Record,
 ) -> Result<(Cloned, Maker)> {
     let doors = record.groups.open(None)?;
+    // Ours is closed at the end of this function, and init's when it executes.
+    let _executed = match record.poststart.is_empty() {
+        true => None,
+        false => Some(executed::promise(&store.executed(request.id))?),
+    };
     let mut line = Line::new(filter.as_ref().is_some_and(Filter::has_listener))?;
     let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
     let plan = Plan {

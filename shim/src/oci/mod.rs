@@ -11,11 +11,13 @@
 //! what runs hooks) needs a process with a single thread and no async runtime;
 //! the rest works anywhere.
 
+mod capabilities;
 pub(crate) mod cgroup;
 mod create;
 mod cwd;
 mod delete;
 mod exec;
+mod executed;
 mod hooks;
 mod init;
 mod line;

@@ -5,6 +5,8 @@
 //!     embedded.json   the record; its presence says who made the container
 //!     seccomp.json    the filter of its processes, for those that are added
 //!     notify.sock     init waits here until it is to start, and is then gone
+//!     executed        FIFO that init has open until it is the user's program, if
+//!                     there are hooks to be run then
 //! ```
 //!
 //! Other runtimes keep folders of the same names in the same place, but not
@@ -33,6 +35,8 @@ const RECORD: &str = "embedded.json";
 const SECCOMP: &str = "seccomp.json";
 /// Where init waits to be started.
 const NOTIFY: &str = "notify.sock";
+/// What init has open until it executes the user's program.
+const EXECUTED: &str = "executed";
 
 /// All containers of a state folder.
 #[derive(Clone, Debug)]
@@ -87,6 +91,11 @@ impl Store {
     /// Where the container's init waits.
     pub(crate) fn notify(&self, id: &Id) -> PathBuf {
         self.folder(id).join(NOTIFY)
+    }
+
+    /// What tells that the container's init has become the user's program.
+    pub(super) fn executed(&self, id: &Id) -> PathBuf {
+        self.folder(id).join(EXECUTED)
     }
 
     /// Whose container is it? `None` when there is no such container.

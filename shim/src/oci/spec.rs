@@ -12,7 +12,7 @@ use oci_spec::runtime::{
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use super::REMEDY;
+use super::{REMEDY, capabilities};
 
 /// A container's configuration.
 #[derive(Debug)]
@@ -41,11 +41,9 @@ pub(super) struct Confined {
 pub(super) fn load(bundle: &Path) -> Result<Config> {
     let path = bundle.join("config.json");
     let text = fs::read(&path).context_as(ErrorKind::InvalidArgument, "read", path.display())?;
-    let mut spec: Spec = serde_json::from_slice(&text).map_err(std::io::Error::from).context_as(
-        ErrorKind::InvalidArgument,
-        "decode",
-        path.display(),
-    )?;
+    let mut spec: Spec = capabilities::decode(&text, "/process")
+        .map_err(std::io::Error::from)
+        .context_as(ErrorKind::InvalidArgument, "decode", path.display())?;
     if !spec.version().starts_with("1.") {
         return Err(Error::invalid(format!("ociVersion: {:?}", spec.version())));
     }

@@ -14,7 +14,7 @@ use libcontainer::container::ContainerStatus;
 use oci_spec::runtime::LinuxResources;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
-use super::{Record, Store, hooks};
+use super::{Record, Store, executed, hooks};
 use crate::{runtime::Status, sys::process};
 
 const SIGKILL: u32 = nix::libc::SIGKILL as u32;
@@ -41,6 +41,7 @@ pub(crate) fn start_read(store: &Store, id: &Id, record: &Record) -> Result<()> 
     if record.poststart.is_empty() {
         return Ok(());
     }
+    executed::wait(&store.executed(id))?;
     let view = hooks::view(store, id, record, ContainerStatus::Running);
     hooks::run_all(&record.poststart, "poststart", &view);
     Ok(())

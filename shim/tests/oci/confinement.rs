@@ -95,6 +95,35 @@ fn capabilities_are_those_that_were_asked_for() {
     assert_eq!(bed.output(), expect([held, held, held, held, held], 1));
 }
 
+/// A warning, as the specification has it, and no failure.
+#[test]
+fn capabilities_that_cannot_be_had_are_left_out() {
+    let Some(bed) = Bed::new("caps-more", "grep CapBnd /proc/self/status; sleep 1000") else {
+        return;
+    };
+    let log = bed.path("log").display().to_string();
+    let sets = json!(["CAP_KILL", "CAP_FLY"]);
+    let bed = bed.set("/process/capabilities", json!({"bounding": sets}));
+    fs::write(bed.path("config.json"), bed.config.to_string()).unwrap();
+    let mut create = bed.command(&["--log", &log, "--log-format", "json", "create", &bed.id]);
+    let output = fs::File::create(bed.path("output")).unwrap();
+    assert!(create.stdout(output).stderr(std::process::Stdio::null()).status().unwrap().success());
+    let line: serde_json::Value = serde_json::from_slice(&fs::read(&log).unwrap()).unwrap();
+    assert_eq!(line["level"], "warning");
+    assert!(line["msg"].as_str().unwrap().contains("CAP_FLY"), "{line}");
+
+    bed.ok(&["start", &bed.id]);
+    let held = || fs::read_to_string(bed.path("output")).unwrap() == "CapBnd:\t0000000000000020\n";
+    bed.until("the output", held);
+    let added = json!({
+        "args": ["/bin/grep", "CapBnd", "/proc/self/status"], "cwd": "/",
+        "user": {"uid": 0, "gid": 0}, "capabilities": {"bounding": sets},
+    });
+    fs::write(bed.path("added.json"), added.to_string()).unwrap();
+    let held = bed.ok(&["exec", "--process", "added.json", &bed.id]);
+    assert_eq!(held, "CapBnd:\t0000000000000020\n");
+}
+
 /// A profile of AppArmor, on machines that have it (`hack/vm` is one).
 #[test]
 fn profiles_of_apparmor() {

@@ -60,7 +60,6 @@ fn nonsense_is_refused_by_name() {
             json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
             "linux.seccomp.defaultAction",
         ),
-        ("/process/capabilities/bounding", json!(["CAP_FLY"]), "CAP_FLY"),
     ] {
         let Some(bed) = Bed::new("nonsense", "true") else { return };
         let group = bed.config["linux"]["cgroupsPath"].clone();

@@ -13,7 +13,6 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::Path,
     str::FromStr,
-    time::SystemTime,
 };
 
 use nix::sys::signal::Signal;
@@ -21,7 +20,7 @@ use serde_json::json;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use crate::{
-    log::{self, Rfc3339},
+    log::{self, Format, Rfc3339},
     oci::{self, Record, Store, Streams},
     runtime::{Status, embedded},
     sys::{program, wait},
@@ -73,23 +72,25 @@ type Words<'a> = Peekable<&'a mut dyn Iterator<Item = OsString>>;
 pub fn run(words: &mut dyn Iterator<Item = OsString>) -> Result<u8> {
     let mut words = words.peekable();
     let global = Flags::take(&mut words, &GLOBAL)?;
-    log::init(global.has("debug"));
+    let path = global.path("log")?;
+    let file = path.as_deref().map(|path| {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        file.context("open", path.display())
+    });
+    let file = file.transpose()?;
+    let format = match global.last("log-format").is_some_and(|format| format == "json") {
+        true => Format::Json,
+        false => Format::Text,
+    };
+    let own = file.as_ref().map(File::try_clone).transpose().context("clone", "the log")?;
+    log::init_own(global.has("debug"), own.map(|file| (file, format)));
     let result = command(&global, &mut words);
-    if let (Err(error), Some(path)) = (&result, global.path("log")?) {
-        note(&path, global.last("log-format").is_some_and(|format| format == "json"), error)?;
+    // What drives runtimes reads the reason of a failure there.
+    if let (Err(error), Some(mut file)) = (&result, file) {
+        let line = format.line("error", &error.report().to_string(), "");
+        file.write_all(line.as_bytes()).context("write", "the log")?;
     }
     result
-}
-
-/// What drives runtimes reads the reason of a failure there.
-fn note(path: &Path, json: bool, error: &Error) -> Result<()> {
-    let (message, time) = (error.report().to_string(), Rfc3339(SystemTime::now()).to_string());
-    let line = match json {
-        true => json!({"level": "error", "msg": message, "time": time}).to_string(),
-        false => format!("time=\"{time}\" level=error msg={message:?}"),
-    };
-    let file = OpenOptions::new().append(true).create(true).open(path);
-    file.and_then(|mut file| writeln!(file, "{line}")).context("write", path.display())
 }
 
 fn command(global: &Flags, words: &mut Words<'_>) -> Result<u8> {

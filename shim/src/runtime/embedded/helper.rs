@@ -194,7 +194,8 @@ pub fn main(parent: Option<&str>) -> Result<()> {
 
 /// Answers one question.
 fn serve(socket: &StdStream, parent: Pid, bundle: Option<&Path>) -> u8 {
-    log::init(false);
+    // One that was forked early came before the shim's log.
+    log::init_own(false, None);
     let prepared = || bundle.and_then(oci::Prepared::early);
     let served = ready(parent).map(|()| prepared()).and_then(|prepared| {
         match wire::receive(socket)? {
