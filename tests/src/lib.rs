@@ -34,6 +34,7 @@ mod sandbox;
 mod spec;
 mod stdio;
 mod store;
+mod systemd;
 mod time;
 pub mod transfer;
 
@@ -51,6 +52,7 @@ pub use sandbox::Sandbox;
 pub use spec::Spec;
 pub use stdio::{Stdin, Stdio, Stream};
 pub use store::Store;
+pub use systemd::{Hierarchies, Systemd};
 pub use time::{DEADLINE, eventually, within};
 
 /// Makes one `#[test]` of each function for each [`Pairing`]; of those after

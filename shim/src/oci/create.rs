@@ -8,12 +8,7 @@
 //! first thing that outlives us, so that whoever finds a half-made container can
 //! remove all of it.
 
-use std::{
-    io::Write,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::{io::Write, os::fd::AsFd, path::Path, time::SystemTime};
 
 use libcontainer::{
     container::ContainerStatus, notify_socket::NotifyListener, process::args::ContainerType,
@@ -23,7 +18,7 @@ use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
 use super::{
     Record, Store, Streams,
-    cgroup::Groups,
+    cgroup::{self, Groups},
     cwd,
     executor::Become,
     hooks,
@@ -37,6 +32,8 @@ use super::{
 };
 use crate::sys::{self, clone::Cloned};
 
+/// Annotations by which runc sets properties of the unit.
+const UNIT_PROPERTY: &str = "org.systemd.property.";
 const SIGKILL: u32 = nix::libc::SIGKILL as u32;
 
 /// A container to be made.
@@ -54,6 +51,8 @@ pub(crate) struct Create<'a> {
     pub(crate) no_pivot_root: bool,
     /// Do not give the container a session keyring of its own.
     pub(crate) no_new_keyring: bool,
+    /// Have systemd make the control groups.
+    pub(crate) systemd_cgroup: bool,
     /// Its first process is to be a child of our parent.
     pub(crate) sibling: bool,
 }
@@ -77,10 +76,11 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     let mut undo = Undo { store, id: request.id, groups: None, init: None, is_done: false };
     record.groups.require_unused()?;
     store.write(request.id, &record)?;
-    record.groups.make(config.linux.resources().as_ref())?;
+    let limits = cgroup::Limits::of(config.linux.resources().as_ref(), request.systemd_cgroup);
+    let holder = record.groups.make(limits.first())?;
     undo.groups = Some(record.groups.clone());
-    record.groups.allow_devices(config.linux.resources().as_ref())?;
-    if let Some(resources) = config.linux.resources() {
+    record.groups.allow_devices(limits.first())?;
+    if let Some(resources) = limits.first() {
         record.groups.apply(resources)?;
     }
     cwd::ensure(&config.rootfs, config.process.process.cwd());
@@ -91,6 +91,10 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     record.pid = init.pid;
     record.began = record::Birth::of(init.pid).map(|birth| birth.began).unwrap_or_default();
     undo.init = Some(init);
+    drop(holder);
+    if let Some(resources) = limits.last() {
+        record.groups.update(resources)?;
+    }
     raise(store, request.id, &config, &record, maker)?;
     process::limit(record.pid, &config.process.process, place.has_user())?;
     store.write(request.id, &record)?;
@@ -104,9 +108,17 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
 /// What will be kept of the container.
 fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
     let linux = &config.linux;
-    let path = match linux.cgroups_path() {
-        Some(path) if !path.as_os_str().is_empty() => path.clone(),
-        _ => PathBuf::from(&**request.id),
+    let annotations = config.spec.annotations().clone().unwrap_or_default();
+    if let Some(name) = annotations.keys().find(|name| name.starts_with(UNIT_PROPERTY))
+        && request.systemd_cgroup
+    {
+        return Err(spec::unable(&format!("annotations: {name}")));
+    }
+    let path = linux.cgroups_path().as_ref().filter(|path| !path.as_os_str().is_empty());
+    let groups = match (path, request.systemd_cgroup) {
+        (path, true) => Groups::of_unit(path.map_or(Path::new(""), |path| path), request.id)?,
+        (Some(path), false) => Groups::plan(path)?,
+        (None, false) => Groups::plan(Path::new(&**request.id))?,
     };
     let kinds = linux.namespaces().iter().flatten().map(|ns| process::flag(ns.typ()));
     Ok(Record {
@@ -116,10 +128,10 @@ fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
         created: Some(SystemTime::now()),
         pid: 0,
         began: 0,
-        groups: Groups::plan(&path)?,
+        groups,
         namespaces: kinds.fold(CloneFlags::empty(), |all, kind| all | kind).bits() as u32,
         has_keyring: !request.no_new_keyring,
-        annotations: config.spec.annotations().clone().unwrap_or_default(),
+        annotations,
         poststart: config.hooks.poststart().clone().unwrap_or_default(),
         poststop: config.hooks.poststop().clone().unwrap_or_default(),
         seccomp: config.process.seccomp.clone(),

@@ -99,7 +99,7 @@ pub(super) fn empty_linux() -> Result<Linux> {
     serde_json::from_str("{}").map_err(|e| Error::caused(ErrorKind::Internal, "decode linux", e))
 }
 
-fn unable(field: &str) -> Error {
+pub(super) fn unable(field: &str) -> Error {
     Error::unimplemented(format!("{field}: {REMEDY}"))
 }
 

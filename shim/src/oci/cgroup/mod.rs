@@ -30,9 +30,13 @@ use crate::{
 mod devices;
 mod freeze;
 mod resources;
+mod systemd;
 #[cfg(test)]
 mod tests;
 mod tree;
+
+use systemd::Scope;
+pub(crate) use systemd::{Holder, Limits};
 
 const SIGKILL: u32 = nix::libc::SIGKILL as u32;
 /// How long processes that were killed may take to leave.
@@ -59,6 +63,9 @@ pub(crate) struct Groups {
     v1: Vec<(String, PathBuf)>,
     /// Folder in the v2 tree.
     v2: Option<Unified>,
+    /// systemd's unit, where it makes the groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<Scope>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +125,25 @@ impl Groups {
                 fs::read_to_string("/proc/self/cgroup").context("read", "/proc/self/cgroup")?
             }
         };
+        Self::below(&own, path)
+    }
+
+    /// The groups of a unit of systemd. `path` is `linux.cgroupsPath`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a path that is not of the form `slice:prefix:name`.
+    pub(crate) fn of_unit(path: &Path, id: &str) -> Result<Self> {
+        let unit = Scope::parse(&path.to_string_lossy(), id)?;
+        let init = fs::read_to_string("/proc/1/cgroup").context("read", "/proc/1/cgroup")?;
+        // systemd is in a unit of its own, beside those it makes.
+        let line = |line: &str| line.strip_suffix("init.scope").unwrap_or(line).to_owned() + "\n";
+        let init: String = init.lines().map(line).collect();
+        let groups = Self::below(&init, &unit.path())?;
+        Ok(Self { unit: Some(unit), ..groups })
+    }
+
+    /// The groups `path` below those that `own` lists.
+    fn below(own: &str, path: &Path) -> Result<Self> {
         let own: Vec<_> = own.lines().filter_map(Membership::parse).collect();
         let mut groups = Self::default();
         for hierarchy in hierarchies()? {
@@ -156,17 +182,55 @@ impl Groups {
     /// # Errors
     /// `FailedPrecondition` when one has processes.
     pub(crate) fn require_unused(&self) -> Result<()> {
-        self.folders().try_for_each(tree::unused)
+        self.folders().try_for_each(|folder| tree::unused(folder, None))
     }
 
-    /// Makes the groups, with the controllers that `resources` needs.
+    /// Makes the groups, with the controllers that `resources` needs. Those of
+    /// systemd stay as long as there is what this gives, or another process;
+    /// then the calling process has one thread.
     ///
     /// # Errors
-    /// `FailedPrecondition` when one is there and in use. What was made until
-    /// then is removed, and nothing else.
-    pub(crate) fn make(&self, resources: Option<&LinuxResources>) -> Result<()> {
+    /// `FailedPrecondition` when one is there and in use, `AlreadyExists` when
+    /// the unit is. What was made until then is removed, and nothing else.
+    pub(crate) fn make(&self, resources: Option<&LinuxResources>) -> Result<Option<Holder>> {
+        let Some(unit) = &self.unit else {
+            return self.make_folders(resources, None).map(|()| None);
+        };
+        let rules = devices::Rule::all(resources)?;
+        let holder = unit.start(resources, &rules, self.is_unified())?;
+        let pid = holder.pid();
+        let made = self.require(pid).and_then(|()| self.make_folders(resources, Some(pid)));
+        match made {
+            Ok(()) => Ok(Some(holder)),
+            Err(error) => {
+                drop(holder);
+                // The first error says why.
+                let _ = unit.stop();
+                Err(error)
+            }
+        }
+    }
+
+    /// Has systemd put a process where we look for it?
+    fn require(&self, pid: u32) -> Result<()> {
+        let v2 = || self.v2.as_ref().map(|unified| unified.group.as_path());
+        let Some(folder) = self.v1("name=systemd").or_else(v2) else {
+            return Err(missing("of systemd"));
+        };
+        let mut pids = Vec::new();
+        tree::pids(folder, &mut pids)?;
+        match pids.contains(&pid) {
+            true => Ok(()),
+            false => {
+                let what = format!("linux.cgroupsPath: systemd makes no {}", folder.display());
+                Err(Error::precondition(what))
+            }
+        }
+    }
+
+    fn make_folders(&self, resources: Option<&LinuxResources>, ours: Option<u32>) -> Result<()> {
         let mut made = Vec::new();
-        let outcome = self.make_all(resources, &mut made);
+        let outcome = self.make_all(resources, ours, &mut made);
         if outcome.is_err() {
             for folder in made {
                 // The first error says why.
@@ -176,13 +240,19 @@ impl Groups {
         outcome
     }
 
+    /// Has the machine no v1 hierarchies?
+    fn is_unified(&self) -> bool {
+        self.v1.is_empty()
+    }
+
     fn make_all<'a>(
         &'a self,
         resources: Option<&LinuxResources>,
+        ours: Option<u32>,
         made: &mut Vec<&'a Path>,
     ) -> Result<()> {
         let mut make = |folder: &'a Path| -> Result<()> {
-            if tree::make(folder)? {
+            if tree::make(folder, ours)? {
                 made.push(folder);
             }
             Ok(())
@@ -194,7 +264,7 @@ impl Groups {
             }
         }
         if let Some(Unified { root, group }) = &self.v2 {
-            if self.v1.is_empty() || resources.is_some_and(|asked| self.needs_unified(asked)) {
+            if self.is_unified() || resources.is_some_and(|asked| self.needs_unified(asked)) {
                 tree::enable_controllers(root, group)?;
             }
             make(group)?;
@@ -202,13 +272,25 @@ impl Groups {
         Ok(())
     }
 
-    /// Sets limits; what `resources` does not name stays.
+    /// Sets limits; what `resources` does not name stays. systemd, where it has
+    /// made the groups, knows them already.
     ///
     /// # Errors
     /// `InvalidArgument` for a value that the kernel refuses,
     /// `FailedPrecondition` when no controller can keep a limit.
     pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
         resources::apply(self, resources)
+    }
+
+    /// Changes limits, as [`Groups::apply`], and tells systemd.
+    ///
+    /// # Errors
+    /// Those of [`Groups::apply`], and what systemd refuses.
+    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            unit.update(resources, self.is_unified())?;
+        }
+        self.apply(resources)
     }
 
     /// Allows the devices that `resources` and the specification name, and no
@@ -315,6 +397,11 @@ impl Groups {
     /// # Errors
     /// `DeadlineExceeded` when a process in them does not end.
     pub(crate) fn remove(&self) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            // systemd would ask them to end first, and wait.
+            self.empty()?;
+            unit.stop()?;
+        }
         let deadline = Instant::now() + EMPTY_TIMEOUT;
         loop {
             match self.remove_folders() {

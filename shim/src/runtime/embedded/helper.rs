@@ -202,7 +202,7 @@ fn run(request: Request, fds: Vec<OwnedFd>) -> Result<u32> {
     let streams = Streams { fds, console };
     let sibling = true;
     match work {
-        Work::Create { bundle, pid_file, no_pivot_root, no_new_keyring } => {
+        Work::Create { bundle, pid_file, no_pivot_root, no_new_keyring, systemd_cgroup } => {
             let (bundle, pid_file) = (&*bundle, Some(&*pid_file));
             let request = oci::Create {
                 id: &id,
@@ -211,6 +211,7 @@ fn run(request: Request, fds: Vec<OwnedFd>) -> Result<u32> {
                 pid_file,
                 no_pivot_root,
                 no_new_keyring,
+                systemd_cgroup,
                 sibling,
             };
             oci::create(&store, request)
