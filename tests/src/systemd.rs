@@ -34,7 +34,9 @@ if [ "$UNIFIED" ]; then
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
 else
     # Mounted anew, they begin at the groups of this machine.
-    mounts=$(sed -n 's,^[^ ]* \(/sys/fs/cgroup/[^ ]*\) \(cgroup2*\) \([^ ]*\) .*,\1 \2 \3,p' /proc/mounts)
+    mounts=$(while read -r _ point kind options _; do
+        case $point,$kind in /sys/fs/cgroup/*,cgroup*) echo "$point $kind $options" ;; esac
+    done </proc/mounts)
     umount -R /sys/fs/cgroup
     mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
     echo "$mounts" | while read -r point kind options; do
