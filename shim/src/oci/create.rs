@@ -24,6 +24,7 @@ use super::{
     hooks,
     init::{self, Birth, Line, Maker},
     listener,
+    mounts::Scratch,
     process::{self, Place},
     record,
     seccomp::Filter,
@@ -157,7 +158,8 @@ fn bear(
     let notify = NotifyListener::new(&notify)
         .map_err(|e| Error::caused(ErrorKind::Internal, format!("bind {}", notify.display()), e))?;
     let kind = ContainerType::InitContainer;
-    let (spec, rootfs) = (config.spec.clone(), config.rootfs.clone());
+    let (mut spec, rootfs) = (config.spec.clone(), config.rootfs.clone());
+    let scratch = Scratch::plan(&mut spec, request.bundle, &rootfs, &config.linux, place)?;
     let mut args = init::args(kind, spec, rootfs, &streams, notify, &executor);
     args.no_pivot = request.no_pivot_root;
     let creating = ContainerStatus::Creating;
@@ -168,6 +170,7 @@ fn bear(
         time: place.time.as_ref(),
         enter: None,
         keyring: record.keyring(request.id),
+        scratch: Some(&scratch),
         args,
         executor,
     };

@@ -99,6 +99,7 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
         time: None,
         enter: Some((init.as_fd(), kinds - CloneFlags::CLONE_NEWPID)),
         keyring: record.keyring(request.id),
+        scratch: None,
         args,
         executor,
     };

@@ -32,7 +32,9 @@ use nix::{
 use oci_spec::runtime::Spec;
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use super::{cgroup::Doors, executor::Become, process, process::NEWTIME, streams::Open};
+use super::{
+    cgroup::Doors, executor::Become, mounts::Scratch, process, process::NEWTIME, streams::Open,
+};
 use crate::sys;
 
 /// The most that is read of what a process says about its failure, in bytes.
@@ -51,6 +53,8 @@ pub(super) struct Birth<'a> {
     pub(super) enter: Option<(BorrowedFd<'a>, CloneFlags)>,
     /// Name of a session keyring of its own.
     pub(super) keyring: Option<CString>,
+    /// Mounts that are made before the others.
+    pub(super) scratch: Option<&'a Scratch>,
     /// The way in which it goes on.
     pub(super) args: ContainerArgs,
     pub(super) executor: Become,
@@ -244,7 +248,7 @@ fn prepare(birth: &Birth<'_>, mapped: Option<PipeReader>) -> Result<()> {
         nix(setresuid(user, user, user), "become root of the user namespace")?;
     }
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    Ok(())
+    birth.scratch.map_or(Ok(()), Scratch::attach)
 }
 
 /// An error with all that is below it. The library's own texts repeat what is

@@ -8,7 +8,7 @@ use std::{
 
 use libcontainer::validator::Validator;
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, Mount, Process, Spec,
+    Hooks, Linux, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, Process, Spec,
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
@@ -61,7 +61,6 @@ pub(super) fn load(bundle: &Path) -> Result<Config> {
         Some(linux) => linux.clone(),
         None => empty_linux()?,
     };
-    refuse_mounts(spec.mounts().as_deref().unwrap_or_default())?;
     refuse_linux(&mut linux)?;
     let seccomp = linux.seccomp().clone();
     linux.set_seccomp(None);
@@ -159,23 +158,6 @@ pub(super) fn confine(mut process: Process, seccomp: Option<LinuxSeccomp>) -> Re
         process.set_env(Some(env));
     }
     Ok(Confined { process, capabilities, seccomp, is_homeless })
-}
-
-fn refuse_mounts(mounts: &[Mount]) -> Result<()> {
-    for mount in mounts {
-        let name = || format!("mounts[{}]", mount.destination().display());
-        let options = || mount.options().iter().flatten();
-        if options().any(|option| option == "idmap" || option == "ridmap")
-            || mount.uid_mappings().as_ref().is_some_and(|list| !list.is_empty())
-            || mount.gid_mappings().as_ref().is_some_and(|list| !list.is_empty())
-        {
-            return Err(unable(&format!("{}.uidMappings", name())));
-        }
-        if options().any(|option| option == "tmpcopyup") {
-            return Err(unable(&format!("{}.options: tmpcopyup", name())));
-        }
-    }
-    Ok(())
 }
 
 fn refuse_linux(linux: &mut Linux) -> Result<()> {

@@ -22,6 +22,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
+use super::idle::Idle;
 use crate::{
     cgroup::{Membership, hierarchies},
     sys::process,
@@ -35,8 +36,8 @@ mod systemd;
 mod tests;
 mod tree;
 
+pub(crate) use systemd::Limits;
 use systemd::Scope;
-pub(crate) use systemd::{Holder, Limits};
 
 const SIGKILL: u32 = nix::libc::SIGKILL as u32;
 /// How long processes that were killed may take to leave.
@@ -192,7 +193,7 @@ impl Groups {
     /// # Errors
     /// `FailedPrecondition` when one is there and in use, `AlreadyExists` when
     /// the unit is. What was made until then is removed, and nothing else.
-    pub(crate) fn make(&self, resources: Option<&LinuxResources>) -> Result<Option<Holder>> {
+    pub(crate) fn make(&self, resources: Option<&LinuxResources>) -> Result<Option<Idle>> {
         let Some(unit) = &self.unit else {
             return self.make_folders(resources, None).map(|()| None);
         };

@@ -6,13 +6,9 @@
 //! not there yet, because it is born in its group, and its limits are to hold
 //! before it does anything. So a process of ours holds the scope until then.
 
-use std::{
-    io::{self, PipeWriter, Read},
-    os::fd::{AsFd, AsRawFd},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use nix::{sched::CloneFlags, sys::wait::waitpid, unistd::Pid};
+use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Result};
@@ -22,10 +18,7 @@ use self::{
     wire::{Call, Message, Property, Value, Writer},
 };
 use super::devices::Rule;
-use crate::sys::{
-    clone::{Cloned, How, clone},
-    process,
-};
+use crate::oci::idle::Idle;
 
 mod bus;
 mod properties;
@@ -96,10 +89,10 @@ impl Scope {
         resources: Option<&LinuxResources>,
         rules: &[Rule],
         is_unified: bool,
-    ) -> Result<Holder> {
+    ) -> Result<Idle> {
         let mut bus = Bus::connect()?;
-        let holder = Holder::new()?;
-        let mut properties = self.properties(holder.process.pid, is_unified);
+        let holder = Idle::new(CloneFlags::empty())?;
+        let mut properties = self.properties(holder.pid(), is_unified);
         properties.extend(properties::devices(rules, is_unified));
         if let Some(resources) = resources {
             properties.extend(properties::of(resources, is_unified, version(&mut bus)?)?);
@@ -299,42 +292,6 @@ impl Limits {
 
     pub(crate) fn last(&self) -> Option<&LinuxResources> {
         self.last.as_ref()
-    }
-}
-
-/// A process that does nothing but be in the scope, and ends with its maker.
-#[derive(Debug)]
-pub(crate) struct Holder {
-    process: Cloned,
-    /// Its end is the holder's.
-    _word: PipeWriter,
-}
-
-impl Holder {
-    /// The calling process has one thread.
-    fn new() -> Result<Self> {
-        let (mut end, word) = io::pipe().context("make", "a pipe")?;
-        let how = How { namespaces: CloneFlags::empty(), sibling: false, cgroup: None };
-        let process = clone(&how, || {
-            process::close_all_but(end.as_raw_fd());
-            // Nothing is ever written.
-            let _ = end.read(&mut [0]);
-            0
-        });
-        Ok(Self { process: process.context("make", "a process")?, _word: word })
-    }
-
-    /// The process.
-    pub(super) fn pid(&self) -> u32 {
-        self.process.pid
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        // It may be gone: then that is all that was wanted.
-        let _ = process::signal(self.process.fd.as_fd(), nix::libc::SIGKILL as u32);
-        let _ = waitpid(Pid::from_raw(self.process.pid as i32), None);
     }
 }
 
