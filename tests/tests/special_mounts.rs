@@ -22,6 +22,8 @@ tests::pairing!(
     ids_are_mapped,
     trees_are_mapped,
     ids_are_mapped_in_a_user_namespace,
+    ids_are_those_of_a_user_namespace_that_exists,
+    mounts_inside_stay_inside,
     mistakes_are_named,
     tmpfs_with_the_content_of_the_image,
     tmpfs_follows_nothing_out_of_the_image,
@@ -166,9 +168,8 @@ async fn trees_are_mapped(bed: &mut Bed) -> Result<()> {
 
 /// Without mappings, those of the container are taken.
 async fn ids_are_mapped_in_a_user_namespace(bed: &mut Bed) -> Result<()> {
-    fs::set_permissions(bed.sandbox.folder(), Permissions::from_mode(0o755))?;
+    open_to_users(bed)?;
     let disk = folder(&bed.sandbox.path("disk"), &FILES)?;
-    fs::create_dir(bed.sandbox.rootfs().join("mnt"))?;
     for name in ["own", "other", "plain"] {
         fs::create_dir(bed.sandbox.rootfs().join("mnt").join(name))?;
     }
@@ -200,6 +201,87 @@ async fn ids_are_mapped_in_a_user_namespace(bed: &mut Bed) -> Result<()> {
     let made = Path::new(&disk).join("made");
     eventually(async || fs::metadata(&made).context("nothing made")).await?;
     assert_eq!(fs::metadata(&made)?.uid(), 0);
+    bed.destroy(&task).await
+}
+
+/// A user namespace for a container, with everything in reach of it.
+fn open_to_users(bed: &Bed) -> Result<()> {
+    fs::set_permissions(bed.sandbox.folder(), Permissions::from_mode(0o755))?;
+    fs::create_dir(bed.sandbox.rootfs().join("mnt"))?;
+    Ok(())
+}
+
+/// The same where the container joins one.
+async fn ids_are_those_of_a_user_namespace_that_exists(bed: &mut Bed) -> Result<()> {
+    open_to_users(bed)?;
+    let disk = folder(&bed.sandbox.path("disk"), &FILES)?;
+    let mut holder = Command::new("unshare")
+        .args(["--user", "sh", "-c", "echo ready && exec cat"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(holder.stdout.as_mut().context("stdout")?, &mut ready)?;
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{}/{file}", holder.id()), "0 200000 65536")?;
+    }
+    let mut spec = bed.spec("joined", "exec sleep 1000");
+    let namespaces = spec.json["linux"]["namespaces"].as_array_mut().context("namespaces")?;
+    let path = format!("/proc/{}/ns/user", holder.id());
+    namespaces.push(json!({"type": "user", "path": path}));
+    let mount = json!({"source": disk, "destination": "/mnt", "type": "bind",
+                       "options": ["bind", "idmap"]});
+    let mut task = bed.create_from("joined", &with_mounts(spec, &[mount])?).await?;
+    task.start().await?;
+    assert_eq!(owner(&task, "mnt/root")?, (200_000, 200_000));
+    assert_eq!(owner(&task, "mnt/user")?, (201_000, 202_000));
+    drop(holder.stdin.take());
+    holder.wait()?;
+    bed.destroy(&task).await
+}
+
+/// A source that shares its mounts does not share those of a user namespace.
+async fn mounts_inside_stay_inside(bed: &mut Bed) -> Result<()> {
+    open_to_users(bed)?;
+    let source = bed.sandbox.path("source");
+    fs::create_dir(&source)?;
+    bed.sandbox.mount_tmpfs(&source, 1 << 20)?;
+    let (program, words) = bed.sandbox.command(Path::new("/bin/sh"));
+    let source = source.display().to_string();
+    let script = format!("mount --make-shared {source} && mkdir {source}/sub {source}/late");
+    let made = Command::new(program).args(&words).args(["-c", &script]).status()?;
+    ensure!(made.success(), "{script}");
+    let ids = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    let spec = bed.spec("shared", "exec sleep 1000").set("/linux/uidMappings", ids.clone());
+    let spec = spec.set("/linux/gidMappings", ids);
+    let mut spec = spec.set("/linux/rootfsPropagation", json!("rshared"));
+    let namespaces = spec.json["linux"]["namespaces"].as_array_mut().context("namespaces")?;
+    namespaces.push(json!({"type": "user"}));
+    let mount = json!({"source": source, "destination": "/mnt", "type": "bind",
+                       "options": ["rbind", "ridmap", "rshared"]});
+    let mut task = bed.create_from("shared", &with_mounts(spec, &[mount])?).await?;
+    task.start().await?;
+    let mount = |enter: &[&str], place: &str| -> Result<()> {
+        let target = task.pid.to_string();
+        let mounted = Command::new("nsenter")
+            .args(["--target", &target])
+            .args(enter)
+            .args(["--", "/bin/mount", "-t", "tmpfs", "tmpfs", place])
+            .status()?;
+        ensure!(mounted.success(), "mount at {place}");
+        Ok(())
+    };
+    mount(&["--user", "--mount"], "/mnt/sub")?;
+    let outside = bed.sandbox.mounts_below(Path::new(&source));
+    assert_eq!(outside, [Path::new(&source)]);
+    // The other way they come, as with every bind mount.
+    let late = Command::new(program)
+        .args(&words)
+        .args(["-c", &format!("mount -t tmpfs tmpfs {source}/late")])
+        .status()?;
+    ensure!(late.success(), "mount outside");
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", task.pid))?;
+    ensure!(mounts.contains(" /mnt/late "), "{mounts}");
     bed.destroy(&task).await
 }
 
