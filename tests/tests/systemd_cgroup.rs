@@ -11,7 +11,8 @@ use tests::{Hierarchies, Origin, Sandbox, Spec, Systemd, program, run_plain, ski
 const PROPERTIES: &str = "ActiveState,AllowedCPUs,CPUAccounting,CPUQuotaPerSecUSec,\
     CPUQuotaPeriodUSec,CPUShares,CPUWeight,ControlGroup,DefaultDependencies,Delegate,\
     DevicePolicy,IOAccounting,BlockIOAccounting,LoadState,MemoryAccounting,MemoryLimit,MemoryLow,\
-    MemoryMax,MemorySwapMax,Slice,SubState,TasksAccounting,TasksMax";
+    MemoryMax,MemorySwapMax,Slice,SubState,TasksAccounting,TasksMax,\
+    TimeoutStopUSec,CollectMode,SendSIGHUP,After";
 
 fn with_systemd(
     hierarchies: Hierarchies,
@@ -53,6 +54,12 @@ impl Bench {
         let nodes = json!(["CAP_MKNOD"]);
         spec["process"]["capabilities"] =
             json!({"bounding": nodes, "effective": nodes, "permitted": nodes});
+        spec["annotations"] = json!({
+            "org.systemd.property.TimeoutStopSec": "7",
+            "org.systemd.property.CollectMode": "'inactive-or-failed'",
+            "org.systemd.property.SendSIGHUP": "true",
+            "org.systemd.property.After": "['a.target', 'b.target']",
+        });
         fs::write(folder.join("config.json"), spec.to_string())?;
         Ok(folder.display().to_string())
     }
@@ -101,7 +108,13 @@ impl Bench {
     fn properties(&self, unit: &str) -> Result<BTreeMap<String, String>> {
         let text = self.systemd.out(["systemctl", "show", "--property", PROPERTIES, "--", unit])?;
         let pairs = text.lines().filter_map(|line| line.split_once('='));
-        Ok(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        let sorted = |value: &str| {
+            let mut words: Vec<_> = value.split(' ').collect();
+            // Of units they are in no order.
+            words.sort_unstable();
+            words.join(" ")
+        };
+        Ok(pairs.map(|(name, value)| (name.to_owned(), sorted(value))).collect())
     }
 
     fn load_state(&self, unit: &str) -> Result<String> {
@@ -199,6 +212,7 @@ async fn as_with_runc(bench: &Bench) -> Result<()> {
         let after = bench.properties(unit)?;
         assert_eq!(before, after);
         assert_eq!(after["ControlGroup"], "/a.slice/a-b.slice/p-life.scope");
+        assert_eq!(after["TimeoutStopUSec"], "7s");
         let groups = bench.groups(runtime, &id)?;
         let exec = bench.call(runtime, &["exec", &id, "cat", "/proc/self/cgroup"])?;
         let mut exec: Vec<_> = exec.lines().map(str::to_owned).collect();

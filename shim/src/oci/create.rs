@@ -33,8 +33,6 @@ use super::{
 };
 use crate::sys::{self, clone::Cloned};
 
-/// Annotations by which runc sets properties of the unit.
-const UNIT_PROPERTY: &str = "org.systemd.property.";
 const SIGKILL: u32 = nix::libc::SIGKILL as u32;
 
 /// A container to be made.
@@ -110,14 +108,11 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
 fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
     let linux = &config.linux;
     let annotations = config.spec.annotations().clone().unwrap_or_default();
-    if let Some(name) = annotations.keys().find(|name| name.starts_with(UNIT_PROPERTY))
-        && request.systemd_cgroup
-    {
-        return Err(spec::unable(&format!("annotations: {name}")));
-    }
     let path = linux.cgroups_path().as_ref().filter(|path| !path.as_os_str().is_empty());
     let groups = match (path, request.systemd_cgroup) {
-        (path, true) => Groups::of_unit(path.map_or(Path::new(""), |path| path), request.id)?,
+        (path, true) => {
+            Groups::of_unit(path.map_or(Path::new(""), |path| path), request.id, &annotations)?
+        }
         (Some(path), false) => Groups::plan(path)?,
         (None, false) => Groups::plan(Path::new(&**request.id))?,
     };

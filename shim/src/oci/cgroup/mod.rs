@@ -10,6 +10,7 @@
 //! in v2 it is born in its group.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -132,9 +133,14 @@ impl Groups {
     /// The groups of a unit of systemd. `path` is `linux.cgroupsPath`.
     ///
     /// # Errors
-    /// `InvalidArgument` for a path that is not of the form `slice:prefix:name`.
-    pub(crate) fn of_unit(path: &Path, id: &str) -> Result<Self> {
-        let unit = Scope::parse(&path.to_string_lossy(), id)?;
+    /// `InvalidArgument` for a path that is not of the form `slice:prefix:name`,
+    /// and for a property in `annotations` that is not understood.
+    pub(crate) fn of_unit(
+        path: &Path,
+        id: &str,
+        annotations: &HashMap<String, String>,
+    ) -> Result<Self> {
+        let unit = Scope::parse(&path.to_string_lossy(), id, annotations)?;
         let init = fs::read_to_string("/proc/1/cgroup").context("read", "/proc/1/cgroup")?;
         // systemd is in a unit of its own, beside those it makes.
         let line = |line: &str| line.strip_suffix("init.scope").unwrap_or(line).to_owned() + "\n";

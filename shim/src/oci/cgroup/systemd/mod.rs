@@ -6,7 +6,10 @@
 //! not there yet, because it is born in its group, and its limits are to hold
 //! before it does anything. So a process of ours holds the scope until then.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use nix::sched::CloneFlags;
 use oci_spec::runtime::LinuxResources;
@@ -20,6 +23,7 @@ use self::{
 use super::devices::Rule;
 use crate::oci::idle::Idle;
 
+mod annotations;
 mod bus;
 mod properties;
 mod wire;
@@ -43,14 +47,22 @@ pub(super) struct Scope {
     name: String,
     slice: String,
     description: String,
+    /// What the client sets besides.
+    #[serde(skip)]
+    extra: Vec<(String, Value)>,
 }
 
 impl Scope {
     /// Reads `linux.cgroupsPath`, which is `slice:prefix:name` here, or nothing.
     ///
     /// # Errors
-    /// `InvalidArgument` for a path of another form.
-    pub(super) fn parse(path: &str, id: &str) -> Result<Self> {
+    /// `InvalidArgument` for a path of another form, or an annotation that sets a
+    /// property to what is not understood.
+    pub(super) fn parse(
+        path: &str,
+        id: &str,
+        annotations: &HashMap<String, String>,
+    ) -> Result<Self> {
         let wrong = |what: &str| Error::invalid(format!("linux.cgroupsPath: {path:?}: {what}"));
         let (slice, prefix, name) = match path {
             "" => ("", PREFIX, id),
@@ -71,7 +83,9 @@ impl Scope {
         if !is_name(&name) || !is_name(slice) || expand(slice).is_none() {
             return Err(wrong("not the name of a unit"));
         }
-        Ok(Self { name, slice: slice.to_owned(), description: format!("container {id}") })
+        let extra = annotations::properties(annotations)?;
+        let description = format!("container {id}");
+        Ok(Self { name, slice: slice.to_owned(), description, extra })
     }
 
     /// The group of the unit, from where systemd begins.
@@ -97,6 +111,10 @@ impl Scope {
         if let Some(resources) = resources {
             properties.extend(properties::of(resources, is_unified, version(&mut bus)?)?);
         }
+        // Those of the client come last, and so count.
+        let extra = self.extra.iter().map(|(name, value)| (name.as_str(), value));
+        let properties: Vec<_> =
+            properties.iter().map(|(name, value)| (*name, value)).chain(extra).collect();
         let start = |bus: &mut Bus| self.job(bus, "StartTransientUnit", Some(&properties));
         let started = match start(&mut bus) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -149,6 +167,7 @@ impl Scope {
         }
         let mut arguments = Writer::default();
         // Until the next boot, as the unit itself.
+        let properties: Vec<_> = properties.iter().map(|(name, value)| (*name, value)).collect();
         arguments.text(&self.name).flag(true).properties(&properties);
         let call = Call { member: "SetUnitProperties", signature: "sba(sv)", ..MANAGER };
         bus.call(&call, &arguments).map(drop)
@@ -185,7 +204,12 @@ impl Scope {
     }
 
     /// Has systemd do something with the unit; gives how that ended.
-    fn job(&self, bus: &mut Bus, member: &str, properties: Option<&[Property]>) -> Result<String> {
+    fn job(
+        &self,
+        bus: &mut Bus,
+        member: &str,
+        properties: Option<&[(&str, &Value)]>,
+    ) -> Result<String> {
         let mut arguments = Writer::default();
         arguments.text(&self.name).text("replace");
         let signature = match properties {
@@ -313,7 +337,7 @@ mod tests {
                  cri-containerd-x.scope",
             ),
         ] {
-            let scope = Scope::parse(path, "c1").unwrap();
+            let scope = Scope::parse(path, "c1", &HashMap::new()).unwrap();
             assert_eq!((&*scope.name, &*scope.path()), (unit, Path::new(group)), "{path}");
         }
     }
@@ -337,7 +361,7 @@ mod tests {
             "a.slice:p:n\n",
             &long,
         ] {
-            let error = Scope::parse(path, "c1").unwrap_err();
+            let error = Scope::parse(path, "c1", &HashMap::new()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{path}");
             assert!(error.to_string().contains("linux.cgroupsPath"), "{error}");
         }

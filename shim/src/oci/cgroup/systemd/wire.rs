@@ -33,11 +33,15 @@ const VERSION: u8 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Flag(bool),
+    I32(i32),
+    U32(u32),
+    I64(i64),
     U64(u64),
     Text(String),
     /// A bit mask, the lowest bits first.
     Bits(Vec<u8>),
     Numbers(Vec<u32>),
+    Texts(Vec<String>),
     /// Devices and how they may be used.
     Devices(Vec<(String, String)>),
 }
@@ -46,10 +50,14 @@ impl Value {
     fn signature(&self) -> &'static str {
         match self {
             Self::Flag(_) => "b",
+            Self::I32(_) => "i",
+            Self::U32(_) => "u",
+            Self::I64(_) => "x",
             Self::U64(_) => "t",
             Self::Text(_) => "s",
             Self::Bits(_) => "ay",
             Self::Numbers(_) => "au",
+            Self::Texts(_) => "as",
             Self::Devices(_) => "a(ss)",
         }
     }
@@ -100,6 +108,15 @@ impl Writer {
             Value::Flag(flag) => {
                 self.flag(*flag);
             }
+            Value::I32(number) => {
+                self.u32(number.cast_unsigned());
+            }
+            Value::U32(number) => {
+                self.u32(*number);
+            }
+            Value::I64(number) => {
+                self.u64(number.cast_unsigned());
+            }
             Value::U64(number) => {
                 self.u64(*number);
             }
@@ -110,6 +127,9 @@ impl Writer {
             Value::Numbers(numbers) => self.array(4, numbers, |body, number| {
                 body.u32(*number);
             }),
+            Value::Texts(texts) => self.array(4, texts, |body, text| {
+                body.text(text);
+            }),
             Value::Devices(devices) => self.array(8, devices, |body, (path, access)| {
                 body.align(8);
                 body.text(path).text(access);
@@ -118,7 +138,7 @@ impl Writer {
     }
 
     /// Properties of a unit: `a(sv)`.
-    pub(super) fn properties(&mut self, properties: &[Property]) -> &mut Self {
+    pub(super) fn properties(&mut self, properties: &[(&str, &Value)]) -> &mut Self {
         self.array(8, properties, |body, (name, value)| {
             body.align(8);
             body.text(name).variant(value);
@@ -347,7 +367,7 @@ mod tests {
     #[test]
     fn properties_have_the_form_of_the_specification() {
         let mut writer = Writer::default();
-        writer.text("u").properties(&[("Delegate", Value::Flag(true))]);
+        writer.text("u").properties(&[("Delegate", &Value::Flag(true))]);
         // "u", aligned to 4; a length of 20; aligned to 8; a text; a variant.
         let expected = [
             &[1, 0, 0, 0, b'u', 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0][..],
