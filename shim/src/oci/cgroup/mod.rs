@@ -10,7 +10,6 @@
 //! in v2 it is born in its group.
 
 use std::{
-    collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -36,6 +35,7 @@ mod systemd;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unit;
 
 pub(crate) use systemd::Limits;
 use systemd::Scope;
@@ -130,25 +130,6 @@ impl Groups {
         Self::below(&own, path)
     }
 
-    /// The groups of a unit of systemd. `path` is `linux.cgroupsPath`.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a path that is not of the form `slice:prefix:name`,
-    /// and for a property in `annotations` that is not understood.
-    pub(crate) fn of_unit(
-        path: &Path,
-        id: &str,
-        annotations: &HashMap<String, String>,
-    ) -> Result<Self> {
-        let unit = Scope::parse(&path.to_string_lossy(), id, annotations)?;
-        let init = fs::read_to_string("/proc/1/cgroup").context("read", "/proc/1/cgroup")?;
-        // systemd is in a unit of its own, beside those it makes.
-        let line = |line: &str| line.strip_suffix("init.scope").unwrap_or(line).to_owned() + "\n";
-        let init: String = init.lines().map(line).collect();
-        let groups = Self::below(&init, &unit.path())?;
-        Ok(Self { unit: Some(unit), ..groups })
-    }
-
     /// The groups `path` below those that `own` lists.
     fn below(own: &str, path: &Path) -> Result<Self> {
         let own: Vec<_> = own.lines().filter_map(Membership::parse).collect();
@@ -203,36 +184,7 @@ impl Groups {
         let Some(unit) = &self.unit else {
             return self.make_folders(resources, None).map(|()| None);
         };
-        let rules = devices::Rule::all(resources)?;
-        let holder = unit.start(resources, &rules, self.is_unified())?;
-        let pid = holder.pid();
-        let made = self.require(pid).and_then(|()| self.make_folders(resources, Some(pid)));
-        match made {
-            Ok(()) => Ok(Some(holder)),
-            Err(error) => {
-                drop(holder);
-                // The first error says why.
-                let _ = unit.stop();
-                Err(error)
-            }
-        }
-    }
-
-    /// Has systemd put a process where we look for it?
-    fn require(&self, pid: u32) -> Result<()> {
-        let v2 = || self.v2.as_ref().map(|unified| unified.group.as_path());
-        let Some(folder) = self.v1("name=systemd").or_else(v2) else {
-            return Err(missing("of systemd"));
-        };
-        let mut pids = Vec::new();
-        tree::pids(folder, &mut pids)?;
-        match pids.contains(&pid) {
-            true => Ok(()),
-            false => {
-                let what = format!("linux.cgroupsPath: systemd makes no {}", folder.display());
-                Err(Error::precondition(what))
-            }
-        }
+        self.start(unit, resources).map(Some)
     }
 
     fn make_folders(&self, resources: Option<&LinuxResources>, ours: Option<u32>) -> Result<()> {
@@ -287,17 +239,6 @@ impl Groups {
     /// `FailedPrecondition` when no controller can keep a limit.
     pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
         resources::apply(self, resources)
-    }
-
-    /// Changes limits, as [`Groups::apply`], and tells systemd.
-    ///
-    /// # Errors
-    /// Those of [`Groups::apply`], and what systemd refuses.
-    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<()> {
-        if let Some(unit) = &self.unit {
-            unit.update(resources, self.is_unified())?;
-        }
-        self.apply(resources)
     }
 
     /// Allows the devices that `resources` and the specification name, and no
