@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Sandbox, eventually, proc};
+use crate::{Sandbox, eventually, proc, programs::STRICT};
 
 const PROGRAM: &str = "/lib/systemd/systemd";
 const BUS: &str = "/usr/bin/dbus-daemon";
@@ -75,8 +75,12 @@ pub struct Systemd {
 
 impl Systemd {
     /// Why it cannot be had here, if it cannot.
+    ///
+    /// # Panics
+    /// It is not installed, and the run is a strict one.
     pub fn obstacle() -> Option<String> {
         let absent = [PROGRAM, BUS].into_iter().find(|path| !Path::new(path).exists())?;
+        assert!(std::env::var_os(STRICT).is_none(), "{absent} is not installed");
         Some(format!("{absent} is not installed"))
     }
 
