@@ -35,6 +35,7 @@ mod spec;
 mod stdio;
 mod store;
 pub mod syscalls;
+mod systemd;
 mod time;
 pub mod transfer;
 
@@ -52,6 +53,7 @@ pub use sandbox::Sandbox;
 pub use spec::Spec;
 pub use stdio::{Stdin, Stdio, Stream};
 pub use store::Store;
+pub use systemd::{Hierarchies, Systemd};
 pub use time::{DEADLINE, eventually, within};
 
 /// Makes one `#[test]` of each function for each [`Pairing`]; of those after

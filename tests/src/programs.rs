@@ -21,7 +21,7 @@ const SKIPPED: &str = "CONTAINERD_TESTS_SKIPPED";
 
 /// Environment variable: if set, a program that is missing fails the test
 /// instead of skipping it.
-const STRICT: &str = "CONTAINERD_TESTS_STRICT";
+pub(crate) const STRICT: &str = "CONTAINERD_TESTS_STRICT";
 
 /// Who made a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -208,7 +208,8 @@ fn runtimes(
     Box::new(move |bundle: &Bundle, options: &RuntimeOptions| -> Arc<dyn Runtime> {
         if options.is_embedded() {
             let root = options.root(&namespace);
-            return Arc::new(EmbeddedRuntime::new(root, bundle.path(), Arc::clone(&helpers)));
+            let runtime = EmbeddedRuntime::new(root, bundle.path(), Arc::clone(&helpers));
+            return Arc::new(runtime.with_systemd_cgroup(options.systemd_cgroup));
         }
         helpers.dismiss();
         let config = binary_config(bundle.path(), options, &namespace);

@@ -14,7 +14,7 @@ use std::{
         fd::{AsFd, AsRawFd, RawFd},
         unix::net::UnixListener,
     },
-    path::{Path, PathBuf},
+    path::Path,
     time::SystemTime,
 };
 
@@ -24,7 +24,7 @@ use shim_protocol::{Context, Error, Id, Result, note};
 
 use super::{
     Prepared, Record, Store, Streams, capabilities,
-    cgroup::Groups,
+    cgroup::{self, Groups},
     executed, hooks,
     init::{self, Birth, First},
     line::{Line, Maker, Point},
@@ -55,6 +55,8 @@ pub(crate) struct Create<'a> {
     pub(crate) no_pivot_root: bool,
     /// Do not give the container a session keyring of its own.
     pub(crate) no_new_keyring: bool,
+    /// Have systemd make the control groups.
+    pub(crate) systemd_cgroup: bool,
     /// Its first process is to be a child of our parent.
     pub(crate) sibling: bool,
     /// A descriptor that is ours alone.
@@ -91,10 +93,11 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     if let Some(seccomp) = &config.process.seccomp {
         store.write_seccomp(request.id, seccomp)?;
     }
-    record.groups.make(config.linux.resources().as_ref())?;
+    let limits = cgroup::Limits::of(config.linux.resources().as_ref(), request.systemd_cgroup);
+    let holder = record.groups.make(limits.first())?;
     undo.groups = Some(record.groups.clone());
-    record.groups.allow_devices(config.linux.resources().as_ref())?;
-    if let Some(resources) = config.linux.resources() {
+    record.groups.allow_devices(limits.first())?;
+    if let Some(resources) = limits.first() {
         record.groups.apply(resources)?;
     }
 
@@ -104,6 +107,10 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     record.pid = init.pid;
     record.began = record::Birth::of(init.pid).map(|birth| birth.began).unwrap_or_default();
     undo.init = Some(init);
+    drop(holder);
+    if let Some(resources) = limits.last() {
+        record.groups.update(resources)?;
+    }
     raise(store, request.id, &config, &record, place.has_new_user(), maker)?;
     process::limit(record.pid, &config.process.process, place.has_user())?;
     store.write(request.id, &record)?;
@@ -117,9 +124,14 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
 /// What will be kept of the container.
 fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
     let linux = &config.linux;
-    let path = match linux.cgroups_path() {
-        Some(path) if !path.as_os_str().is_empty() => path.clone(),
-        _ => PathBuf::from(&**request.id),
+    let annotations = config.spec.annotations().clone().unwrap_or_default();
+    let path = linux.cgroups_path().as_ref().filter(|path| !path.as_os_str().is_empty());
+    let groups = match (path, request.systemd_cgroup) {
+        (path, true) => {
+            Groups::of_unit(path.map_or(Path::new(""), |path| path), request.id, &annotations)?
+        }
+        (Some(path), false) => Groups::plan(path)?,
+        (None, false) => Groups::plan(Path::new(&**request.id))?,
     };
     let kinds = linux.namespaces().iter().flatten().map(|ns| process::flag(ns.typ()));
     Ok(Record {
@@ -129,10 +141,10 @@ fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
         created: Some(SystemTime::now()),
         pid: 0,
         began: 0,
-        groups: Groups::plan(&path)?,
+        groups,
         namespaces: kinds.fold(CloneFlags::empty(), |all, kind| all | kind).bits() as u32,
         has_keyring: !request.no_new_keyring,
-        annotations: config.spec.annotations().clone().unwrap_or_default(),
+        annotations,
         poststart: config.hooks.poststart().clone().unwrap_or_default(),
         poststop: config.hooks.poststop().clone().unwrap_or_default(),
         is_filtered: config.process.seccomp.is_some(),
@@ -167,11 +179,7 @@ fn bear(
         groups: &record.groups,
         has_group_namespace: kinds.contains(CloneFlags::CLONE_NEWCGROUP),
         in_user_namespace: place.has_user(),
-        sources: match place.has_user() {
-            // Its root may not get to all that ours gets to.
-            true => rootfs::sources(config, request.bundle)?,
-            false => Vec::new(),
-        },
+        sources: rootfs::sources(config, request.bundle, place)?,
         no_pivot_root: request.no_pivot_root,
     };
     let mut birth = Birth {

@@ -19,6 +19,7 @@ mod delete;
 mod exec;
 mod executed;
 mod hooks;
+mod idle;
 mod init;
 mod line;
 mod listener;

@@ -133,7 +133,7 @@ pub(crate) fn update(store: &Store, id: &Id, resources: &[u8]) -> Result<()> {
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "decode resources", e))?;
     let usable = [Status::Created, Status::Running, Status::Paused];
     require(store, id, &record, "update", &usable)?;
-    record.groups.apply(&resources).context("update container", id)
+    record.groups.update(&resources).context("update container", id)
 }
 
 /// All processes.

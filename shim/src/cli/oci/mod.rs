@@ -98,17 +98,15 @@ fn command(global: &Flags, words: &mut Words<'_>) -> Result<u8> {
         println!("{COMMAND} version {}\nspec: 1.2.1", env!("CARGO_PKG_VERSION"));
         return Ok(0);
     }
-    if global.has("systemd-cgroup") {
-        return Err(Error::unimplemented(format!("--systemd-cgroup: {}", oci::REMEDY)));
-    }
+    let systemd_cgroup = global.has("systemd-cgroup");
     let store = Store::new(global.path("root")?.unwrap_or_else(|| ROOT.into()));
     let verb = words.next().unwrap_or_default();
     if MAKE_PROCESSES.iter().any(|known| verb == *known) {
         program::seal_self().context("seal", "this program")?;
     }
     match verb.to_str().unwrap_or_default() {
-        "create" => create(&store, words).map(|_| 0),
-        "run" => run_container(&store, words),
+        "create" => create(&store, words, systemd_cgroup).map(|_| 0),
+        "run" => run_container(&store, words, systemd_cgroup),
         "start" => oci::start(&store, &id(words, &[])?.1).map(|()| 0),
         "state" => print_state(&store, words).map(|()| 0),
         "kill" => kill(&store, words).map(|()| 0),
@@ -146,7 +144,7 @@ fn id(words: &mut Words<'_>, known: &[Flag]) -> Result<(Flags, Id)> {
     Ok((flags, Id::new("container id", &text("container id", &id)?)?))
 }
 
-fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
+fn create(store: &Store, words: &mut Words<'_>, systemd_cgroup: bool) -> Result<(Id, bool)> {
     let (flags, id) = id(words, &CREATE)?;
     refuse_fds(&flags)?;
     let bundle = match flags.path("bundle")? {
@@ -161,6 +159,7 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
         pid_file: pid_file.as_deref(),
         no_pivot_root: flags.has("no-pivot"),
         no_new_keyring: flags.has("no-new-keyring"),
+        systemd_cgroup,
         sibling: false,
         own: None,
         prepared: None,
@@ -172,8 +171,8 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
 
 /// Creates and starts a container; unless told to leave it, waits for its end
 /// and removes it.
-fn run_container(store: &Store, words: &mut Words<'_>) -> Result<u8> {
-    let (id, detach) = create(store, words)?;
+fn run_container(store: &Store, words: &mut Words<'_>, systemd_cgroup: bool) -> Result<u8> {
+    let (id, detach) = create(store, words, systemd_cgroup)?;
     let run = || {
         oci::start(store, &id)?;
         if detach {

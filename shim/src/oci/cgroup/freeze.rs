@@ -36,12 +36,17 @@ impl Groups {
         Ok(())
     }
 
-    /// Thaws all processes. Where nothing can freeze them that is fine.
+    /// Thaws all processes. Where nothing can freeze them that is fine, and so it
+    /// is where there are none: systemd removes groups as soon as they are empty.
     ///
     /// # Errors
     /// Those of the file system.
     pub(crate) fn thaw(&self) -> Result<()> {
-        if self.freezer().is_err() { Ok(()) } else { self.set(false) }
+        let Ok(freezer) = self.freezer() else { return Ok(()) };
+        match self.set(false) {
+            Err(_) if !freezer.exists() => Ok(()),
+            thawed => thawed,
+        }
     }
 
     /// True when all processes are frozen.
@@ -78,4 +83,13 @@ impl Groups {
 enum Freezer<'a> {
     V1(PathBuf),
     V2(&'a Path),
+}
+
+impl Freezer<'_> {
+    fn exists(&self) -> bool {
+        match self {
+            Self::V1(file) => file.exists(),
+            Self::V2(folder) => folder.exists(),
+        }
+    }
 }

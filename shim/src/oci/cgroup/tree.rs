@@ -13,14 +13,15 @@ use crate::{cgroup::Membership, kernel};
 
 const PROCS: &str = "cgroup.procs";
 
-/// Makes a group, and those above it. Answers whether it was not there.
-pub(super) fn make(folder: &Path) -> Result<bool> {
+/// Makes a group, and those above it. Answers whether it was not there. Then
+/// it may have the process `ours`.
+pub(super) fn make(folder: &Path, ours: Option<u32>) -> Result<bool> {
     let made = match fs::create_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => fs::create_dir_all(folder),
         made => made,
     };
     match made {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => unused(folder).map(|()| false),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => unused(folder, ours).map(|()| false),
         made => made.context("make cgroup", folder.display()).map(|()| true),
     }
 }
@@ -29,10 +30,11 @@ pub(super) fn make(folder: &Path) -> Result<bool> {
 /// is in it and below goes with the container.
 ///
 /// # Errors
-/// `FailedPrecondition` when it has processes.
-pub(super) fn unused(folder: &Path) -> Result<()> {
+/// `FailedPrecondition` when it has processes besides `ours`.
+pub(super) fn unused(folder: &Path, ours: Option<u32>) -> Result<()> {
     let mut found = Vec::new();
     pids(folder, &mut found)?;
+    found.retain(|pid| Some(*pid) != ours);
     if found.is_empty() {
         return Ok(());
     }

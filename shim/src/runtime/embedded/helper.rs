@@ -245,7 +245,7 @@ fn run(
     let streams = Streams { fds, console };
     let (sibling, own) = (true, Some(socket));
     match work {
-        Work::Create { bundle, pid_file, no_pivot_root, no_new_keyring } => {
+        Work::Create { bundle, pid_file, no_pivot_root, no_new_keyring, systemd_cgroup } => {
             let (bundle, pid_file) = (&*bundle, Some(&*pid_file));
             let request = oci::Create {
                 id: &id,
@@ -254,6 +254,7 @@ fn run(
                 pid_file,
                 no_pivot_root,
                 no_new_keyring,
+                systemd_cgroup,
                 sibling,
                 own,
                 prepared,

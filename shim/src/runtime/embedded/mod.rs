@@ -92,13 +92,20 @@ pub struct EmbeddedRuntime {
     root: PathBuf,
     bundle: PathBuf,
     helpers: Arc<Helpers>,
+    systemd_cgroup: bool,
 }
 
 impl EmbeddedRuntime {
     /// Keeps containers below `root`; `bundle` is where the pid of init is
     /// written.
     pub fn new(root: PathBuf, bundle: &Path, helpers: Arc<Helpers>) -> Self {
-        Self { store: Store::new(&root), root, bundle: bundle.to_owned(), helpers }
+        let bundle = bundle.to_owned();
+        Self { store: Store::new(&root), root, bundle, helpers, systemd_cgroup: false }
+    }
+
+    /// Has systemd make the control groups of new containers.
+    pub fn with_systemd_cgroup(self, systemd_cgroup: bool) -> Self {
+        Self { systemd_cgroup, ..self }
     }
 
     /// Was the container `id` below `root` made by this runtime? `None` when
@@ -161,6 +168,7 @@ impl Runtime for EmbeddedRuntime {
             pid_file: self.bundle.join(INIT_PID_FILE),
             no_pivot_root: request.no_pivot_root,
             no_new_keyring: request.no_new_keyring,
+            systemd_cgroup: self.systemd_cgroup,
         };
         let taken = self.store.is_ours(id).is_some();
         let made = self.make(id, work, request.stdio).await;
