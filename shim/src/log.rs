@@ -7,6 +7,7 @@
 use std::{
     fmt::{self, Write as _},
     io::Write as _,
+    sync::atomic::{AtomicBool, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -23,6 +24,13 @@ pub fn init(debug: bool) {
     // Fails when a log was set before, which is then the one that is wanted.
     let _ = tracing::subscriber::set_global_default(Lines { max });
 }
+
+/// Logs nothing from now on: standard error is about to become somebody else's.
+pub(crate) fn fall_silent() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+static SILENT: AtomicBool = AtomicBool::new(false);
 
 /// Writes events, ignores spans.
 struct Lines {
@@ -47,6 +55,10 @@ impl Subscriber for Lines {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        // Which events are enabled is remembered for each place in the code.
+        if SILENT.load(Ordering::Relaxed) {
+            return;
+        }
         let level = match *event.metadata().level() {
             Level::ERROR => "error",
             Level::WARN => "warning",

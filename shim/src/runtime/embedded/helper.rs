@@ -27,6 +27,7 @@ use tokio::{
 
 use super::wire::{self, Answer, Request, Work};
 use crate::{
+    log,
     oci::{self, Store, Streams},
     reaper::{KillOnDrop, Reaper},
     sys::{
@@ -65,6 +66,8 @@ impl Forked {
     /// to that, so it does not matter what it was at.
     fn new_in_runtime() -> Result<Option<Self>> {
         let forget_runtime = || {
+            // What is logged to becomes the container's.
+            log::fall_silent();
             // Its handlers would write to a descriptor that is something else by then.
             process::reset_signals();
             process::ignore_broken_pipes();
