@@ -84,6 +84,10 @@ async fn our_shim_is_out_of_reach_and_keeps_its_name() {
         second.exec(exec("e", "exit 3")).await.unwrap();
         second.start(Some(&id("e"))).await.unwrap();
         assert_eq!(second.wait(Some(&id("e"))).await.unwrap().status, 3);
+        // A helper that was forked, and what it has made, are not called like it.
+        let third = world.manager.create(world.request("c", "true")).await.unwrap();
+        assert!(is_sealed(&world, "c"));
+        third.delete().await.unwrap();
         end(&first).await;
         end(&second).await;
         world

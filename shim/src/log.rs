@@ -8,6 +8,7 @@ use std::{
     fmt::{self, Write as _},
     fs::File,
     io::Write as _,
+    sync::atomic::{AtomicBool, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -56,6 +57,13 @@ impl Format {
     }
 }
 
+/// Logs nothing from now on: standard error is about to become somebody else's.
+pub(crate) fn fall_silent() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+static SILENT: AtomicBool = AtomicBool::new(false);
+
 /// Writes events, ignores spans.
 struct Lines {
     max: Level,
@@ -85,6 +93,10 @@ impl Subscriber for Lines {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        // Which events are enabled is remembered for each place in the code.
+        if SILENT.load(Ordering::Relaxed) {
+            return;
+        }
         let level = match *event.metadata().level() {
             Level::ERROR => "error",
             Level::WARN => "warning",

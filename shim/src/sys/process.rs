@@ -15,6 +15,8 @@ use nix::{
     unistd::{ForkResult, Pid},
 };
 
+use crate::kernel;
+
 /// Splits this process in two; `None` is the child.
 ///
 /// # Errors
@@ -43,6 +45,36 @@ pub(super) fn require_single_thread() -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::other("a process with threads must not fork and go on")),
     }
+}
+
+/// Puts a name in the place of this process's arguments, which are not its own
+/// but those of one that it is a copy of: by them others know the shim of a
+/// container. To be called in a process with a single thread.
+///
+/// # Errors
+/// Those of reading `/proc`; that they are too short.
+pub(crate) fn rename_arguments(name: &[u8]) -> io::Result<()> {
+    /// `arg_start` in `/proc/<pid>/stat` (proc(5)), counted from behind the name;
+    /// `arg_end` is next.
+    const ARG_START: usize = 45;
+    let stat = kernel::read("/proc/self/stat")?;
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let mut edges = fields.split(' ').skip(ARG_START).map(str::parse::<usize>);
+    let (Some(Ok(start)), Some(Ok(end))) = (edges.next(), edges.next()) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    if start == 0 || end.saturating_sub(start) <= name.len() {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    let place = ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the kernel has put the arguments there, on the stack, where they stay
+    // for as long as the process lives, and may be written to (proc(5), cmdline).
+    // Nobody reads them now, and who does later finds strings that end in a zero.
+    unsafe {
+        ptr::write_bytes(place, 0, end - start);
+        ptr::copy_nonoverlapping(name.as_ptr(), place, name.len());
+    }
+    Ok(())
 }
 
 /// Closes every descriptor above standard error but `kept`. What the daemon

@@ -1,6 +1,7 @@
 //! Helpers: from the shim's side, and from their own.
 
 use std::{
+    ffi::CStr,
     io::{self, IoSlice},
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
@@ -38,6 +39,9 @@ use crate::{
 
 /// The word on the command line that makes a helper.
 pub const COMMAND: &str = "oci-helper";
+/// What a helper is called by those who look at processes, and so is a
+/// container's first one until it is the user's program.
+const NAME: &CStr = c"shim-helper";
 
 /// A helper that was forked, and that nobody waits for yet. It ends when this
 /// is dropped.
@@ -62,6 +66,8 @@ impl Forked {
     /// to that, so it does not matter what it was at.
     fn new_in_runtime() -> Result<Option<Self>> {
         let forget_runtime = || {
+            // What is logged to becomes the container's.
+            log::fall_silent();
             // Its handlers would write to a descriptor that is something else by then.
             process::reset_signals();
             process::ignore_broken_pipes();
@@ -78,6 +84,9 @@ impl Forked {
         let how = How { namespaces: nix::sched::CloneFlags::empty(), sibling: false, cgroup: None };
         let helper = clone(&how, || {
             begin();
+            if let Err(error) = process::rename_arguments(NAME.to_bytes()) {
+                tracing::debug!(%error, "helper goes by the arguments of the shim");
+            }
             process::close_all_but(theirs.as_raw_fd());
             serve(&theirs, parent, bundle)
         })
@@ -220,7 +229,7 @@ fn serve(socket: &StdStream, parent: Pid, bundle: Option<&Path>) -> u8 {
 /// that of a container that is gone, too.
 fn ready(parent: Pid) -> Result<()> {
     let get_ready = || {
-        prctl::set_name(c"shim-helper")?;
+        prctl::set_name(NAME)?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if Pid::parent() != parent {
             return Err(nix::errno::Errno::ESRCH);
