@@ -27,8 +27,7 @@ pub fn init(debug: bool) {
     let _ = tracing::subscriber::set_global_default(Lines { max, is_own: false, file: None });
 }
 
-/// Logs what this program says from now on, and not what its libraries say: in a
-/// process on its way into a container, standard error is the container's.
+/// Logs what this program says from now on, and not what its libraries say.
 pub(crate) fn init_own(debug: bool, file: Option<(File, Format)>) {
     let max = if debug { Level::DEBUG } else { Level::INFO };
     let _ = tracing::subscriber::set_global_default(Lines { max, is_own: true, file });

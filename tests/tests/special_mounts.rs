@@ -290,6 +290,7 @@ async fn mistakes_are_named(bed: &mut Bed) -> Result<()> {
     let disk = folder(&bed.sandbox.path("disk"), &FILES)?;
     let bind =
         json!({"source": disk, "destination": "/m", "type": "bind", "options": ["bind", "idmap"]});
+    let own = json!({"source": "x", "destination": "/m", "type": "tmpfs", "options": ["idmap"]});
     let with = |key: &str, value: Value| {
         let mut mount = mapped(&disk, "/m", &["bind", "idmap"]);
         mount[key] = value;
@@ -300,7 +301,7 @@ async fn mistakes_are_named(bed: &mut Bed) -> Result<()> {
         (vec![bind], wrong, "idmap without mappings"),
         (vec![with("uidMappings", json!([]))], wrong, "go together"),
         (vec![with("uidMappings", mapping(&[(0, 1), (0, 2)]))], wrong, "uidMappings"),
-        (vec![with("options", json!(["idmap"]))], wrong, "bind mounts"),
+        (vec![own], wrong, "bind mounts"),
         (vec![with("source", json!("/no/such"))], wrong, "/no/such"),
         (vec![with("source", json!("/sys"))], Code::FailedPrecondition, "ids cannot be mapped"),
         (vec![filled("/m", "mqueue")], wrong, "tmpcopyup is for tmpfs"),

@@ -66,8 +66,6 @@ impl Forked {
     /// to that, so it does not matter what it was at.
     fn new_in_runtime() -> Result<Option<Self>> {
         let forget_runtime = || {
-            // What is logged to becomes the container's.
-            log::fall_silent();
             // Its handlers would write to a descriptor that is something else by then.
             process::reset_signals();
             process::ignore_broken_pipes();
