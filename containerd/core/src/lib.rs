@@ -21,6 +21,7 @@ pub mod gc;
 pub mod images;
 mod labels;
 pub mod leases;
+pub mod legacy;
 pub mod metadata;
 pub mod namespaces;
 pub mod restart;

@@ -4,7 +4,10 @@
 
 use std::{io, time::Duration};
 
-use containerd_core::restart::{Monitor, MonitorConfig};
+use containerd_core::{
+    legacy::Keeper,
+    restart::{Monitor, MonitorConfig},
+};
 use futures::{Stream, stream};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::{net::UnixListener, task::JoinHandle, time};
@@ -61,8 +64,10 @@ impl App {
         // Shims deliver what they kept while their states are asked for.
         let endpoint = Endpoint::start(ttrpc, core.events.clone()).await?;
         core.manager.recover().await.context("recover", "tasks")?;
+        let keeper =
+            Keeper::start(core.legacy.clone()).await.context("keep", "containers of 2015")?;
         let stop = CancellationToken::new();
-        let background = Background::start(&core, &config, &stop);
+        let background = Background::start(&core, &config, keeper, &stop);
         let routes = services::routes(&core, identity, &config, &stop);
         let server = Server::builder()
             .add_routes(routes)
@@ -80,10 +85,12 @@ struct Background {
     /// Writes events that the journal could not take.
     journal: JoinHandle<()>,
     monitor: Option<Monitor>,
+    /// Looks after the containers of the APIs of 2015.
+    keeper: Keeper,
 }
 
 impl Background {
-    fn start(core: &Core, config: &Config, stop: &CancellationToken) -> Self {
+    fn start(core: &Core, config: &Config, keeper: Keeper, stop: &CancellationToken) -> Self {
         let tasks = core.tasks.clone();
         let stopped = stop.clone().cancelled_owned();
         let lost = tokio::spawn(async move {
@@ -112,7 +119,7 @@ impl Background {
                 core.events.clone(),
             )
         });
-        Self { lost, journal, monitor }
+        Self { lost, journal, monitor, keeper }
     }
 
     /// Ends it; the daemon's stop must have been asked for.
@@ -120,6 +127,7 @@ impl Background {
         if let Some(monitor) = self.monitor {
             monitor.shutdown().await;
         }
+        self.keeper.shutdown().await;
         if let Err(e) = self.lost.await {
             tracing::error!(error = %e, "the search for lost tasks ended in a panic");
         }

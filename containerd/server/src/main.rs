@@ -22,6 +22,7 @@ mod notify;
 mod plugins;
 mod proxy;
 mod publish;
+mod rest;
 mod services;
 mod signals;
 mod snapshotters;

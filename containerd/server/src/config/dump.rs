@@ -106,6 +106,20 @@ impl Config {
         section
     }
 
+    fn legacy(&self) -> Table {
+        let super::Legacy { namespace, runtime, id } = &self.legacy;
+        table([
+            ("namespace", namespace.as_str().into()),
+            ("runtime", runtime.clone().into()),
+            ("id", id.clone().into()),
+        ])
+    }
+
+    fn rest(&self) -> Table {
+        let super::Rest { address, allow_remote } = &self.rest;
+        table([("address", address.clone().into()), ("allow_remote", (*allow_remote).into())])
+    }
+
     fn plugins(&self) -> Table {
         let interval = duration::format(self.restart_interval);
         let env: Vec<String> =
@@ -138,6 +152,8 @@ impl Config {
             (section::METADATA, table([("content_sharing_policy", sharing.into())]).into()),
             (section::RESTART, table([("interval", interval.into())]).into()),
             (section::TRANSFER, self.transfer().into()),
+            (section::LEGACY, self.legacy().into()),
+            (section::REST, self.rest().into()),
             (section::SHIMS, table([("env", env.into())]).into()),
         ])
     }

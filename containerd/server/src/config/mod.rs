@@ -19,11 +19,14 @@ use std::{
 };
 
 use containerd_core::{content::Sharing, gc::SchedulerConfig, snapshots::OverlayConfig};
-use shim_protocol::{Context, Error, Result};
+use shim_protocol::{Context, Error, Id, Result};
 use tracing::level_filters::LevelFilter;
 
 use self::reader::Reader;
-use crate::plugins::{self, PluginName};
+use crate::{
+    plugins::{self, PluginName},
+    rest,
+};
 
 /// Where the file is looked for when no flag names one.
 pub(crate) const DEFAULT_PATH: &str = "/etc/containerd/config.toml";
@@ -47,6 +50,9 @@ mod section {
     pub(super) const NATIVE: &str = "io.containerd.snapshotter.v1.native";
     pub(super) const BTRFS: &str = "io.containerd.snapshotter.v1.btrfs";
     pub(super) const TRANSFER: &str = "io.containerd.transfer.v1.local";
+    /// Containers of the APIs of 2015.
+    pub(super) const LEGACY: &str = "io.containerd.legacy.v1.containers";
+    pub(super) const REST: &str = "io.containerd.legacy.v1.rest";
 }
 
 /// Everything the daemon can be told.
@@ -83,6 +89,36 @@ pub(crate) struct Config {
     pub(crate) shim_env: Vec<(String, String)>,
     pub(crate) snapshotters: Snapshotters,
     pub(crate) transfer: Transfer,
+    pub(crate) legacy: Legacy,
+    pub(crate) rest: Rest,
+}
+
+/// Containers of the APIs of 2015.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Legacy {
+    /// Where they are.
+    pub(crate) namespace: Id,
+    /// Runtime of those; empty: the one of all containers that name none.
+    pub(crate) runtime: String,
+    /// Name of this instance; empty: the name of the host.
+    pub(crate) id: String,
+}
+
+/// The REST API of 2015.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Rest {
+    /// `host:port` or `unix:///path`; empty: it is not served.
+    pub(crate) address: String,
+    /// Whether the address may be one that other hosts can reach.
+    pub(crate) allow_remote: bool,
+}
+
+impl Default for Legacy {
+    fn default() -> Self {
+        // A constant that is well formed.
+        let namespace = Id::new("namespace", "legacy").unwrap_or_else(|e| unreachable!("{e:?}"));
+        Self { namespace, runtime: String::new(), id: String::new() }
+    }
 }
 
 /// How images are moved.
@@ -208,6 +244,8 @@ impl Default for Config {
             shim_env: Vec::new(),
             snapshotters: Snapshotters::default(),
             transfer: Transfer::default(),
+            legacy: Legacy::default(),
+            rest: Rest::default(),
         }
     }
 }
@@ -313,6 +351,7 @@ impl Config {
             )));
         }
         plugins::check(&self.required_plugins, &self.disabled_plugins)?;
+        rest::Address::of(&self.rest)?;
         self.content_place().map(drop)
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use containerd_core::{content::Sharing, gc::SchedulerConfig};
-use shim_protocol::{Context, Error, Result};
+use shim_protocol::{Context, Error, Id, Result};
 
 use super::{
     Config, Grpc, LogFormat, ProxyPlugin, Snapshotters, Socket, Transfer, parse_level,
@@ -158,7 +158,26 @@ impl Config {
         let mut transfer = plugins.section(section::TRANSFER)?;
         self.transfer.read(&mut transfer)?;
         transfer.finish();
+        self.read_legacy(&mut plugins)?;
         plugins.finish();
+        Ok(())
+    }
+}
+
+impl Config {
+    fn read_legacy(&mut self, plugins: &mut Reader<'_>) -> Result<()> {
+        let mut legacy = plugins.section(section::LEGACY)?;
+        if let Some(namespace) = legacy.text("namespace")?.filter(|name| !name.is_empty()) {
+            self.legacy.namespace =
+                Id::new("namespace", &namespace).context("section", section::LEGACY)?;
+        }
+        self.legacy.runtime = legacy.text("runtime")?.unwrap_or_default();
+        self.legacy.id = legacy.text("id")?.unwrap_or_default();
+        legacy.finish();
+        let mut rest = plugins.section(section::REST)?;
+        self.rest.address = rest.text("address")?.unwrap_or_default();
+        self.rest.allow_remote = rest.boolean("allow_remote")?.unwrap_or_default();
+        rest.finish();
         Ok(())
     }
 }
