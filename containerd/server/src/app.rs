@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{self, Server};
 
 use crate::{
-    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, plugins,
+    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, plugins, rest,
     services, socket, ttrpc::Endpoint,
 };
 
 /// How long requests may take to end once the daemon drains.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long shims may take to deliver what they kept while there was no
 /// daemon: those written in Go try for 15 seconds.
@@ -37,6 +37,7 @@ pub(crate) struct App {
     identity: Identity,
     grpc: UnixListener,
     ttrpc: UnixListener,
+    rest: Option<rest::Bound>,
 }
 
 impl App {
@@ -52,7 +53,12 @@ impl App {
         let identity = Identity::load(&config.root)?;
         let grpc = socket::bind(&config.grpc.socket)?;
         let ttrpc = socket::bind(&config.ttrpc)?;
-        Ok(Self { config, core, identity, grpc, ttrpc })
+        let rest = if config.is_disabled(plugins::REST) {
+            None
+        } else {
+            rest::Bound::bind(&config.rest).await?
+        };
+        Ok(Self { config, core, identity, grpc, ttrpc, rest })
     }
 
     /// Takes over what an earlier daemon left running, then serves.
@@ -60,7 +66,7 @@ impl App {
     /// # Errors
     /// When the folder of bundles cannot be read.
     pub(crate) async fn start(self) -> Result<Running> {
-        let Self { config, core, identity, grpc, ttrpc } = self;
+        let Self { config, core, identity, grpc, ttrpc, rest } = self;
         // Shims deliver what they kept while their states are asked for.
         let endpoint = Endpoint::start(ttrpc, core.events.clone()).await?;
         core.manager.recover().await.context("recover", "tasks")?;
@@ -74,7 +80,9 @@ impl App {
             .serve_with_incoming_shutdown(incoming(grpc), stop.clone().cancelled_owned());
         tracing::info!(address = %config.grpc.socket.address.display(), "serving gRPC");
         tracing::info!(address = %config.ttrpc.address.display(), "serving ttrpc");
-        Ok(Running { config, core, endpoint, background, stop, server: tokio::spawn(server) })
+        let rest = rest.map(|bound| bound.serve(core.legacy.clone(), stop.clone()));
+        let server = tokio::spawn(server);
+        Ok(Running { config, core, endpoint, background, stop, server, rest })
     }
 }
 
@@ -162,6 +170,7 @@ pub(crate) struct Running {
     background: Background,
     stop: CancellationToken,
     server: JoinHandle<std::result::Result<(), transport::Error>>,
+    rest: Option<rest::Running>,
 }
 
 impl Running {
@@ -186,11 +195,21 @@ impl Running {
         self.stop.cancel();
         self.core.events.close();
         // One that has failed was waited for already, and must not be again.
-        let clean = self.server.is_finished()
-            || time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_ok();
-        if !clean {
+        let grpc = async {
+            self.server.is_finished()
+                || time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_ok()
+        };
+        let rest = async {
+            match self.rest.take() {
+                Some(rest) => rest.drain().await,
+                None => true,
+            }
+        };
+        let (grpc, rest) = tokio::join!(grpc, rest);
+        if !grpc {
             self.server.abort();
         }
+        let clean = grpc && rest;
         self.background.shutdown().await;
         self.endpoint.shutdown().await;
         // Before the root is unlocked: then they may be another daemon's.
