@@ -42,12 +42,13 @@ const FILES: [&str; 27] = [
 ];
 
 /// What can be made into JSON: packages and messages.
-const SERIALIZED: [&str; 6] = [
+const SERIALIZED: [&str; 7] = [
     ".containerd.events",
     ".containerd.services.images.v1.ImageCreate",
     ".containerd.services.images.v1.ImageUpdate",
     ".containerd.services.images.v1.ImageDelete",
     ".containerd.types.Mount",
+    ".types",
     ".io.containerd.cgroups",
 ];
 
