@@ -28,6 +28,7 @@ pub mod restart;
 pub mod sandboxes;
 pub mod snapshots;
 pub mod tasks;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod transfer;

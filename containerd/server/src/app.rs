@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{self, Server};
 
 use crate::{
-    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, plugins, rest,
-    services, socket, ttrpc::Endpoint,
+    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, metrics, plugins,
+    rest, services, socket, ttrpc::Endpoint,
 };
 
 /// How long requests may take to end once the daemon drains.
@@ -38,6 +38,7 @@ pub(crate) struct App {
     grpc: UnixListener,
     ttrpc: UnixListener,
     rest: Option<rest::Bound>,
+    metrics: Option<metrics::Bound>,
 }
 
 impl App {
@@ -58,7 +59,8 @@ impl App {
         } else {
             rest::Bound::bind(&config.rest).await?
         };
-        Ok(Self { config, core, identity, grpc, ttrpc, rest })
+        let metrics = metrics::Bound::bind(&config.metrics.address).await?;
+        Ok(Self { config, core, identity, grpc, ttrpc, rest, metrics })
     }
 
     /// Takes over what an earlier daemon left running, then serves.
@@ -66,7 +68,7 @@ impl App {
     /// # Errors
     /// When the folder of bundles cannot be read.
     pub(crate) async fn start(self) -> Result<Running> {
-        let Self { config, core, identity, grpc, ttrpc, rest } = self;
+        let Self { config, core, identity, grpc, ttrpc, rest, metrics } = self;
         // Shims deliver what they kept while their states are asked for.
         let endpoint = Endpoint::start(ttrpc, core.events.clone()).await?;
         core.manager.recover().await.context("recover", "tasks")?;
@@ -81,8 +83,10 @@ impl App {
         tracing::info!(address = %config.grpc.socket.address.display(), "serving gRPC");
         tracing::info!(address = %config.ttrpc.address.display(), "serving ttrpc");
         let rest = rest.map(|bound| bound.serve(core.legacy.clone(), stop.clone()));
+        let sources = metrics::Sources { tasks: core.tasks.clone(), events: core.events.clone() };
+        let metrics = metrics.map(|bound| bound.serve(sources, stop.clone()));
         let server = tokio::spawn(server);
-        Ok(Running { config, core, endpoint, background, stop, server, rest })
+        Ok(Running { config, core, endpoint, background, stop, server, rest, metrics })
     }
 }
 
@@ -95,6 +99,8 @@ struct Background {
     monitor: Option<Monitor>,
     /// Looks after the containers of the APIs of 2015.
     keeper: Keeper,
+    /// Writes figures to the log.
+    figures: Option<metrics::Log>,
 }
 
 impl Background {
@@ -127,7 +133,9 @@ impl Background {
                 core.events.clone(),
             )
         });
-        Self { lost, journal, monitor, keeper }
+        let sources = metrics::Sources { tasks: core.tasks.clone(), events: core.events.clone() };
+        let figures = metrics::Log::start(config.metrics.interval, sources, stop.clone());
+        Self { lost, journal, monitor, keeper, figures }
     }
 
     /// Ends it; the daemon's stop must have been asked for.
@@ -136,6 +144,9 @@ impl Background {
             monitor.shutdown().await;
         }
         self.keeper.shutdown().await;
+        if let Some(figures) = self.figures {
+            figures.shutdown().await;
+        }
         if let Err(e) = self.lost.await {
             tracing::error!(error = %e, "the search for lost tasks ended in a panic");
         }
@@ -171,6 +182,7 @@ pub(crate) struct Running {
     stop: CancellationToken,
     server: JoinHandle<std::result::Result<(), transport::Error>>,
     rest: Option<rest::Running>,
+    metrics: Option<metrics::Running>,
 }
 
 impl Running {
@@ -205,11 +217,17 @@ impl Running {
                 None => true,
             }
         };
-        let (grpc, rest) = tokio::join!(grpc, rest);
+        let metrics = async {
+            match self.metrics.take() {
+                Some(metrics) => metrics.drain().await,
+                None => true,
+            }
+        };
+        let (grpc, rest, metrics) = tokio::join!(grpc, rest, metrics);
         if !grpc {
             self.server.abort();
         }
-        let clean = grpc && rest;
+        let clean = grpc && rest && metrics;
         self.background.shutdown().await;
         self.endpoint.shutdown().await;
         // Before the root is unlocked: then they may be another daemon's.

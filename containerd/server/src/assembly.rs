@@ -123,6 +123,7 @@ impl Core {
             TasksConfig {
                 default_runtime: DEFAULT_RUNTIME.to_owned(),
                 state_timeout: config.shim_timeouts().state,
+                concurrency: config.concurrency,
             },
             containers.clone(),
             namespaces.clone(),
@@ -231,7 +232,7 @@ fn transfer_config(config: &Config) -> TransferConfig {
 }
 
 fn legacy_config(config: &Config) -> Result<LegacyConfig> {
-    let crate::config::Legacy { namespace, runtime, id } = config.legacy.clone();
+    let crate::config::Legacy { namespace, runtime, id, oom_notify } = config.legacy.clone();
     let id = if id.is_empty() {
         let name = nix::unistd::gethostname().map_err(std::io::Error::from);
         name.context("ask for", "the name of the host")?.to_string_lossy().into_owned()
@@ -239,7 +240,7 @@ fn legacy_config(config: &Config) -> Result<LegacyConfig> {
         id
     };
     let runtime = if runtime.is_empty() { DEFAULT_RUNTIME.to_owned() } else { runtime };
-    Ok(LegacyConfig { namespace, runtime, id })
+    Ok(LegacyConfig { namespace, runtime, id, oom_notify })
 }
 
 fn manager_config(config: &Config) -> ManagerConfig {

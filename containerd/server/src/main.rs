@@ -18,6 +18,7 @@ mod config;
 mod host;
 mod identity;
 mod logging;
+mod metrics;
 mod notify;
 mod plugins;
 mod proxy;

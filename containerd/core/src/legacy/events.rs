@@ -143,6 +143,9 @@ impl LegacyEvents {
             let Some(envelope) = self.subscription.next().await? else { return Ok(None) };
             let Some((id, happening)) = events::happening(&envelope) else { continue };
             let event = translate(id, happening);
+            if event.kind == EventKind::Oom && !self.legacy.config.oom_notify {
+                continue;
+            }
             let is_end = matches!(event.kind, EventKind::Exit | EventKind::ExecExit);
             if is_end && self.told.remove(&(event.id.clone(), event.pid)) {
                 continue;

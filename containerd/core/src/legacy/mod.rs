@@ -67,6 +67,8 @@ pub struct LegacyConfig {
     pub runtime: String,
     /// Name of this instance, which clients are told.
     pub id: String,
+    /// Whether subscribers hear of it when the kernel kills for want of memory.
+    pub oom_notify: bool,
 }
 
 /// The containers of the APIs of 2015.

@@ -69,6 +69,7 @@ impl Fixture {
         let config = TasksConfig {
             default_runtime: "io.example.none.v1".into(),
             state_timeout: Duration::from_secs(1),
+            concurrency: 0,
         };
         let containers = world.containers.clone();
         let tasks = Tasks::new(
@@ -82,6 +83,7 @@ impl Fixture {
             namespace: id("legacy"),
             runtime: "io.example.none.v1".into(),
             id: "box".into(),
+            oom_notify: true,
         };
         let fake = Arc::new(Fake::default());
         let legacy = Legacy::new(config, containers.clone(), tasks, events.clone(), fake.clone());

@@ -40,6 +40,11 @@ impl Config {
         top.insert("grpc".into(), grpc.into());
         top.insert("ttrpc".into(), socket(&self.ttrpc).into());
         top.insert("debug".into(), self.debug().into());
+        let metrics = table([
+            ("address", self.metrics.address.clone().into()),
+            ("interval", duration::format(self.metrics.interval).into()),
+        ]);
+        top.insert("metrics".into(), metrics.into());
         let path = self.cgroup_path.clone().unwrap_or_default();
         top.insert("cgroup".into(), table([("path", path.into())]).into());
         let timeouts: Table = self
@@ -107,11 +112,12 @@ impl Config {
     }
 
     fn legacy(&self) -> Table {
-        let super::Legacy { namespace, runtime, id } = &self.legacy;
+        let super::Legacy { namespace, runtime, id, oom_notify } = &self.legacy;
         table([
             ("namespace", namespace.as_str().into()),
             ("runtime", runtime.clone().into()),
             ("id", id.clone().into()),
+            ("oom_notify", (*oom_notify).into()),
         ])
     }
 
@@ -154,7 +160,17 @@ impl Config {
             (section::TRANSFER, self.transfer().into()),
             (section::LEGACY, self.legacy().into()),
             (section::REST, self.rest().into()),
-            (section::SHIMS, table([("env", env.into())]).into()),
+            (
+                section::SHIMS,
+                table([
+                    ("env", env.into()),
+                    (
+                        "max_concurrent_starts",
+                        Value::Integer(i64::try_from(self.concurrency).unwrap_or(i64::MAX)),
+                    ),
+                ])
+                .into(),
+            ),
         ])
     }
 }

@@ -91,6 +91,18 @@ pub(crate) struct Config {
     pub(crate) transfer: Transfer,
     pub(crate) legacy: Legacy,
     pub(crate) rest: Rest,
+    pub(crate) metrics: Metrics,
+    /// How many tasks are made or started at the same time; 0 is no limit.
+    pub(crate) concurrency: usize,
+}
+
+/// Figures of the daemon and of its containers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Metrics {
+    /// `host:port` where they are served for Prometheus; empty: they are not.
+    pub(crate) address: String,
+    /// How often those of the daemon are logged; zero: they are not.
+    pub(crate) interval: Duration,
 }
 
 /// Containers of the APIs of 2015.
@@ -102,6 +114,8 @@ pub(crate) struct Legacy {
     pub(crate) runtime: String,
     /// Name of this instance; empty: the name of the host.
     pub(crate) id: String,
+    /// Whether subscribers hear of it when the kernel kills for want of memory.
+    pub(crate) oom_notify: bool,
 }
 
 /// The REST API of 2015.
@@ -117,7 +131,7 @@ impl Default for Legacy {
     fn default() -> Self {
         // A constant that is well formed.
         let namespace = Id::new("namespace", "legacy").unwrap_or_else(|e| unreachable!("{e:?}"));
-        Self { namespace, runtime: String::new(), id: String::new() }
+        Self { namespace, runtime: String::new(), id: String::new(), oom_notify: true }
     }
 }
 
@@ -215,6 +229,11 @@ pub(crate) struct Overrides {
     pub(crate) state: Option<PathBuf>,
     pub(crate) address: Option<PathBuf>,
     pub(crate) log_level: Option<LevelFilter>,
+    /// Options of 2015.
+    pub(crate) id: Option<String>,
+    pub(crate) concurrency: Option<usize>,
+    pub(crate) metrics_interval: Option<Duration>,
+    pub(crate) oom_notify: bool,
 }
 
 impl Default for Config {
@@ -246,6 +265,8 @@ impl Default for Config {
             transfer: Transfer::default(),
             legacy: Legacy::default(),
             rest: Rest::default(),
+            metrics: Metrics::default(),
+            concurrency: 0,
         }
     }
 }
@@ -312,6 +333,16 @@ impl Config {
         if let Some(level) = flags.log_level {
             self.log.level = level;
         }
+        if let Some(id) = flags.id {
+            self.legacy.id = id;
+        }
+        if let Some(concurrency) = flags.concurrency {
+            self.concurrency = concurrency;
+        }
+        if let Some(interval) = flags.metrics_interval {
+            self.metrics.interval = interval;
+        }
+        self.legacy.oom_notify |= flags.oom_notify;
         if self.ttrpc.address.as_os_str().is_empty() {
             let mut address = self.grpc.socket.address.clone().into_os_string();
             address.push(".ttrpc");
@@ -411,6 +442,13 @@ impl Config {
         }
         timeouts
     }
+}
+
+/// A length of time in Go's notation, such as `1m30s`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
+    duration::parse(text).ok_or_else(|| {
+        Error::invalid(format!("expected a duration such as \"10s\", found {text:?}"))
+    })
 }
 
 /// A level by the name that containerd gives it.

@@ -24,19 +24,19 @@ const CONNECTIONS: usize = 128;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// A bound socket.
-pub(super) enum Listening {
+pub(crate) enum Listening {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
 
 /// A bound socket whose connections are counted.
-pub(super) struct Limited {
+pub(crate) struct Limited {
     listening: Listening,
     permits: Arc<Semaphore>,
 }
 
 /// A connection, which counts as long as it is there.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: Stream,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -63,7 +63,7 @@ impl fmt::Display for Listening {
 }
 
 impl Limited {
-    pub(super) fn new(listening: Listening) -> Self {
+    pub(crate) fn new(listening: Listening) -> Self {
         Self { listening, permits: Arc::new(Semaphore::new(CONNECTIONS)) }
     }
 

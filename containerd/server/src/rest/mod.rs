@@ -8,7 +8,7 @@
 mod address;
 mod failure;
 mod guard;
-mod listener;
+pub(crate) mod listener;
 mod routes;
 #[cfg(test)]
 mod tests;
