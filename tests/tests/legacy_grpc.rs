@@ -22,7 +22,7 @@ use nix::{
 };
 use serde_json::json;
 use tests::{
-    Bed, Status, code, eventually,
+    Bed, Status, code, eventually, leaks,
     legacy::{LegacyEvents, text},
     proc, within,
 };
@@ -41,6 +41,14 @@ tests::pairing!(
     nonsense_is_refused,
     failed_starts_leave_nothing,
     many_at_once,
+    daemon_dies_while_containers_are_made,
+    out_of_memory_is_told,
+);
+tests::pairing!(
+    our_daemon,
+    tests::Pairing::OUR_DAEMON,
+    every_method,
+    daemon_dies_while_containers_run,
 );
 tests::pairing!(ours_with_runc, tests::Pairing::OURS_WITH_RUNC, every_method);
 
@@ -574,4 +582,78 @@ async fn many_at_once(bed: &mut Bed) -> Result<()> {
         gone(bed, id).await?;
     }
     Ok(())
+}
+
+/// A daemon that dies in the midst of starts leaves containers that run, and
+/// none that are half made.
+async fn daemon_dies_while_containers_are_made(bed: &mut Bed) -> Result<()> {
+    bed.enable_legacy("").await?;
+    let ids: Vec<_> = (0..8).map(|number| format!("c{number}")).collect();
+    for id in &ids {
+        bed.bundle(id, "sleep 1000")?;
+    }
+    for after in 1..=6 {
+        let starts: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let (mut api, bundle) = (bed.legacy(), bed.sandbox.path("bundles").join(id));
+                let (id, bundle_path) = (id.clone(), bundle.display().to_string());
+                tokio::spawn(async move {
+                    let request = CreateContainerRequest { id, bundle_path, ..Default::default() };
+                    api.create_container(request).await
+                })
+            })
+            .collect();
+        // Each time a little later, by what is seen of the starts.
+        eventually(async || {
+            let shims = proc::shims_in(bed.namespace()).len();
+            ensure!(shims >= after, "{shims} shims");
+            Ok(())
+        })
+        .await?;
+        bed.daemon.kill().await?;
+        let mut answered = Vec::new();
+        for (id, start) in ids.iter().zip(starts) {
+            if let Ok(answer) = within("an answer or none", start).await?? {
+                answered.push((id.clone(), answer.into_inner().pid));
+            }
+        }
+        bed.daemon.start(&bed.sandbox).await?;
+        let state = bed.legacy().state(StateRequest {}).await?.into_inner();
+        for (id, pid) in answered {
+            let found = state.containers.iter().find(|container| container.id == id);
+            let found = found.with_context(|| format!("{id} was answered and is gone"))?;
+            assert_eq!((found.status.as_str(), found.processes[0].pid), ("running", pid));
+        }
+        for container in &state.containers {
+            // Its end may be that of the daemon before, in the middle of an undo.
+            match container.status.as_str() {
+                "running" => end(bed, &container.id).await?,
+                _ => {
+                    start(bed, &container.id, "sleep 1000").await?;
+                    end(bed, &container.id).await?;
+                }
+            }
+        }
+        leaks::check(&bed.sandbox, &bed.daemon).await?;
+    }
+    // All names are free.
+    for id in &ids {
+        start(bed, id, "sleep 1000").await?;
+        end(bed, id).await?;
+    }
+    Ok(())
+}
+
+/// The kernel kills for want of memory.
+async fn out_of_memory_is_told(bed: &mut Bed) -> Result<()> {
+    bed.enable_legacy("").await?;
+    let mut events = LegacyEvents::subscribe(bed).await?;
+    let script = "head -c 200000000 /dev/zero | tail -n 1; sleep 1000";
+    let spec = bed.spec("a", script).memory_limit(16 << 20);
+    let bundle_path = text(&bed.bundle_of("a", &spec)?)?;
+    create(bed, CreateContainerRequest { id: "a".into(), bundle_path, ..Default::default() })
+        .await?;
+    events.wait("oom", "a", 0).await?;
+    end(bed, "a").await
 }

@@ -243,8 +243,7 @@ impl Legacy {
     }
 }
 
-/// The name of a container, checked. It is not there, rather than malformed,
-/// where nothing can be made of it: so it was in 2015.
+/// The name of a container, checked.
 ///
 /// # Errors
 /// `InvalidArgument`.
