@@ -43,6 +43,7 @@ tests::pairing!(
     many_at_once,
     daemon_dies_while_containers_are_made,
     out_of_memory_is_told,
+    bundle_as_runc_makes_it,
 );
 tests::pairing!(
     our_daemon,
@@ -655,5 +656,31 @@ async fn out_of_memory_is_told(bed: &mut Bed) -> Result<()> {
     create(bed, CreateContainerRequest { id: "a".into(), bundle_path, ..Default::default() })
         .await?;
     events.wait("oom", "a", 0).await?;
+    end(bed, "a").await
+}
+
+/// `runc spec` writes a configuration that is fine as it is, but for its
+/// terminal and what it runs.
+async fn bundle_as_runc_makes_it(bed: &mut Bed) -> Result<()> {
+    bed.enable_legacy("").await?;
+    let bundle = bed.bundle("a", "true")?;
+    let config = bundle.join("config.json");
+    fs::remove_file(&config)?;
+    let made =
+        std::process::Command::new("runc").arg("spec").arg("--bundle").arg(&bundle).status()?;
+    ensure!(made.success(), "runc spec: {made}");
+    let mut spec: serde_json::Value = serde_json::from_slice(&fs::read(&config)?)?;
+    assert_eq!(spec["linux"].get("cgroupsPath"), None);
+    spec["process"]["terminal"] = json!(false);
+    spec["process"]["args"] = json!(["sleep", "1000"]);
+    fs::write(&config, spec.to_string())?;
+    let request = CreateContainerRequest {
+        id: "a".into(),
+        bundle_path: text(&bundle)?,
+        ..CreateContainerRequest::default()
+    };
+    let pid = create(bed, request).await?;
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    ensure!(cgroups.contains(&format!("/{}/a", bed.namespace())), "{cgroups}");
     end(bed, "a").await
 }

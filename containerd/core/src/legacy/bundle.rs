@@ -25,12 +25,13 @@ pub(super) struct Bundle {
     pub(super) init: ProcessSpec,
 }
 
-/// Reads the bundle at `path`, an absolute path.
+/// Reads the bundle at `path`, an absolute path. A container that names no
+/// cgroup gets `cgroup`.
 ///
 /// # Errors
 /// `NotFound` when there is no bundle; `InvalidArgument` when the path is not
 /// absolute or the configuration makes no sense; those of the disk.
-pub(super) fn load(path: &Path) -> Result<Bundle> {
+pub(super) fn load(path: &Path, cgroup: &str) -> Result<Bundle> {
     if !path.is_absolute() {
         return Err(Error::invalid(format!("bundle path {path:?} is not absolute")));
     }
@@ -51,7 +52,7 @@ pub(super) fn load(path: &Path) -> Result<Bundle> {
         }
         read => read.context("read", config.display())?,
     };
-    parse(path, &bytes).context("configuration", config.display())
+    parse(path, &bytes, cgroup).context("configuration", config.display())
 }
 
 /// Nothing is waited for: what is no file may never have anything to say.
@@ -70,7 +71,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn parse(bundle: &Path, bytes: &[u8]) -> Result<Bundle> {
+fn parse(bundle: &Path, bytes: &[u8], cgroup: &str) -> Result<Bundle> {
     let nonsense = |e| Error::caused(ErrorKind::InvalidArgument, "is no OCI configuration", e);
     let mut spec: Map<String, Value> = serde_json::from_slice(bytes).map_err(nonsense)?;
     if !spec.contains_key("ociVersion") {
@@ -81,6 +82,12 @@ fn parse(bundle: &Path, bytes: &[u8]) -> Result<Bundle> {
         ));
     }
     make_absolute(bundle, &mut spec)?;
+    if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
+        let path = linux.entry("cgroupsPath").or_insert(Value::Null);
+        if path.is_null() || path == "" {
+            *path = cgroup.into();
+        }
+    }
     let spec = serde_json::to_vec(&spec)
         .map_err(|e| Error::caused(ErrorKind::Internal, "encode the configuration", e))?;
     let init = record::init(&spec).ok_or_else(|| Error::invalid("has no process"))?;
@@ -143,7 +150,7 @@ mod tests {
     }
 
     fn kind(folder: &Path) -> ErrorKind {
-        load(folder).unwrap_err().kind()
+        load(folder, "/n/a").unwrap_err().kind()
     }
 
     #[test]
@@ -156,11 +163,12 @@ mod tests {
                 {"destination": "/b", "source": "/b", "type": "bind"},
                 {"destination": "/proc", "source": "proc", "type": "proc"},
             ],
+            "linux": {"namespaces": []},
             "annotations": {"kept": "yes"},
         });
         let folder = bundle(&config.to_string());
         let path = folder.path().to_str().unwrap();
-        let loaded = load(folder.path()).unwrap();
+        let loaded = load(folder.path(), "/n/a").unwrap();
         assert_eq!((loaded.init.user.uid, loaded.init.args.as_slice()), (7, &["a".to_owned()][..]));
         let spec: Value = serde_json::from_slice(&loaded.spec).unwrap();
         assert_eq!(spec["root"]["path"], format!("{path}/rootfs"));
@@ -168,6 +176,10 @@ mod tests {
         assert_eq!(spec["mounts"][1]["source"], "/b");
         assert_eq!(spec["mounts"][2]["source"], "proc");
         assert_eq!(spec["annotations"]["kept"], "yes");
+        assert_eq!(spec["linux"]["cgroupsPath"], "/n/a");
+        let named = config.to_string().replace("\"namespaces\":[]", "\"cgroupsPath\":\"/own\"");
+        let named = load(bundle(&named).path(), "/n/a").unwrap();
+        assert!(String::from_utf8(named.spec).unwrap().contains("\"/own\""));
     }
 
     #[test]

@@ -37,9 +37,11 @@ impl Legacy {
         if request.bundle.is_empty() {
             return Err(Error::invalid("empty bundle path"));
         }
+        // As containerd's clients name those of theirs.
+        let cgroup = format!("/{}/{id}", self.config.namespace);
         let path = request.bundle.clone();
-        let bundle =
-            blocking("read", &request.bundle, move || bundle::load(Path::new(&path))).await?;
+        let load = move || bundle::load(Path::new(&path), &cgroup);
+        let bundle = blocking("read", &request.bundle, load).await?;
         let stdio = request.streams.stdio(bundle.init.terminal).await?;
         let options = match request.checkpoint.as_str() {
             "" => None,
