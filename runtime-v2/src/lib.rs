@@ -34,3 +34,4 @@ pub use types::{
     Any, CreateTask, Deleted, EventSink, ExecProcess, Exit, ManagerConfig, Mount, Process,
     ProcessInfo, Recovered, RuntimeInfo, Status, Stdio, Timeouts,
 };
+pub use undo::Undo;

@@ -22,6 +22,7 @@ pub mod figures;
 pub mod images;
 pub mod layers;
 pub mod leaks;
+pub mod legacy;
 mod load;
 pub mod order;
 pub mod proc;

@@ -8,13 +8,17 @@ mod create;
 mod list;
 mod process;
 mod request;
+mod starts;
 
 use std::{sync::Arc, time::Duration};
 
 use runtime_v2::{Manager, Task};
 use shim_protocol::{Id, Result};
 
-use crate::{containers::Containers, events::Exchange, namespaces::Namespaces};
+use self::starts::Starts;
+use crate::{
+    containers::Containers, events::Exchange, namespaces::Namespaces, telemetry::Measured,
+};
 
 pub use request::{Create, Metric, Target};
 pub use runtime_v2::{Deleted, ExecProcess, Exit, Mount, Process, ProcessInfo, Status, Stdio};
@@ -27,6 +31,8 @@ pub struct TasksConfig {
     /// How long one shim may take to tell a state or metrics when all are
     /// asked (`io.containerd.timeout.task.state`).
     pub state_timeout: Duration,
+    /// How many tasks are made or started at the same time; 0 is no limit.
+    pub concurrency: usize,
 }
 
 /// The tasks of all namespaces.
@@ -36,6 +42,7 @@ pub struct Tasks {
     namespaces: Namespaces,
     manager: Arc<Manager>,
     events: Arc<Exchange>,
+    starts: Starts,
 }
 
 impl Tasks {
@@ -47,7 +54,23 @@ impl Tasks {
         manager: Arc<Manager>,
         events: Arc<Exchange>,
     ) -> Arc<Self> {
-        Arc::new(Self { config, containers, namespaces, manager, events })
+        let starts = Starts::new(config.concurrency);
+        Arc::new(Self { config, containers, namespaces, manager, events, starts })
+    }
+
+    /// How long it took to make and start tasks.
+    pub fn start_times(&self) -> Measured {
+        self.starts.measured()
+    }
+
+    /// How many tasks there are, in all namespaces.
+    pub fn count(&self) -> usize {
+        self.manager.namespaces().iter().map(|namespace| self.manager.list(namespace).len()).sum()
+    }
+
+    /// The namespaces that have tasks.
+    pub fn namespaces(&self) -> Vec<Id> {
+        self.manager.namespaces()
     }
 
     /// Announces the end of tasks that an earlier daemon has left and that are

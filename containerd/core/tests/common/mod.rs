@@ -148,8 +148,11 @@ impl World {
         };
         let manager = Manager::new(config, events.clone());
         manager.recover().await.unwrap();
-        let config =
-            TasksConfig { default_runtime: SHIM.into(), state_timeout: Duration::from_secs(2) };
+        let config = TasksConfig {
+            default_runtime: SHIM.into(),
+            state_timeout: Duration::from_secs(2),
+            concurrency: 0,
+        };
         let tasks = Tasks::new(
             config,
             containers.clone(),
