@@ -30,7 +30,7 @@ use super::{
     line::{Line, Maker, Point},
     listener,
     process::{self, Place},
-    record,
+    record::{self, Defaults},
     rootfs::{self, Plan},
     seccomp::Filter,
     spec::Config,
@@ -101,8 +101,7 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
         record.groups.apply(resources)?;
     }
 
-    // Others may look at us while we are in neither world.
-    sys::process::set_dumpable(false).context("hide", "from the container")?;
+    init::hide()?;
     let (init, maker) = bear(store, &request, &config, filter, streams, &place, &record)?;
     record.pid = init.pid;
     record.began = record::Birth::of(init.pid).map(|birth| birth.began).unwrap_or_default();
@@ -149,6 +148,7 @@ fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
         poststop: config.hooks.poststop().clone().unwrap_or_default(),
         is_filtered: config.process.seccomp.is_some(),
         personality: linux.personality().clone(),
+        defaults: Defaults::of(&config.process.process),
         ..Record::default()
     })
 }
@@ -183,12 +183,11 @@ fn bear(
         no_pivot_root: request.no_pivot_root,
     };
     let mut birth = Birth {
-        doors: &doors,
+        doors: Some(&doors),
         foreign: request.own,
         in_user_namespace: place.has_user(),
         waits_for_ids: place.has_new_user(),
         time: place.time.as_ref(),
-        enter: None,
         unshare: place.unshare,
         keyring: record.keyring(request.id),
         streams: &streams,
@@ -198,6 +197,7 @@ fn bear(
         first: Some(First {
             config,
             plan,
+            is_named: place.is_named,
             view: hooks::view(store, request.id, record, ContainerStatus::Creating),
             door: door(&store.notify(request.id))?,
         }),

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use nix::{libc::ENOMEM, sched::CloneFlags};
+use nix::sched::CloneFlags;
 use oci_spec::runtime::Process;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
@@ -13,16 +13,14 @@ use super::{
     Record, Store, Streams, capabilities,
     init::{self, Birth},
     line::{Line, Point},
-    listener, process,
+    listener,
+    process::{self, Inside},
     seccomp::Filter,
     spec,
 };
 use crate::{
     runtime::Status,
-    sys::{
-        self,
-        clone::{self, Cloned, How},
-    },
+    sys::{self, clone::Cloned},
 };
 
 const SIGKILL: u32 = nix::libc::SIGKILL as u32;
@@ -66,8 +64,9 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     if !matches!(status, Status::Created | Status::Running) {
         return Err(Error::precondition(format!("container {} is {status:?}", request.id)));
     }
-    let process: Process = capabilities::decode(request.process, "")
+    let mut process: Process = capabilities::decode(request.process, "")
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "decode process", e))?;
+    record.defaults.fill(&mut process);
     let mut confined = spec::confine(process, store.seccomp(request.id, record)?)?;
     let filter = confined.seccomp.as_ref().map(Filter::compile).transpose()?;
     let streams = request.streams.open(confined.process.terminal() == Some(true))?;
@@ -79,26 +78,26 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
         return Err(Error::precondition(format!("container {} has ended", request.id)));
     }
 
-    sys::process::set_dumpable(false).context("hide", "from the container")?;
+    init::hide()?;
     let mut line = Line::new(filter.as_ref().is_some_and(Filter::has_listener))?;
     let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
     let in_user_namespace = kinds.contains(CloneFlags::CLONE_NEWUSER);
     if !in_user_namespace {
         confined.capabilities = capabilities::grantable(&confined.capabilities)?;
     }
-    // A process that ends leaves its namespaces before it is a zombie.
-    process::enter_those_of(init.as_fd(), kinds & CloneFlags::CLONE_NEWPID).context_as(
-        ErrorKind::FailedPrecondition,
-        "enter",
-        "the container's pid namespace",
-    )?;
-    let mut birth = Birth {
+    let inside = Inside {
+        init: init.as_fd(),
+        kinds,
         doors: &doors,
-        foreign: request.own,
+        sibling: request.sibling,
+        own: request.own,
+    };
+    let mut birth = Birth {
+        doors: None,
+        foreign: None,
         in_user_namespace,
         waits_for_ids: false,
         time: None,
-        enter: Some((init.as_fd(), kinds - CloneFlags::CLONE_NEWPID)),
         unshare: CloneFlags::empty(),
         keyring: record.keyring(request.id),
         streams: &streams,
@@ -107,16 +106,7 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
         personality: record.personality.as_ref().map(|personality| personality.domain()),
         first: None,
     };
-    let how =
-        How { namespaces: CloneFlags::empty(), sibling: request.sibling, cgroup: doors.unified() };
-    let made = clone::clone(&how, || init::live(&mut birth, &mut line));
-    let made = match made {
-        // So the kernel has it where init is about to end (pid_namespaces(7)).
-        Err(e) if e.raw_os_error() == Some(ENOMEM) && kinds.contains(CloneFlags::CLONE_NEWPID) => {
-            Err(e).context_as(ErrorKind::FailedPrecondition, "make", "a process")
-        }
-        made => made.context("make", "a process"),
-    }?;
+    let made = inside.spawn(|| init::live(&mut birth, &mut line))?;
     // Whoever reads the streams is to see their end when the process ends.
     drop(streams);
     let mut undo = Undo { made, is_done: false };

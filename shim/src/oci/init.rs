@@ -14,15 +14,15 @@ use std::{
     fs::File,
     io::{self, Read},
     os::{
-        fd::{AsFd, BorrowedFd, RawFd},
-        unix::net::{UnixListener, UnixStream},
+        fd::{AsFd, RawFd},
+        unix::net::UnixListener,
     },
 };
 
 use libcontainer::{
     apparmor, capabilities,
     config::PersonalityDomain,
-    container::Container,
+    container::{Container, ContainerStatus},
     syscall::{Syscall, linux::LinuxSyscall},
 };
 use nix::{
@@ -33,7 +33,7 @@ use nix::{
     },
     unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid, setsid},
 };
-use oci_spec::runtime::{Capability, LinuxPersonalityDomain};
+use oci_spec::runtime::{Capability, Hook, LinuxPersonalityDomain};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
 use super::{
@@ -59,7 +59,8 @@ const MAX_WORD_BYTES: usize = 64;
 
 /// What a new process is told.
 pub(super) struct Birth<'a> {
-    pub(super) doors: &'a Doors,
+    /// Into its cgroups, if it is not there yet.
+    pub(super) doors: Option<&'a Doors>,
     /// What its maker has open for itself alone.
     pub(super) foreign: Option<RawFd>,
     /// It is in a user namespace, and becomes root there.
@@ -68,8 +69,6 @@ pub(super) struct Birth<'a> {
     pub(super) waits_for_ids: bool,
     /// A time namespace to enter.
     pub(super) time: Option<&'a File>,
-    /// A container to enter, by its init, and those of its namespaces.
-    pub(super) enter: Option<(BorrowedFd<'a>, CloneFlags)>,
     /// Namespaces to make.
     pub(super) unshare: CloneFlags,
     /// Name of a session keyring of its own.
@@ -86,10 +85,23 @@ pub(super) struct Birth<'a> {
 pub(super) struct First<'a> {
     pub(super) config: &'a Config,
     pub(super) plan: Plan<'a>,
+    /// The names of the machine are the container's own.
+    pub(super) is_named: bool,
     /// The container as hooks get to see it.
     pub(super) view: Container,
     /// Where it waits to be started.
     pub(super) door: UnixListener,
+}
+
+/// What a maker does before it makes a process: others may look at that one
+/// while it is in neither world, and what the daemon's user belongs to is nothing
+/// to a container.
+///
+/// # Errors
+/// What the kernel refuses.
+pub(super) fn hide() -> Result<()> {
+    sys::process::set_dumpable(false).context("hide", "from the container")?;
+    nix(setgroups(&[])).context("leave", "all groups")
 }
 
 /// Runs in the new process; returns only if that did not become the user's
@@ -116,9 +128,8 @@ fn go(birth: &mut Birth<'_>, child: &mut Child) -> Result<Infallible> {
 
 /// Into cgroups and namespaces.
 fn get_in(birth: &Birth<'_>, child: &mut Child) -> Result<()> {
-    birth.doors.enter().context("enter", "the container's cgroups")?;
-    if let Some((init, kinds)) = birth.enter {
-        process::enter_those_of(init, kinds).context("enter", "the container's namespaces")?;
+    if let Some(doors) = birth.doors {
+        doors.enter().context("enter", "the container's cgroups")?;
     }
     if birth.waits_for_ids {
         child.wait()?;
@@ -133,8 +144,6 @@ fn get_in(birth: &Birth<'_>, child: &mut Child) -> Result<()> {
             made => made.context("make", "a session keyring")?,
         }
     }
-    // What the daemon's user belongs to is nothing to the container.
-    nix(setgroups(&[])).context("leave", "all groups")?;
     if birth.in_user_namespace {
         let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
         nix(setresgid(group, group, group)).context("become", "root of the user namespace")?;
@@ -148,30 +157,31 @@ fn get_in(birth: &Birth<'_>, child: &mut Child) -> Result<()> {
 fn settle(birth: &mut Birth<'_>, child: &mut Child) -> Result<()> {
     let process = &birth.confined.process;
     nix(setsid()).context("begin", "a session")?;
-    scheduling::set(process, birth.first.as_ref().map(|first| &first.config.linux))?;
-    if birth.streams.console().is_none() {
-        birth.streams.connect().context("connect", "the streams")?;
-    }
-    if process.no_new_privileges() == Some(true) {
-        nix(prctl::set_no_new_privs()).context("set", "process.noNewPrivileges")?;
-    }
     if let Some(first) = &mut birth.first {
-        first.name(birth.unshare)?;
+        first.name()?;
         let tree = rootfs::make(&mut first.plan)?;
         if first.config.has_hooks_around_init() {
             child.tell(Point::WantsHooks)?;
             child.wait()?;
             let list = first.config.hooks.create_container();
-            hooks::run(list.as_ref(), "createContainer", &first.view, None)?;
+            first.run(list.as_ref(), "createContainer", ContainerStatus::Creating, None)?;
         }
         rootfs::enter(&first.plan, tree)?;
         cwd::make(process.cwd())?;
     }
+    // From here on it is the container's process, and no longer one for hooks.
+    scheduling::set(process, birth.first.as_ref().map(|first| &first.config.linux))?;
     match birth.streams.console() {
         Some(socket) => {
             terminal::make(socket, process.console_size().as_ref(), birth.first.is_some())?;
         }
-        None => birth.streams.reopen_null().context("open", "/dev/null")?,
+        None => {
+            birth.streams.connect().context("connect", "the streams")?;
+            birth.streams.reopen_null().context("open", "/dev/null")?;
+        }
+    }
+    if process.no_new_privileges() == Some(true) {
+        nix(prctl::set_no_new_privs()).context("set", "process.noNewPrivileges")?;
     }
     if let Some(domain) = birth.personality {
         let domain = match domain {
@@ -211,7 +221,8 @@ fn become_user(birth: &Birth<'_>, child: &mut Child) -> Result<Infallible> {
     if entered == Entered::Denied && cwd::enter(process.cwd())? == Entered::Denied {
         return Err(cwd::denied(process.cwd()));
     }
-    // Nothing that is open now will be open in the user's program.
+    // Nothing that is open now will be open in the user's program. Until then it is
+    // pipes and sockets, through which no path leads anywhere.
     LinuxSyscall.close_range(0).map_err(|e| refused("the descriptors", e))?;
     capabilities::reset_effective(&LinuxSyscall).map_err(|e| refused("process.capabilities", e))?;
     if !birth.in_user_namespace {
@@ -276,9 +287,23 @@ fn drop_capabilities(birth: &Birth<'_>) -> Result<()> {
 }
 
 impl First<'_> {
+    /// Runs hooks, which get to see the container with this process as theirs sees it.
+    fn run(
+        &self,
+        list: Option<&Vec<Hook>>,
+        name: &str,
+        status: ContainerStatus,
+        env: Option<&[String]>,
+    ) -> Result<()> {
+        let mut view = self.view.clone();
+        view.state.status = status;
+        view.state.pid = Some(nix::unistd::Pid::this().as_raw());
+        hooks::run(list, name, &view, env)
+    }
+
     /// Names the machine, if it is one of its own.
-    fn name(&self, made: CloneFlags) -> Result<()> {
-        if !made.contains(CloneFlags::CLONE_NEWUTS) {
+    fn name(&self) -> Result<()> {
+        if !self.is_named {
             return Ok(());
         }
         let spec = &self.config.spec;
@@ -293,14 +318,15 @@ impl First<'_> {
 
     /// Waits until the container is started.
     fn wait(&self, process: &oci_spec::runtime::Process) -> Result<()> {
-        let told = || -> io::Result<()> {
-            let (stream, _): (UnixStream, _) = self.door.accept()?;
-            (&stream).read(&mut [0; MAX_WORD_BYTES]).map(drop)
+        let hear = || -> io::Result<usize> {
+            let (mut stream, _) = self.door.accept()?;
+            stream.read(&mut [0; MAX_WORD_BYTES])
         };
-        told().context("wait for", "the start")?;
+        // Who only looks whether we wait says nothing.
+        while hear().context("wait for", "the start")? == 0 {}
         let list = self.config.hooks.start_container();
         let env = program::environment(process);
-        hooks::run(list.as_ref(), "startContainer", &self.view, Some(&env))
+        self.run(list.as_ref(), "startContainer", ContainerStatus::Created, Some(&env))
     }
 }
 

@@ -88,8 +88,9 @@ pub(super) fn environment(process: &Process) -> Vec<String> {
 fn home(uid: u32) -> String {
     let read = || {
         let mut options = OpenOptions::new();
-        // An image may have a FIFO there.
-        let file = options.read(true).custom_flags(nix::libc::O_NONBLOCK).open("/etc/passwd")?;
+        // An image may have a FIFO there, or a terminal.
+        let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+        let file = options.read(true).custom_flags(flags).open("/etc/passwd")?;
         let mut text = Vec::new();
         file.take(MAX_PASSWD_BYTES).read_to_end(&mut text)?;
         io::Result::Ok(text)

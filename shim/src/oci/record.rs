@@ -22,11 +22,11 @@ use std::{
     time::SystemTime,
 };
 
-use oci_spec::runtime::{Hook, LinuxPersonality, LinuxSeccomp};
+use oci_spec::runtime::{Hook, LinuxCapabilities, LinuxPersonality, LinuxSeccomp, Process};
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
-use super::cgroup::Groups;
+use super::{cgroup::Groups, steer};
 use crate::{kernel, runtime::Status};
 
 /// The record of a container.
@@ -75,6 +75,50 @@ pub(crate) struct Record {
     pub(super) seccomp: Option<LinuxSeccomp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) personality: Option<LinuxPersonality>,
+    #[serde(default)]
+    pub(crate) defaults: Defaults,
+}
+
+/// How processes that are added are confined if they say nothing else, as with
+/// runc: like the container's own.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Defaults {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    apparmor_profile: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    capabilities: Option<LinuxCapabilities>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    no_new_privileges: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    oom_score_adj: Option<i32>,
+}
+
+impl Defaults {
+    /// Those of a container's first process.
+    pub(super) fn of(process: &Process) -> Self {
+        Self {
+            apparmor_profile: process.apparmor_profile().clone(),
+            capabilities: process.capabilities().clone(),
+            no_new_privileges: process.no_new_privileges(),
+            oom_score_adj: process.oom_score_adj(),
+        }
+    }
+
+    /// Says what `process` does not say.
+    pub(super) fn fill(&self, process: &mut Process) {
+        if process.apparmor_profile().as_ref().is_none_or(String::is_empty) {
+            process.set_apparmor_profile(self.apparmor_profile.clone());
+        }
+        if process.capabilities().is_none() {
+            process.set_capabilities(self.capabilities.clone());
+        }
+        if process.no_new_privileges().is_none() {
+            process.set_no_new_privileges(self.no_new_privileges);
+        }
+        if process.oom_score_adj().is_none() {
+            process.set_oom_score_adj(self.oom_score_adj);
+        }
+    }
 }
 
 impl Store {
@@ -261,8 +305,14 @@ impl Record {
         if self.groups.is_frozen().unwrap_or_default() {
             return Ok(Status::Paused);
         }
-        Ok(if store.notify(id).exists() { Status::Created } else { Status::Running })
+        Ok(if waits(&store.notify(id)) { Status::Created } else { Status::Running })
     }
+}
+
+/// Does init wait there to be started? Whoever started it may have been killed
+/// before the socket was removed, but nobody answers there any more.
+fn waits(door: &Path) -> bool {
+    door.exists() && steer::knock(door).is_ok()
 }
 
 /// When a process began, and whether it has ended.

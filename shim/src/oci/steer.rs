@@ -49,16 +49,22 @@ pub(crate) fn start_read(store: &Store, id: &Id, record: &Record) -> Result<()> 
 
 /// Tells a process that waits at `path` to go on.
 pub(super) fn notify(path: &Path) -> Result<()> {
+    let told = knock(path).and_then(|mut door| door.write_all(b"start"));
+    told.context("connect to", path.display())
+}
+
+/// Connects to a process that waits at `path`. Without a word it goes on waiting.
+///
+/// # Errors
+/// When nobody waits there.
+pub(super) fn knock(path: &Path) -> io::Result<UnixStream> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::internal(format!("{} is no socket", path.display())));
+        return Err(io::ErrorKind::InvalidInput.into());
     };
-    let told = || {
-        // A path by descriptor, because an address takes 107 bytes at most.
-        let folder = File::open(folder)?;
-        let address = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-        UnixStream::connect(address)?.write_all(b"start")
-    };
-    told().context("connect to", path.display())
+    // A path by descriptor, because an address takes 107 bytes at most.
+    let folder = File::open(folder)?;
+    let address = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    UnixStream::connect(address)
 }
 
 /// Sends a signal to the first process, or to all.

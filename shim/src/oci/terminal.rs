@@ -74,7 +74,7 @@ fn open_master() -> io::Result<OwnedFd> {
 fn cover_console(slave: BorrowedFd<'_>) -> io::Result<()> {
     let dev = open("/dev", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let file = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    // Whatever is there already will do, if it is no link.
+    // Whatever is there already will do; a link is covered itself.
     match openat(&dev, "console", file | OFlags::EXCL, Mode::from_raw_mode(0o600)) {
         Err(rustix::io::Errno::EXIST) => {}
         made => drop(made?),

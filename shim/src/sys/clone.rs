@@ -12,7 +12,7 @@ use super::process;
 
 /// Stack of what runs aside, in bytes. A child made there goes on with a copy;
 /// only pages that are used take memory.
-const STACK_BYTES: usize = 1 << 20;
+const STACK_BYTES: usize = 4 << 20;
 /// One page, on whatever machine.
 const GUARD_BYTES: usize = 64 << 10;
 
@@ -45,7 +45,30 @@ pub(crate) struct How<'a> {
 /// # Errors
 /// Those of clone3. Refused when there is more than one thread, as with fork.
 pub(crate) fn clone(how: &How<'_>, child: impl FnOnce() -> u8) -> io::Result<Cloned> {
-    process::require_single_thread()?;
+    clone_alone(&Alone::check()?, how, child)
+}
+
+/// That this process has one thread. A copy of it has one, too.
+#[derive(Debug)]
+pub(crate) struct Alone(());
+
+impl Alone {
+    /// # Errors
+    /// When it has more than one.
+    pub(crate) fn check() -> io::Result<Self> {
+        process::require_single_thread().map(Self)
+    }
+}
+
+/// As [`clone`], for a process that has no `/proc` of its own any more.
+///
+/// # Errors
+/// Those of clone3.
+pub(crate) fn clone_alone(
+    _: &Alone,
+    how: &How<'_>,
+    child: impl FnOnce() -> u8,
+) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     let mut flags = how.namespaces.bits() as u64 | libc::CLONE_PIDFD as u64;
     // SAFETY: all of it are integers, for which zero is a value.
@@ -63,8 +86,8 @@ pub(crate) fn clone(how: &How<'_>, child: impl FnOnce() -> u8) -> io::Result<Clo
     args.flags = flags;
     args.pidfd = &raw mut pidfd as u64;
     // SAFETY: without CLONE_VM the child has its own copy of all memory, and without
-    // a stack it goes on where it is, as after fork. There is no other thread (checked
-    // above), so that copy is consistent. The kernel writes to `pidfd` only.
+    // a stack it goes on where it is, as after fork. There is no other thread (`Alone`
+    // says so, and only its check makes one), so that copy is consistent. The kernel writes to `pidfd` only.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
     match pid {
         -1 => Err(io::Error::last_os_error()),

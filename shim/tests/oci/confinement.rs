@@ -267,6 +267,77 @@ fn the_runtime_is_out_of_reach() {
     assert!(fs::read(shim).unwrap() == before, "the program has changed");
 }
 
+/// Nor at the host's files, through a process on its way inside, whatever rights
+/// the container has to look into processes.
+#[test]
+fn the_host_is_out_of_reach_while_a_process_is_added() {
+    let Some(bed) = Bed::new("root-reach", "") else { return };
+    let secret = bed.path("secret");
+    fs::write(&secret, "of the host\n").unwrap();
+    let path = secret.display();
+    let script = format!(
+        r#"
+        while [ ! -e /stop ]; do
+            for process in /proc/[0-9]*; do
+                case $process in /proc/1|/proc/self|/proc/$$) continue;; esac
+                cat $process/root{path} $process/cwd{path} 2>/dev/null && echo READ
+                for fd in $process/fd/*; do [ -d $fd/. ] && echo FOLDER $(readlink $fd); done
+                grep -q {path} $process/mountinfo 2>/dev/null && echo MOUNTS
+            done
+        done; echo done
+    "#,
+        path = path
+    );
+    let all = json!(["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"]);
+    let bed = bed
+        .set("/process/args", json!(["/bin/sh", "-c", script]))
+        .set("/process/capabilities/bounding", all.clone())
+        .set("/process/capabilities/effective", all.clone())
+        .set("/process/capabilities/permitted", all);
+    bed.start();
+    for _ in 0..60 {
+        bed.ok(&["exec", &bed.id, "true"]);
+    }
+    fs::write(bed.path("rootfs/stop"), "").unwrap();
+    bed.until("the end", || bed.state()["status"] == "stopped");
+    assert_eq!(fs::read_to_string(bed.path("output")).unwrap(), "done\n");
+}
+
+/// What the caller of the command line leaks to it is in nobody's reach.
+#[test]
+fn descriptors_of_the_caller_stay_outside() {
+    let Some(bed) = Bed::new("leak", "true") else { return };
+    let folder = fs::File::open("/").unwrap();
+    // Not closed on exec, as by a careless caller.
+    let leaked = nix::unistd::dup(&folder).unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&leaked);
+    let program = format!("/proc/self/fd/{number}/bin/busybox");
+    let bed = bed.set("/process/args", json!([program, "true"]));
+    let said = bed.refusal();
+    assert!(said.contains("exec: "), "{said}");
+}
+
+/// What an added process does not say is as it is for the container.
+#[test]
+fn an_added_process_is_confined_as_the_container() {
+    let Some(bed) = Bed::new("exec-default", "sleep 1000") else { return };
+    let some = json!(["CAP_KILL"]);
+    let bed = bed
+        .set("/process/capabilities/bounding", some.clone())
+        .set("/process/capabilities/effective", some.clone())
+        .set("/process/capabilities/permitted", some)
+        .set("/process/noNewPrivileges", json!(true))
+        .set("/process/oomScoreAdj", json!(321));
+    bed.start();
+    let process = json!({
+        "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"], "cwd": "/",
+        "args": ["sh", "-c", "grep -E '^(CapEff|NoNewPrivs)' /proc/self/status; cat /proc/self/oom_score_adj"],
+    });
+    fs::write(bed.path("process.json"), process.to_string()).unwrap();
+    let output = bed.ok(&["exec", "--process", "process.json", &bed.id]);
+    assert_eq!(output, "CapEff:\t0000000000000020\nNoNewPrivs:\t1\n321\n");
+}
+
 /// The same from its other side: what the waiting first process is executed
 /// from is a mount that only allows reading.
 #[test]

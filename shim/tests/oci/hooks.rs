@@ -88,3 +88,23 @@ fn one_after_the_start_finds_the_program() {
     let program = fs::read_to_string(notes).unwrap();
     assert!(program.ends_with("busybox\n"), "{program}");
 }
+
+/// They are told of the process that they run in the place of, by its pid as
+/// they see it, and how far it is.
+#[test]
+fn inside_they_see_the_container_as_it_is() {
+    let Some(bed) = Bed::new("hook-state", "echo program") else { return };
+    let outside = bed.path("outside");
+    let save = |path: String, words: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("cat >{path}; {words}")]}]);
+    let bed = bed
+        .set("/hooks/createContainer", save(outside.display().to_string(), "echo words >&2"))
+        .set("/hooks/startContainer", save("/inside".into(), "true"))
+        .set("/process/noNewPrivileges", json!(true));
+    let output = bed.run();
+    for (path, status) in [(outside, "creating"), (bed.path("rootfs/inside"), "created")] {
+        let state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!((&state["status"], &state["pid"]), (&json!(status), &json!(1)), "{path:?}");
+        assert_eq!(state["id"], json!(bed.id));
+    }
+    assert_eq!(crate::harness::text(&output.stdout), "program\n");
+}

@@ -62,6 +62,24 @@ fn pausing_before_the_start() {
     assert_eq!(bed.state()["status"], "running");
 }
 
+/// Who is killed between the two steps of a start has started nothing.
+#[test]
+fn a_start_that_is_broken_off() {
+    let Some(bed) = Bed::new("knock", "sleep 1000") else { return };
+    bed.create();
+    let door = bed.path("state").join(&bed.id).join("notify.sock");
+    for _ in 0..3 {
+        drop(std::os::unix::net::UnixStream::connect(&door).unwrap());
+    }
+    assert_eq!(bed.state()["status"], "created");
+    // Or the word was said, and the socket is still there.
+    std::fs::hard_link(&door, bed.path("kept")).unwrap();
+    bed.ok(&["start", &bed.id]);
+    std::fs::rename(bed.path("kept"), &door).unwrap();
+    bed.until("nobody there", || bed.state()["status"] == "running");
+    assert!(bed.refused(&["start", &bed.id]).contains("it is running"));
+}
+
 /// Without a pid namespace the rest survives init, until it is removed.
 #[test]
 fn what_outlives_init_goes_with_the_container() {

@@ -224,6 +224,13 @@ fn proc_is_what_it_says() {
             false => assert_eq!(bed.output(), "mine\n"),
         }
     }
+    // Nor where control groups are to be.
+    let Some(bed) = Bed::new("groups-over-proc", "true") else { return };
+    fs::create_dir_all(bed.path("rootfs/sys/fs")).unwrap();
+    std::os::unix::fs::symlink("/proc/sys", bed.path("rootfs/sys/fs/cgroup")).unwrap();
+    let groups = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"});
+    let said = bed.add("/mounts", groups).refusal();
+    assert!(said.contains("mount over /proc"), "{said}");
     let Some(bed) = Bed::new("proc-link", "true") else { return };
     std::os::unix::fs::symlink("/bin", bed.path("rootfs/proc")).unwrap();
     let said = bed.refusal();

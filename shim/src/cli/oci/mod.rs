@@ -23,7 +23,7 @@ use crate::{
     log::{self, Format, Rfc3339},
     oci::{self, Record, Store, Streams},
     runtime::{Status, embedded},
-    sys::{program, wait},
+    sys::{process::close_all_but, program, wait},
 };
 
 mod flags;
@@ -70,6 +70,8 @@ type Words<'a> = Peekable<&'a mut dyn Iterator<Item = OsString>>;
 /// # Errors
 /// Those of the command. They are in the log that `--log` names, too.
 pub fn run(words: &mut dyn Iterator<Item = OsString>) -> Result<u8> {
+    // What our caller leaks to us is not to be in reach of a container.
+    close_all_but(2);
     let mut words = words.peekable();
     let global = Flags::take(&mut words, &GLOBAL)?;
     let path = global.path("log")?;

@@ -21,8 +21,8 @@ use rustix::fs::{
 };
 use shim_protocol::{Context, Error, Result};
 
-/// Deeper than any image, and no deeper than the stack allows.
-const MAX_DEPTH: usize = 1000;
+/// Deeper than any image, and no deeper than stack and descriptors allow.
+const MAX_DEPTH: usize = 256;
 const MODE_BITS: u32 = 0o7777;
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` (`include/uapi/linux/limits.h`).
 const MAX_ATTRIBUTE_BYTES: usize = 65_536;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use nix::libc;
+use oci_spec::runtime::Mount;
 use rustix::{
     fs::CWD,
     io::Errno,
@@ -23,17 +24,19 @@ use crate::sys::mount as attributes;
 /// No program and no device belongs there.
 const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
-/// Mounts the control groups at `point`: one tree, or a folder with one
+/// Mounts the control groups: one tree, or a folder with one
 /// hierarchy in each of its folders.
-pub(super) fn mount(place: &Place<'_>, point: &Path, options: &Options) -> Result<()> {
+pub(super) fn mount(place: &Place<'_>, spec: &Mount, options: &Options) -> Result<()> {
+    let point = spec.destination();
+    let target = place.root.folder(point).context("find", "the mount point")?;
+    mounts::check(spec, target.as_fd(), false)?;
     match place.groups.has_v1() {
-        false => unified(place, point, options),
-        true => hierarchies(place, point, options),
+        false => unified(place, &target, options),
+        true => hierarchies(place, point, &target, options),
     }
 }
 
-fn unified(place: &Place<'_>, point: &Path, options: &Options) -> Result<()> {
-    let target = place.root.folder(point).context("find", "the mount point")?;
+fn unified(place: &Place<'_>, target: &OwnedFd, options: &Options) -> Result<()> {
     let (source, link) = (Path::new("cgroup"), mounts::link(target.as_fd()));
     let flags = options.mount_flags();
     match rustix::mount::mount(source, link, "cgroup2", flags, None) {
@@ -48,8 +51,7 @@ fn unified(place: &Place<'_>, point: &Path, options: &Options) -> Result<()> {
     }
 }
 
-fn hierarchies(place: &Place<'_>, point: &Path, options: &Options) -> Result<()> {
-    let target = place.root.folder(point).context("find", "the mount point")?;
+fn hierarchies(place: &Place<'_>, point: &Path, target: &OwnedFd, options: &Options) -> Result<()> {
     let mode = ["mode=755".to_owned()];
     mounts::filesystem(Path::new("tmpfs"), target.as_fd(), "tmpfs", FLAGS, &mode)?;
     let folder = place.root.open(point).context("open", "the mount")?;

@@ -8,7 +8,6 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat2},
-    io::Errno,
     mount::MountFlags,
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
@@ -87,11 +86,8 @@ pub(super) fn set_parameter(name: &str, value: &str) -> Result<()> {
         let path = name.replace('.', "/");
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let file = match openat2(&folder, &*path, flags, Mode::empty(), inside) {
-            Err(Errno::NOENT) => return Err(io::Error::from(Errno::NOENT)),
-            file => fs::File::from(file?),
-        };
-        io::Write::write_all(&mut &file, value.as_bytes())
+        let file = openat2(&folder, &*path, flags, Mode::empty(), inside)?;
+        io::Write::write_all(&mut fs::File::from(file), value.as_bytes())
     };
     write().map_err(|e| {
         Error::caused(ErrorKind::InvalidArgument, format!("linux.sysctl: {name} = {value}"), e)

@@ -17,6 +17,7 @@ use std::{
 
 use oci_spec::runtime::{Linux, Spec};
 use rustix::{
+    fs::{fstat, stat},
     io::Errno,
     mount::{
         MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_move, unmount,
@@ -68,8 +69,9 @@ pub(super) struct Tree {
 /// # Errors
 /// `InvalidArgument` for what the configuration has wrong.
 pub(super) fn make(plan: &mut Plan<'_>) -> Result<Tree> {
-    follow(plan).context("set", "linux.rootfsPropagation")?;
-    part(plan.path).context("separate", plan.path.display())?;
+    if follow(plan).context("set", "linux.rootfsPropagation")? == Leads::Yes {
+        part(plan.path).context("separate", plan.path.display())?;
+    }
     // A mount of its own, with whatever is mounted in it: only such a one can be
     // a root.
     rustix::mount::mount_bind_recursive(plan.path, plan.path)
@@ -89,12 +91,20 @@ pub(super) fn make(plan: &mut Plan<'_>) -> Result<Tree> {
         brings_devices |= tree.is_some() && mounts::is_dev(mount.destination());
         read_only.extend(mounts::make(&place, mount, tree)?);
     }
-    // A /dev of the host is complete, and not ours to change.
-    if !brings_devices {
+    // A /dev of the host is complete, and not ours to change, by whatever way it came.
+    if !brings_devices && !is_hosts_dev(&root).context("look at", "/dev")? {
         let asked = plan.linux.devices().as_deref().unwrap_or_default();
         devices::make(&root, asked, plan.in_user_namespace)?;
     }
     Ok(Tree { root, read_only })
+}
+
+fn is_hosts_dev(root: &Root) -> io::Result<bool> {
+    let dev = Path::new("/dev");
+    match root.open(dev) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => Ok(fstat(found?)?.st_dev == stat(dev)?.st_dev),
+    }
 }
 
 /// The sources of bind mounts that have to be opened by whoever makes the
@@ -133,7 +143,7 @@ pub(super) fn sources(
 
 /// What the configuration wants the root mount to be, in all that is there now:
 /// at least, nothing that happens here shows elsewhere unless that is wanted.
-fn follow(plan: &Plan<'_>) -> Result<()> {
+fn follow(plan: &Plan<'_>) -> Result<Leads> {
     let kind = match plan.linux.rootfs_propagation().as_deref().unwrap_or_default() {
         "" => MountPropagationFlags::DOWNSTREAM,
         // That is for the new root alone, in the end.
@@ -143,7 +153,15 @@ fn follow(plan: &Plan<'_>) -> Result<()> {
     };
     mount_change("/", kind | MountPropagationFlags::REC)
         .map_err(io::Error::from)
-        .context("change", "all mounts")
+        .context("change", "all mounts")?;
+    Ok(if kind.contains(MountPropagationFlags::SHARED) { Leads::Yes } else { Leads::No })
+}
+
+/// Whether mounts are such that others follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leads {
+    Yes,
+    No,
 }
 
 /// Has the mount that a folder is in lead nobody: pivot_root(2) wants that.
@@ -169,7 +187,7 @@ pub(super) fn enter(plan: &Plan<'_>, tree: Tree) -> Result<()> {
         false => pivot(&root).context("pivot_root to", plan.path.display()),
     }?;
     let kind = plan.linux.rootfs_propagation().as_deref().and_then(options::propagation);
-    // Following and being private it is already.
+    // What follows or is private has been so from the start.
     let late = MountPropagationFlags::SHARED | MountPropagationFlags::UNBINDABLE;
     if let Some(kind) = kind.filter(|kind| kind.intersects(late)) {
         mount_change("/", kind - MountPropagationFlags::REC)

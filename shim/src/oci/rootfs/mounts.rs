@@ -105,7 +105,7 @@ fn make_one(place: &Place<'_>, spec: &Mount, tree: Option<OwnedFd>) -> Result<Op
         return Err(Error::invalid("tmpcopyup is for tmpfs"));
     }
     if kind == "cgroup" {
-        groups::mount(place, point, &options)?;
+        groups::mount(place, spec, &options)?;
         return Ok(None);
     }
     if kind == TMPFS {
@@ -230,7 +230,7 @@ fn plain_folder(root: &Root, point: &Path, kind: &str) -> Result<OwnedFd> {
 
 /// A mount over a part of `/proc` could make a process there believe, and tell
 /// the kernel, what is not so (CVE-2019-16884, CVE-2019-19921).
-fn check(spec: &Mount, target: BorrowedFd<'_>, is_proc: bool) -> Result<()> {
+pub(super) fn check(spec: &Mount, target: BorrowedFd<'_>, is_proc: bool) -> Result<()> {
     let refuse = |why: &str| Err(Error::invalid(format!("mount over /proc: {why}")));
     if normal(spec.destination()) == Path::new("proc") {
         return match is_proc || spec.typ().as_deref() == Some("proc") {

@@ -51,6 +51,10 @@ fn attribute(word: &str) -> Option<(bool, u64)> {
     })
 }
 
+/// `include/uapi/linux/mount.h`, MS_I_VERSION and MS_POSIXACL.
+const I_VERSION: MountFlags = MountFlags::from_bits_retain(1 << 23);
+const POSIX_ACL: MountFlags = MountFlags::from_bits_retain(1 << 16);
+
 /// A flag of the filesystem, likewise.
 fn flag(word: &str) -> Option<(bool, MountFlags)> {
     Some(match word {
@@ -61,6 +65,10 @@ fn flag(word: &str) -> Option<(bool, MountFlags)> {
         "nomand" => (false, MountFlags::PERMIT_MANDATORY_FILE_LOCKING),
         "lazytime" => (true, MountFlags::LAZYTIME),
         "nolazytime" => (false, MountFlags::LAZYTIME),
+        "iversion" => (true, I_VERSION),
+        "noiversion" => (false, I_VERSION),
+        "acl" => (true, POSIX_ACL),
+        "noacl" => (false, POSIX_ACL),
         "silent" => (true, MountFlags::SILENT),
         "loud" => (false, MountFlags::SILENT),
         _ => return None,
