@@ -3,12 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use shim_protocol::{
-    ErrorKind, Result,
+    Context, ErrorKind, Result,
     proto::task_v2::{CreateTaskRequest, CreateTaskResponse},
 };
 
 use crate::{
-    CreateTask, Task,
+    Checkpoint, CreateTask, Task,
     bundle::Bundle,
     cleanup,
     client::Connection,
@@ -61,6 +61,7 @@ async fn steps(
     blocking(move || folder.create(&spec)).await?;
     let folder = bundle.clone();
     undo.push("bundle", async move { blocking(move || folder.remove()).await });
+    let is_restored = restore_from(&mut request, bundle).await?;
     // The shim may have announced the task before it failed to answer. While
     // the id and its bundle are ours, no other task can be meant.
     undo.push("announcement", {
@@ -110,7 +111,20 @@ async fn steps(
 
     let seen = Seen::init(answer.pid);
     let task = Task::new(shared, bundle.clone(), binary, connection, Some(log), seen);
+    if is_restored {
+        task.will_be_restored();
+    }
     shared.registry.insert(task.clone());
     supervise::watch(shared, &task);
     Ok(task)
+}
+
+/// Brings the images that the task is restored from, if they are to be brought.
+async fn restore_from(request: &mut CreateTask, bundle: &Bundle) -> Result<bool> {
+    let Some(Checkpoint::Images(images)) = &request.checkpoint else { return Ok(false) };
+    let owner = bundle.clone();
+    let folder = blocking(move || owner.make_restore_folder()).await?;
+    images.unpack(&folder).await.context("bring the checkpoint of", bundle.id())?;
+    request.checkpoint = Some(Checkpoint::Folder(folder));
+    Ok(true)
 }

@@ -126,6 +126,7 @@ impl Core {
             namespaces.clone(),
             manager.clone(),
             events.clone(),
+            diff.clone(),
         );
         Ok(Self {
             db,
@@ -149,6 +150,7 @@ impl Core {
 
     /// Ends what runs by itself, the youngest first. Containers are left alone.
     pub(crate) async fn shutdown(self) {
+        self.tasks.shutdown().await;
         self.manager.shutdown().await;
         self.transfers.shutdown().await;
         self.diff.shutdown().await;
