@@ -98,7 +98,7 @@ impl Command {
         match self {
             Self::Run(command) => return command.run(global).await,
             Self::Tasks(command) => return command.run(global).await,
-            Self::Containers(command) => command.run(global).await,
+            Self::Containers(command) => return command.run(global).await,
             Self::Content(command) => command.run(global).await,
             Self::Images(command) => command.run(global).await,
             Self::Snapshots(group) => group.run(global).await,

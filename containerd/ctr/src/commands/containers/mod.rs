@@ -8,6 +8,8 @@ mod label;
 mod list;
 mod restore;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Subcommand;
 
@@ -27,22 +29,23 @@ pub(crate) enum Command {
     List(list::List),
     /// Set and clear labels of a container
     Label(label::Label),
-    /// Save a container as an image (not supported yet)
+    /// Save a container as an image
     Checkpoint(checkpoint::Checkpoint),
-    /// Make a container from a saved one (not supported yet)
-    Restore(restore::Restore),
+    /// Make a container from a saved one, and start it
+    Restore(Box<restore::Restore>),
 }
 
 impl Command {
-    pub(crate) async fn run(self, global: &Global) -> Result<()> {
+    pub(crate) async fn run(self, global: &Global) -> Result<ExitCode> {
         match self {
             Self::Create(command) => command.run(global).await,
             Self::Delete(command) => command.run(global).await,
             Self::Info(command) => command.run(global).await,
             Self::List(command) => command.run(global).await,
             Self::Label(command) => command.run(global).await,
-            Self::Checkpoint(command) => command.run(),
-            Self::Restore(command) => command.run(),
-        }
+            Self::Checkpoint(command) => command.run(global).await,
+            Self::Restore(command) => return command.run(global).await,
+        }?;
+        Ok(ExitCode::SUCCESS)
     }
 }
