@@ -21,7 +21,7 @@ const SKIPPED: &str = "CONTAINERD_TESTS_SKIPPED";
 
 /// Environment variable: if set, a program that is missing fails the test
 /// instead of skipping it.
-const STRICT: &str = "CONTAINERD_TESTS_STRICT";
+pub(crate) const STRICT: &str = "CONTAINERD_TESTS_STRICT";
 
 /// Who made a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub fn debug_dir() -> PathBuf {
 
 /// `<target>/debug` of `<target>/debug/deps/<test>`; of `<target>/release/measure`
 /// it is `<target>/release`.
-fn profile_dir() -> PathBuf {
+pub(crate) fn profile_dir() -> PathBuf {
     let test = env::current_exe().unwrap_or_default();
     let mut profile = test.parent().unwrap_or(Path::new("."));
     if profile.ends_with("deps") {
