@@ -8,7 +8,7 @@ use tonic_prost_build::Builder;
 const FOLDERS: [&str; 2] = ["proto", "../../shim-protocol/proto"];
 
 /// Files that code is made from. What they import is found by itself.
-const FILES: [&str; 26] = [
+const FILES: [&str; 27] = [
     // Services.
     "containers.proto",
     "content.proto",
@@ -18,6 +18,7 @@ const FILES: [&str; 26] = [
     "images.proto",
     "introspection.proto",
     "leases.proto",
+    "legacy.proto",
     "namespaces.proto",
     "sandbox.proto",
     "snapshots.proto",
@@ -41,12 +42,13 @@ const FILES: [&str; 26] = [
 ];
 
 /// What can be made into JSON: packages and messages.
-const SERIALIZED: [&str; 6] = [
+const SERIALIZED: [&str; 7] = [
     ".containerd.events",
     ".containerd.services.images.v1.ImageCreate",
     ".containerd.services.images.v1.ImageUpdate",
     ".containerd.services.images.v1.ImageDelete",
     ".containerd.types.Mount",
+    ".types",
     ".io.containerd.cgroups",
 ];
 

@@ -106,14 +106,7 @@ impl Address {
     /// `NotFound` when nobody listens there; `Unavailable` when that cannot be
     /// told: descriptors may be used up, or too many wait to be let in.
     pub(crate) async fn connect(&self) -> Result<UnixStream> {
-        let connected = match self {
-            Self::Abstract(name) => UnixStream::connect(format!("\0{name}")).await,
-            Self::Path(path) if path.as_os_str().len() <= SOCKET_PATH_LIMIT => {
-                UnixStream::connect(path).await
-            }
-            Self::Path(path) => connect_long(path).await,
-        };
-        connected.map_err(|e| {
+        self.try_to_connect().await.map_err(|e| {
             let kind = match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ErrorKind::NotFound,
                 _ => ErrorKind::Unavailable,
@@ -122,11 +115,22 @@ impl Address {
         })
     }
 
+    async fn try_to_connect(&self) -> io::Result<UnixStream> {
+        match self {
+            Self::Abstract(name) => UnixStream::connect(format!("\0{name}")).await,
+            Self::Path(path) if path.as_os_str().len() <= SOCKET_PATH_LIMIT => {
+                UnixStream::connect(path).await
+            }
+            Self::Path(path) => connect_long(path).await,
+        }
+    }
+
     /// Removes the socket's file if nobody listens there any more.
     pub(crate) async fn remove_stale(&self) -> Result<()> {
         let Self::Path(path) = self else { return Ok(()) };
-        let is_gone = self.connect().await.is_err_and(|e| e.is_not_found());
-        if !is_gone || fs::symlink_metadata(path).await.is_err() {
+        let refused = io::ErrorKind::ConnectionRefused;
+        // Any other answer means that somebody listens, or that there is no file.
+        if !self.try_to_connect().await.is_err_and(|e| e.kind() == refused) {
             return Ok(());
         }
         match fs::remove_file(path).await {

@@ -35,6 +35,7 @@ use tracing::warn;
 use crate::{ManagerConfig, address::Bootstrap, mounts};
 
 mod images;
+mod remove;
 
 const CONFIG: &str = "config.json";
 const ROOTFS: &str = "rootfs";
@@ -90,14 +91,15 @@ impl Bundle {
         }
     }
 
-    /// Makes the folders and writes the configuration. What was made is
-    /// removed again if a later step fails.
+    /// Makes the bundle, writes the configuration, and notes which shim is
+    /// about to be started, so that whoever finds the bundle can clean up. What
+    /// was made is removed again if a later step fails.
     ///
     /// # Errors
     /// `AlreadyExists` when there is such a folder, `InvalidArgument` when
     /// `spec` is no runtime configuration, `ResourceExhausted` when the disk
     /// is full.
-    pub(crate) fn create(&self, spec: &[u8]) -> Result<()> {
+    pub(crate) fn create(&self, spec: &[u8], binary: &Path) -> Result<()> {
         let owner = group_of_root(spec).context("read runtime configuration of", &self.id)?;
         if let Some(parent) = self.path.parent() {
             make_folders(parent)?;
@@ -109,7 +111,7 @@ impl Bundle {
             }
             made => made.context("make bundle", self.path.display())?,
         }
-        self.fill(spec, owner).map_err(|cause| match self.remove() {
+        self.fill(spec, owner, binary).map_err(|cause| match self.remove() {
             Ok(()) => cause,
             Err(e) => {
                 warn!(error = %e.report(), "unfinished bundle stays");
@@ -118,7 +120,7 @@ impl Bundle {
         })
     }
 
-    fn fill(&self, spec: &[u8], owner: u32) -> Result<()> {
+    fn fill(&self, spec: &[u8], owner: u32, binary: &Path) -> Result<()> {
         // In a user namespace root must be able to enter its bundle.
         if owner != 0 {
             chown(&self.path, None, Some(owner)).context("give away", self.path.display())?;
@@ -127,44 +129,59 @@ impl Bundle {
         }
         let rootfs = self.rootfs();
         DirBuilder::new().mode(0o711).create(&rootfs).context("make", rootfs.display())?;
-        if let Some(parent) = self.work.parent() {
-            make_folders(parent)?;
-        }
-        // A folder of the same name is a leftover of a task that is gone.
-        remove_tree(&self.work)?;
-        DirBuilder::new().mode(0o711).create(&self.work).context("make", self.work.display())?;
         let link = self.path.join(WORK);
         symlink(&self.work, &link).context("make link", link.display())?;
         self.write(CONFIG, spec)?;
+        self.write(SHIM_BINARY, binary.as_os_str().as_bytes())?;
         let log = self.log();
         mkfifo(&log, Mode::S_IRWXU).map_err(io::Error::from).context("make FIFO", log.display())
     }
 
+    /// Makes the work folder, on disk, which takes longer than all the rest and
+    /// is not needed before there is a container.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` when the disk is full.
+    pub(crate) fn create_work(&self) -> Result<()> {
+        if let Some(parent) = self.work.parent() {
+            make_folders(parent)?;
+        }
+        // A folder of the same name is a leftover of a task that is gone.
+        remove::tree(&self.work)?;
+        DirBuilder::new().mode(0o711).create(&self.work).context("make", self.work.display())?;
+        Ok(())
+    }
+
+    /// Removes the work folder, when the container is gone. A missing one is
+    /// success.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when a mount stays.
+    pub(crate) fn remove_work(&self) -> Result<()> {
+        remove::tree(&self.work)
+    }
+
     /// Removes the bundle and its work folder. Nothing is ever removed through
-    /// a mount: all are undone first, the root folder must then be empty, and
-    /// only a folder that is renamed, and so out of use, is removed with what
-    /// is in it.
+    /// a mount: what is mounted is unmounted first, the root folder must then be
+    /// empty, and only a folder that is renamed, and so out of use, is removed
+    /// with what is in it.
     ///
     /// # Errors
     /// `FailedPrecondition` when a mount stays, or the root folder has files
     /// of its own.
     pub(crate) fn remove(&self) -> Result<()> {
-        mounts::unmount_below(&self.path)?;
         let rootfs = self.rootfs();
-        match fs::remove_dir(&rootfs) {
-            Ok(()) => {}
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-            Err(e) => {
-                return Err(e).context_as(
-                    ErrorKind::FailedPrecondition,
-                    "remove",
-                    rootfs.display(),
-                );
-            }
+        // Mostly the shim has left nothing, and then nothing is looked for.
+        if remove_folder(&rootfs).is_err() {
+            mounts::unmount_below(&self.path)?;
+            remove_folder(&rootfs).context_as(
+                ErrorKind::FailedPrecondition,
+                "remove",
+                rootfs.display(),
+            )?;
         }
-        remove_tree(&self.path)?;
-        remove_tree(&self.work)
+        remove::tree(&self.path)?;
+        self.remove_work()
     }
 
     /// Namespace of the task.
@@ -189,11 +206,6 @@ impl Bundle {
 
     fn rootfs(&self) -> PathBuf {
         self.path.join(ROOTFS)
-    }
-
-    /// Notes which shim holds this task, before it is started.
-    pub(crate) fn write_shim_binary(&self, binary: &Path) -> Result<()> {
-        self.write(SHIM_BINARY, binary.as_os_str().as_bytes())
     }
 
     /// The shim that holds this task; none when it is not noted.
@@ -290,7 +302,7 @@ pub(crate) fn remove_unused_work(
             if is_known(&namespace, &id) || bundle.path.exists() {
                 continue;
             }
-            if let Err(error) = remove_tree(&bundle.work) {
+            if let Err(error) = remove::tree(&bundle.work) {
                 warn!(%id, error = %error.report(), "work folder stays");
             }
         }
@@ -312,7 +324,7 @@ fn folders(parent: &Path, what: &str, others: &mut usize) -> Result<Vec<Id>> {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let hidden = name.to_str().and_then(|name| name.strip_prefix('.'));
         if is_folder && hidden.is_some_and(|name| Id::new(what, name).is_ok()) {
-            if let Err(error) = remove_hidden(&entry.path()) {
+            if let Err(error) = remove::hidden(&entry.path()) {
                 warn!(error = %error.report(), "removal is not finished");
                 *others += 1;
             }
@@ -346,37 +358,13 @@ fn make_folders(path: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o711).create(path).context("make", path.display())
 }
 
-/// Removes a folder with what is in it, renamed first so that a half-removed
-/// one is never taken for a whole one. A missing one is success.
-fn remove_tree(path: &Path) -> Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::internal(format!("refuse to remove {}", path.display())));
-    };
-    let hidden = parent.join(format!(".{}", name.to_string_lossy()));
-    remove_hidden(&hidden)?;
-    match fs::rename(path, &hidden) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        renamed => renamed.context("set aside", path.display())?,
-    }
-    remove_hidden(&hidden)
-}
-
-/// Removes a folder that was set aside, unless something is mounted in it.
-///
-/// # Errors
-/// `FailedPrecondition` when a mount stays.
-fn remove_hidden(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Ok(found) if !found.is_dir() => {
-            return fs::remove_file(path).context("remove", path.display());
+/// Removes an empty folder; one that is not there, or is none, is fine.
+fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(())
         }
-        _ => {}
-    }
-    mounts::unmount_below(path)?;
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("remove", path.display()),
-        _ => Ok(()),
+        removed => removed,
     }
 }
 

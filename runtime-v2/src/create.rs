@@ -3,16 +3,17 @@
 use std::sync::{Arc, OnceLock};
 
 use shim_protocol::{
-    Context, ErrorKind, Result,
+    Context, Error, ErrorKind, Result,
     proto::task_v2::{CreateTaskRequest, CreateTaskResponse},
 };
 
 use crate::{
-    Checkpoint, CreateTask, Task,
+    Checkpoint, CreateTask, Task, Timeouts,
     bundle::Bundle,
     cleanup,
     client::Connection,
     convert,
+    launch::Started,
     log::ShimLog,
     manager::{Shared, blocking},
     supervise,
@@ -58,20 +59,15 @@ async fn steps(
 
     let spec = std::mem::take(&mut request.spec);
     let (folder, program) = (bundle.clone(), binary.clone());
-    blocking(move || folder.create(&spec)).await?;
+    blocking(move || folder.create(&spec, &program)).await?;
     let folder = bundle.clone();
     undo.push("bundle", async move { blocking(move || folder.remove()).await });
-    let is_restored = restore_from(&mut request, bundle).await?;
     // The shim may have announced the task before it failed to answer. While
     // the id and its bundle are ours, no other task can be meant.
     undo.push("announcement", {
         let (shared, bundle) = (shared.clone(), bundle.clone());
         async move { shared.events.close_task(bundle.namespace(), bundle.id()).await }
     });
-    // Noted before the start, so that whoever finds the bundle can clean up.
-    let folder = bundle.clone();
-    blocking(move || folder.write_shim_binary(&program)).await?;
-
     let log = ShimLog::open(&bundle.log(), bundle.namespace(), bundle.id())?;
     let log = shared.relay(log);
     undo.push("log", {
@@ -89,25 +85,36 @@ async fn steps(
         let connected = connected.clone();
         async move { cleanup::discard(&shared, &bundle, &binary, connected.get()).await.map(drop) }
     });
-    let bootstrap = shared.launcher.start(&binary, bundle, request.options.as_ref()).await?;
+    // Neither is given up when the other fails: what is under way is undone when
+    // it has come to its end.
+    let (started, work) = tokio::join!(
+        shared.launcher.start(&binary, bundle, request.options.as_ref()),
+        make_work(bundle, &mut request.checkpoint),
+    );
+    let Started { bootstrap, is_ours } = started?;
     shared.registry.note_address(bundle, bootstrap.address.parse()?);
-    let (folder, noted) = (bundle.clone(), bootstrap.clone());
-    blocking(move || folder.write_bootstrap(&noted)).await?;
+    let is_restored = work?;
 
-    let limit = shared.config.timeouts.load;
-    let connection =
-        Connection::open(&bootstrap, bundle.namespace(), bundle.id(), &shared.closing, limit)
-            .await
-            .map_err(|e| match e.is_not_found() {
-                // It must not look as if there were no such container.
-                true => e.with_kind(ErrorKind::Unavailable),
-                false => e,
-            })?;
+    let connection = Connection::dial(&bootstrap, bundle.namespace(), &shared.closing);
+    let connection = connection.await.map_err(unreachable)?;
     let connection = connected.get_or_init(|| Arc::new(connection)).clone();
-
+    let folder = bundle.clone();
+    let note = blocking(move || folder.write_bootstrap(&bootstrap));
+    let Timeouts { load, request: limit, .. } = shared.config.timeouts;
+    let identify = connection.identify(bundle.id(), Some(load));
     let wire: CreateTaskRequest = convert::create_to_wire(request, bundle.path())?;
-    let limit = shared.config.timeouts.request;
-    let answer: CreateTaskResponse = connection.task("Create", &wire, Some(limit)).await?;
+    let create = connection.task("Create", &wire, Some(limit));
+    let answer: CreateTaskResponse = if is_ours {
+        // It says who it is while it makes the container, and is found without
+        // our note.
+        let (noted, identified, created) = tokio::join!(note, identify, create);
+        noted.and(identified.map_err(unreachable))?;
+        created?
+    } else {
+        let (noted, identified) = tokio::join!(note, identify);
+        noted.and(identified.map_err(unreachable))?;
+        create.await?
+    };
 
     let seen = Seen::init(answer.pid);
     let task = Task::new(shared, bundle.clone(), binary, connection, Some(log), seen);
@@ -119,12 +126,23 @@ async fn steps(
     Ok(task)
 }
 
-/// Brings the images that the task is restored from, if they are to be brought.
-async fn restore_from(request: &mut CreateTask, bundle: &Bundle) -> Result<bool> {
-    let Some(Checkpoint::Images(images)) = &request.checkpoint else { return Ok(false) };
+/// Makes the work folder, and brings the images there that the task is restored
+/// from, if they are to be brought; answers whether they were.
+async fn make_work(bundle: &Bundle, checkpoint: &mut Option<Checkpoint>) -> Result<bool> {
+    let folder = bundle.clone();
+    blocking(move || folder.create_work()).await?;
+    let Some(Checkpoint::Images(images)) = checkpoint else { return Ok(false) };
     let owner = bundle.clone();
     let folder = blocking(move || owner.make_restore_folder()).await?;
     images.unpack(&folder).await.context("bring the checkpoint of", bundle.id())?;
-    request.checkpoint = Some(Checkpoint::Folder(folder));
+    *checkpoint = Some(Checkpoint::Folder(folder));
     Ok(true)
+}
+
+/// It must not look as if there were no such container.
+fn unreachable(error: Error) -> Error {
+    match error.is_not_found() {
+        true => error.with_kind(ErrorKind::Unavailable),
+        false => error,
+    }
 }

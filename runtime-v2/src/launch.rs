@@ -6,33 +6,53 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use protobuf::Message;
 use shim_protocol::{
     Context, Error, ErrorKind, Result,
     proto::bootstrap::{BootstrapParams, LogLevel},
+    rpc::BY_DESCRIPTOR,
 };
 use tokio::process::Command;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
 
 use crate::{
-    Any, Deleted, ManagerConfig, RuntimeInfo, address::Bootstrap, bundle::Bundle, command::run,
+    Any, Deleted, ManagerConfig, RuntimeInfo,
+    address::Bootstrap,
+    bundle::Bundle,
+    command::run,
     convert,
+    program::{Candidate, Program, Programs},
 };
+
+/// A shim that was started.
+#[derive(Debug)]
+pub(crate) struct Started {
+    /// How to reach it.
+    pub(crate) bootstrap: Bootstrap,
+    /// It is known to be our own kind of shim.
+    pub(crate) is_ours: bool,
+}
 
 /// Runs shim binaries.
 pub(crate) struct Launcher {
     config: Arc<ManagerConfig>,
     ourselves: PathBuf,
+    programs: Arc<Programs>,
+    work: TaskTracker,
 }
 
 impl Launcher {
-    /// Runs them with the addresses and limits of `config`.
-    pub(crate) fn new(config: Arc<ManagerConfig>) -> Self {
+    /// Runs them with the addresses and limits of `config`. What it finds out
+    /// about them in the background, it does as part of `work`.
+    pub(crate) fn new(config: Arc<ManagerConfig>, work: TaskTracker) -> Self {
         // Only a /proc that is not mounted keeps us from knowing our own path;
         // shims then look for the name on PATH.
         let ourselves = env::current_exe().unwrap_or_else(|_| "containerd".into());
-        Self { config, ourselves }
+        Self { config, ourselves, programs: Arc::default(), work }
     }
 
     /// Finds the shim of a runtime: an absolute path is taken as it is, a name
@@ -82,21 +102,49 @@ impl Launcher {
         binary: &Path,
         bundle: &Bundle,
         options: Option<&Any>,
-    ) -> Result<Bootstrap> {
+    ) -> Result<Started> {
         let options_only = convert::options_to_stdin(options)?;
-        let output = match self.run_start(binary, bundle, &options_only).await {
+        let program = self.program(binary);
+        let output = match self.run_start(&program, bundle, &options_only).await {
             Err(refusal) if refusal.kind() == ErrorKind::Unknown => {
                 let parameters = self.bootstrap_parameters(bundle, options)?;
-                self.run_start(binary, bundle, &parameters).await.map_err(|_| refusal)
+                self.run_start(&program, bundle, &parameters).await.map_err(|_| refusal)
             }
             output => output,
         };
         let output = output.context("start shim", binary.display())?;
-        Bootstrap::parse(&output).context("start shim", binary.display())
+        let bootstrap = Bootstrap::parse(&output).context("start shim", binary.display())?;
+        Ok(Started { bootstrap, is_ours: program.is_ours() })
     }
 
-    async fn run_start(&self, binary: &Path, bundle: &Bundle, input: &[u8]) -> Result<Vec<u8>> {
-        let mut command = self.command(binary, bundle);
+    /// Finds out, in the background, how to execute the shim of a runtime, so
+    /// that the first start knows. One that is not installed is none.
+    pub(crate) fn look_at(&self, runtime: &str) {
+        if let Ok(binary) = self.find(runtime) {
+            self.program(&binary);
+        }
+    }
+
+    /// How to execute a shim. What is found out of one that was not seen before
+    /// serves the next start.
+    fn program(&self, binary: &Path) -> Program {
+        let (program, candidate) = self.programs.get(binary);
+        if let Some(candidate) = candidate {
+            let limit = self.config.timeouts.load;
+            let programs = self.programs.clone();
+            self.work.spawn(async move {
+                match can_be_executed_by_descriptor(&candidate, limit).await {
+                    Ok(true) => programs.prefer(candidate),
+                    Ok(false) => {}
+                    Err(error) => debug!(error = %error.report(), "a shim does not tell"),
+                }
+            });
+        }
+        program
+    }
+
+    async fn run_start(&self, program: &Program, bundle: &Bundle, input: &[u8]) -> Result<Vec<u8>> {
+        let mut command = self.command(program, bundle);
         if self.config.debug {
             command.arg("-debug");
         }
@@ -128,7 +176,7 @@ impl Launcher {
     /// # Errors
     /// As [`Launcher::start`]; `DataLoss` when its answer makes no sense.
     pub(crate) async fn delete(&self, binary: &Path, bundle: &Bundle) -> Result<Deleted> {
-        let mut command = self.command(binary, bundle);
+        let mut command = self.command(&Program::at(binary), bundle);
         command.arg("-bundle").arg(bundle.path()).arg("delete");
         let output = run(command, &[], self.config.timeouts.cleanup).await;
         let output = output.context("run delete of shim", binary.display())?;
@@ -140,16 +188,13 @@ impl Launcher {
     /// # Errors
     /// As [`Launcher::start`].
     pub(crate) async fn info(&self, binary: &Path, options: Option<&Any>) -> Result<RuntimeInfo> {
-        let mut command = Command::new(binary);
-        command.arg("-info");
         let input = convert::options_to_stdin(options)?;
-        let output = run(command, &input, self.config.timeouts.load).await;
-        let output = output.context("run -info of shim", binary.display())?;
-        convert::info_from_stdout(&output).context("run -info of shim", binary.display())
+        let info = info(&Program::at(binary), &input, self.config.timeouts.load).await;
+        info.context("run -info of shim", binary.display())
     }
 
-    fn command(&self, binary: &Path, bundle: &Bundle) -> Command {
-        let mut command = Command::new(binary);
+    fn command(&self, program: &Program, bundle: &Bundle) -> Command {
+        let mut command = program.command();
         command
             .current_dir(bundle.path())
             .args(["-namespace", bundle.namespace()])
@@ -169,6 +214,19 @@ impl Launcher {
             .envs(self.config.env.iter().map(|(key, value)| (key, value)));
         command
     }
+}
+
+/// Asks exactly the file that will be executed. One that does not know the
+/// question, or is a script and so cannot be found by its interpreter, fails.
+async fn can_be_executed_by_descriptor(candidate: &Candidate, limit: Duration) -> Result<bool> {
+    let info = info(&candidate.program, &[], limit).await?;
+    Ok(info.annotations.get(BY_DESCRIPTOR).is_some_and(|answer| answer == "true"))
+}
+
+async fn info(program: &Program, options: &[u8], limit: Duration) -> Result<RuntimeInfo> {
+    let mut command = program.command();
+    command.arg("-info");
+    convert::info_from_stdout(&run(command, options, limit).await?)
 }
 
 /// `a.b.name.version` becomes `containerd-shim-name-version`.

@@ -18,6 +18,7 @@ mod learn;
 mod log;
 mod manager;
 mod mounts;
+mod program;
 mod recover;
 mod registry;
 mod strays;
@@ -33,3 +34,4 @@ pub use types::{
     Any, Checkpoint, CreateTask, Deleted, EventSink, ExecProcess, Exit, Images, ManagerConfig,
     Mount, Process, ProcessInfo, Recovered, RuntimeInfo, Status, Stdio, Timeouts,
 };
+pub use undo::Undo;

@@ -34,13 +34,13 @@ pub(crate) struct Shared {
 impl Manager {
     /// A manager without tasks; see [`Manager::recover`].
     pub fn new(config: ManagerConfig, events: Arc<dyn EventSink>) -> Arc<Self> {
-        let config = Arc::new(config);
+        let (config, work) = (Arc::new(config), TaskTracker::new());
         let shared = Shared {
-            launcher: Launcher::new(config.clone()),
+            launcher: Launcher::new(config.clone(), work.clone()),
             config,
             events,
             registry: Registry::default(),
-            work: TaskTracker::new(),
+            work,
             watches: TaskTracker::new(),
             closing: CancellationToken::new(),
         };

@@ -30,7 +30,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How many bundles are looked at together. Most of the time is waiting.
 const PARALLEL: usize = 64;
-/// The runtime of bundles that do not say which shim made them.
+/// The runtime of bundles that do not say which shim made them, and of most that
+/// will be made.
 const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
 
 /// What became of one bundle.
@@ -90,6 +91,7 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> Result<Recovered> {
     let is_known = move |namespace: &Id, id: &Id| owner.registry.contains(namespace, id);
     let config = shared.config.clone();
     blocking(move || bundle::remove_unused_work(&config, is_known)).await?;
+    shared.launcher.look_at(DEFAULT_RUNTIME);
     info!(?recovered, "took over what an earlier daemon left");
     Ok(recovered)
 }

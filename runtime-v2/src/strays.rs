@@ -15,7 +15,7 @@ use shim_protocol::{Context, Id, Result};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::{bundle::Bundle, manager::blocking, sys::ProcessHandle};
+use crate::{bundle::Bundle, manager::blocking, program::FileId, sys::ProcessHandle};
 
 /// Kills the shim of a bundle and whatever is about to become it, and waits
 /// for their ends.
@@ -35,8 +35,7 @@ async fn kill_until_none(bundle: &Bundle, binary: &Path) -> Result<()> {
         folder: tokio::fs::canonicalize(bundle.path())
             .await
             .context("find", bundle.path().display())?,
-        // One that is not installed any more may be at work all the same.
-        binary: tokio::fs::canonicalize(binary).await.unwrap_or_else(|_| binary.to_owned()),
+        binary: tokio::fs::metadata(binary).await.ok().map(|found| FileId::from(&found)),
         id: bundle.id().clone(),
     };
     let sought = Arc::new(sought);
@@ -69,7 +68,9 @@ async fn end(pid: u32, sought: &Sought) -> std::io::Result<()> {
 /// but no arguments yet.
 struct Sought {
     folder: PathBuf,
-    binary: PathBuf,
+    /// By its inode: it may have been executed from another mount of it. One
+    /// that is not installed any more is known by its arguments only.
+    binary: Option<FileId>,
     id: Id,
 }
 
@@ -84,16 +85,50 @@ impl Sought {
     /// One that has ended, reaped or not, is nowhere.
     fn is(&self, pid: u32) -> bool {
         let process = Path::new("/proc").join(pid.to_string());
-        let leads_to = |link: &str, target: &Path| {
-            fs::read_link(process.join(link)).is_ok_and(|path| path == target)
-        };
-        leads_to("cwd", &self.folder)
-            && (leads_to("exe", &self.binary) || self.is_named_in(&process.join("cmdline")))
+        let is_at_work = || fs::read_link(process.join("cwd")).is_ok_and(|at| at == self.folder);
+        let is_binary = || self.binary.is_some() && FileId::of(&process.join("exe")) == self.binary;
+        is_at_work() && (is_binary() || self.is_named_in(&process.join("cmdline")))
     }
 
     fn is_named_in(&self, arguments: &Path) -> bool {
         let arguments = fs::read(arguments).unwrap_or_default();
         let arguments: Vec<_> = arguments.split(|byte| *byte == 0).collect();
         arguments.windows(2).any(|pair| pair == [b"-id".as_slice(), self.id.as_str().as_bytes()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Whether it is executed by its path or from another mount of its file.
+    #[test]
+    fn a_program_is_known_by_its_inode() {
+        let folder = tempfile::tempdir().unwrap();
+        let sought = |binary: &str| Sought {
+            folder: folder.path().canonicalize().unwrap(),
+            binary: FileId::of(Path::new(binary)),
+            id: Id::new("id", "a").unwrap(),
+        };
+        let mut commands = vec![Command::new("/bin/sleep")];
+        let sealed = containerd_mounts::sealed(Path::new("/bin/sleep"));
+        match &sealed {
+            Ok(sealed) => {
+                use std::os::fd::AsRawFd;
+                commands.push(Command::new(format!("/proc/self/fd/{}", sealed.as_raw_fd())));
+            }
+            Err(error) => println!("skipped in part: {error}"),
+        }
+        for mut command in commands {
+            let mut child = command.arg("1000").current_dir(&folder).spawn().unwrap();
+            assert!(sought("/bin/sleep").is(child.id()));
+            assert!(!sought("/bin/cat").is(child.id()));
+            assert!(!sought("/nowhere").is(child.id()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(!sought("/bin/sleep").is(child.id()));
+        }
     }
 }

@@ -14,7 +14,7 @@ type Step = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 ///
 /// The normal ways out are [`Undo::commit`] and [`Undo::roll_back`]. If it is
 /// dropped instead, the steps run on the tracker it was made with.
-pub(crate) struct Undo {
+pub struct Undo {
     steps: Vec<(&'static str, Step)>,
     tasks: TaskTracker,
     limit: Duration,
@@ -22,12 +22,12 @@ pub(crate) struct Undo {
 
 impl Undo {
     /// Nothing to undo yet; `limit` is the deadline of each step.
-    pub(crate) fn new(tasks: &TaskTracker, limit: Duration) -> Self {
+    pub fn new(tasks: &TaskTracker, limit: Duration) -> Self {
         Self { steps: Vec::new(), tasks: tasks.clone(), limit }
     }
 
     /// Remembers how to undo the step called `name`.
-    pub(crate) fn push(
+    pub fn push(
         &mut self,
         name: &'static str,
         step: impl Future<Output = Result<()>> + Send + 'static,
@@ -36,13 +36,13 @@ impl Undo {
     }
 
     /// All went well: nothing is undone.
-    pub(crate) fn commit(mut self) {
+    pub fn commit(mut self) {
         self.steps.clear();
     }
 
     /// Undoes everything, and hands back what made it necessary. What goes
     /// wrong on the way is logged: it must not hide the cause.
-    pub(crate) async fn roll_back(mut self, cause: Error) -> Error {
+    pub async fn roll_back(mut self, cause: Error) -> Error {
         run(std::mem::take(&mut self.steps), self.limit).await;
         cause
     }

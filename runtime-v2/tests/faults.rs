@@ -19,6 +19,7 @@ for_each_shim!(
     a_killed_shim_of_a_group_is_cleaned_up_for_each,
     a_container_ends_though_its_shim_cannot_delete_it,
     a_create_that_fails_leaves_nothing,
+    a_create_without_a_folder_on_disk_leaves_nothing,
     creates_of_one_id_have_one_winner,
     deletes_of_one_task_have_one_winner,
     a_caller_that_goes_away_leaves_a_whole_task_or_none,
@@ -147,6 +148,32 @@ async fn a_create_that_fails_leaves_nothing(world: World) -> World {
     attempt(&|request| request.spec = spec(&cgroup, &[], &[])).await;
     attempt(&|request| request.spec = b"{}".to_vec()).await;
     assert_eq!(world.log.all(), []);
+    world
+}
+
+/// The folder on disk is made while the shim starts: one may fail, or both.
+async fn a_create_without_a_folder_on_disk_leaves_nothing(world: World) -> World {
+    let root = world.folder.path().join("root");
+    fs::create_dir_all(&root).unwrap();
+    let obstacle = root.join(&world.namespace);
+    fs::write(&obstacle, "").unwrap();
+    let failing = world.script_shim("exit 1");
+    for runtime in [world.shim.to_str().unwrap(), &failing] {
+        let mut request = world.request("a", "true");
+        request.runtime = runtime.into();
+        let error = world.manager.create(request).await.err().unwrap();
+        let text = error.report().to_string();
+        let blamed = if runtime == failing { runtime } else { obstacle.to_str().unwrap() };
+        assert!(text.contains(blamed), "{text}");
+        assert!(world.manager.get(&world.namespace, &id("a")).is_err());
+        let state = world.folder.path().join("state").join(&world.namespace);
+        assert_eq!(names_in(&state), Vec::<String>::new());
+        assert_eq!(world.shims(), Vec::<i32>::new());
+        assert!(world.log.all().is_empty());
+    }
+    fs::remove_file(&obstacle).unwrap();
+    let task = world.manager.create(world.request("a", "true")).await.unwrap();
+    task.delete().await.unwrap();
     world
 }
 

@@ -210,7 +210,8 @@ async fn a_shim_that_waits_for_somebody_to_read_its_log(mut world: World) -> Wor
                 .stdin(Stdio::null())
                 .stdout(Stdio::null());
             assert!(start.status().unwrap().success());
-            assert_eq!(world.shims().len(), 1);
+            // One that is about to execute a helper looks like two for a moment.
+            assert!(!world.shims().is_empty());
         })
         .await;
     assert_eq!(recovered, Recovered { cleaned: 1, ..Default::default() });

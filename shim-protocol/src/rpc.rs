@@ -14,6 +14,10 @@ pub const TASK_SERVICE_V2: &str = "containerd.task.v2.Task";
 /// Name of version 3 of the shim's service.
 pub const TASK_SERVICE_V3: &str = "containerd.task.v3.Task";
 
+/// Annotation in a shim's answer to `-info`, our own: it is the same shim when
+/// it is executed by a descriptor of its file, wherever that is mounted.
+pub const BY_DESCRIPTOR: &str = "io.containerd.shim.by-descriptor";
+
 impl From<Error> for ttrpc::Error {
     /// The last step of a handler: what the caller gets to see.
     fn from(error: Error) -> Self {

@@ -15,6 +15,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod events;
 pub mod io;
+mod kernel;
 pub mod log;
 mod oci;
 pub mod options;

@@ -6,10 +6,13 @@
 
 use std::{
     fmt::{self, Write as _},
+    fs::File,
     io::Write as _,
+    sync::atomic::{AtomicBool, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use serde_json::json;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -21,17 +24,59 @@ use tracing::{
 pub fn init(debug: bool) {
     let max = if debug { Level::DEBUG } else { Level::INFO };
     // Fails when a log was set before, which is then the one that is wanted.
-    let _ = tracing::subscriber::set_global_default(Lines { max });
+    let _ = tracing::subscriber::set_global_default(Lines { max, is_own: false, file: None });
 }
+
+/// Logs what this program says from now on, and not what its libraries say.
+pub(crate) fn init_own(debug: bool, file: Option<(File, Format)>) {
+    let max = if debug { Level::DEBUG } else { Level::INFO };
+    let _ = tracing::subscriber::set_global_default(Lines { max, is_own: true, file });
+}
+
+/// What a line of a log looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// `key=value`, as logrus has it.
+    Text,
+    /// An object.
+    Json,
+}
+
+impl Format {
+    /// A line, with its end; `fields` are more of `key=value`.
+    pub(crate) fn line(self, level: &str, message: &str, fields: &str) -> String {
+        let time = Rfc3339(SystemTime::now()).to_string();
+        match self {
+            Self::Text => format!("time=\"{time}\" level={level} msg={message:?}{fields}\n"),
+            Self::Json => {
+                let message = format!("{message}{fields}");
+                format!("{}\n", json!({"level": level, "msg": message, "time": time}))
+            }
+        }
+    }
+}
+
+/// Logs nothing from now on: standard error is about to become somebody else's.
+pub(crate) fn fall_silent() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+static SILENT: AtomicBool = AtomicBool::new(false);
 
 /// Writes events, ignores spans.
 struct Lines {
     max: Level,
+    /// Only those of this crate.
+    is_own: bool,
+    /// Instead of standard error.
+    file: Option<(File, Format)>,
 }
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= self.max
+        metadata.is_event()
+            && *metadata.level() <= self.max
+            && (!self.is_own || metadata.target().starts_with(env!("CARGO_CRATE_NAME")))
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -47,6 +92,10 @@ impl Subscriber for Lines {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        // Which events are enabled is remembered for each place in the code.
+        if SILENT.load(Ordering::Relaxed) {
+            return;
+        }
         let level = match *event.metadata().level() {
             Level::ERROR => "error",
             Level::WARN => "warning",
@@ -55,12 +104,15 @@ impl Subscriber for Lines {
         };
         let mut line = Line::default();
         event.record(&mut line);
-        let time = Rfc3339(SystemTime::now());
-        let line = format!("time=\"{time}\" level={level} msg={:?}{}\n", line.message, line.fields);
+        let format = self.file.as_ref().map_or(Format::Text, |(_, format)| *format);
+        let line = format.line(level, &line.message, &line.fields);
         // In one write, so that lines of several shims do not mix. When nobody
         // reads the log and the FIFO is full, the line is lost: a container
         // must not wait for a reader.
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = match &self.file {
+            Some((file, _)) => (&mut &*file).write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
     }
 
     fn enter(&self, _: &span::Id) {}

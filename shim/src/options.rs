@@ -74,10 +74,9 @@ impl RuntimeOptions {
         any::unpack::<runc_options::Options>(options).map(Self::from)
     }
 
-    /// Is the container made by the runtime inside this program? Control groups
-    /// by systemd are left to a program.
+    /// Is the container made by the runtime inside this program?
     pub fn is_embedded(&self) -> bool {
-        self.binary_name.is_empty() && !self.systemd_cgroup
+        self.binary_name.is_empty()
     }
 
     /// The OCI runtime to run, where it is a program.

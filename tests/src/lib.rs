@@ -24,6 +24,7 @@ pub mod figures;
 pub mod images;
 pub mod layers;
 pub mod leaks;
+pub mod legacy;
 mod load;
 pub mod order;
 pub mod proc;
@@ -36,6 +37,8 @@ mod sandbox;
 mod spec;
 mod stdio;
 mod store;
+pub mod syscalls;
+mod systemd;
 mod time;
 pub mod transfer;
 
@@ -53,6 +56,7 @@ pub use sandbox::Sandbox;
 pub use spec::Spec;
 pub use stdio::{Stdin, Stdio, Stream};
 pub use store::Store;
+pub use systemd::{Hierarchies, Systemd};
 pub use time::{DEADLINE, eventually, within};
 
 /// Makes one `#[test]` of each function for each [`Pairing`]; of those after

@@ -32,6 +32,7 @@ fn every_section_has_its_figures() {
         }
         for concurrency in [1, 10] {
             cycles(&report, "floor", "kernel alone", concurrency, 1)?;
+            cycles(&report, "floor", "kernel with cgroups", concurrency, 1)?;
             for contender in &runtimes {
                 cycles(&report, "runtimes", contender, concurrency, ROUNDS)?;
             }

@@ -70,6 +70,10 @@ pub use proto::grpc;
 #[doc(inline)]
 pub use proto::io::containerd::cgroups;
 
+/// `types`: the API of containerd 0.0.4, messages and service.
+#[doc(inline)]
+pub use proto::types as legacy;
+
 /// `runtimeoptions`: options of shims with a configuration file.
 #[doc(inline)]
 pub use proto::runtimeoptions;

@@ -21,12 +21,14 @@ pub mod gc;
 pub mod images;
 mod labels;
 pub mod leases;
+pub mod legacy;
 pub mod metadata;
 pub mod namespaces;
 pub mod restart;
 pub mod sandboxes;
 pub mod snapshots;
 pub mod tasks;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod transfer;

@@ -7,8 +7,8 @@ use containerd_client::{DEFAULT_ADDRESS, DEFAULT_NAMESPACE};
 
 use crate::{
     commands::{
-        completion, containers, content, events, images, info, leases, namespaces, oci, plugins,
-        run, shim, snapshots, tasks, version,
+        completion, containers, content, events, images, info, leases, legacy, namespaces, oci,
+        plugins, run, shim, snapshots, tasks, version,
     },
     time,
 };
@@ -53,9 +53,9 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Make a container and run it
     Run(Box<run::Run>),
-    /// Work on containers: what is to be run
-    #[command(subcommand, visible_aliases = ["c", "container"])]
-    Containers(containers::Command),
+    #[command(visible_aliases = ["c", "container"])]
+    Containers(containers::Group),
+    Checkpoints(legacy::checkpoints::Group),
     /// Work on tasks: containers that live
     #[command(subcommand, visible_aliases = ["t", "task"])]
     Tasks(tasks::Command),
@@ -98,7 +98,8 @@ impl Command {
         match self {
             Self::Run(command) => return command.run(global).await,
             Self::Tasks(command) => return command.run(global).await,
-            Self::Containers(command) => return command.run(global).await,
+            Self::Containers(group) => return group.run(global).await,
+            Self::Checkpoints(group) => group.run(global).await,
             Self::Content(command) => command.run(global).await,
             Self::Images(command) => command.run(global).await,
             Self::Snapshots(group) => group.run(global).await,

@@ -13,9 +13,11 @@ mod mount;
 mod options;
 mod overlay;
 mod private;
+mod sealed;
 mod sys;
 #[cfg(test)]
 mod tests;
 
 pub use mount::{Mount, mount_all, unmount_all};
 pub use private::with_mounted;
+pub use sealed::sealed;

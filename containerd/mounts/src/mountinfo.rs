@@ -9,7 +9,7 @@ use std::{
 };
 
 /// One line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The folder of the filesystem that is mounted.
     pub root: PathBuf,

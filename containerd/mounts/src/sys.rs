@@ -58,17 +58,28 @@ fn wait_and_exit(ours: libc::c_int, theirs: libc::c_int) -> ! {
 }
 
 /// Lets all files of a detached mount, and of those below it, belong to whom
-/// `namespace` maps their owners to (mount_setattr(2)).
+/// `namespace` maps their owners to.
 ///
 /// # Errors
 /// EINVAL when the filesystem cannot do that, or the mount is mapped already.
 pub(crate) fn map_ids(tree: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?,
-    };
+    let namespace = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
+    set(tree, libc::MOUNT_ATTR_IDMAP, namespace)
+}
+
+/// Lets nobody write through a detached mount.
+///
+/// # Errors
+/// ENOSYS before Linux 5.12.
+pub(crate) fn allow_reading_only(tree: &OwnedFd) -> io::Result<()> {
+    set(tree, libc::MOUNT_ATTR_RDONLY, 0)
+}
+
+/// Sets an attribute of a detached mount and of those below it
+/// (mount_setattr(2)).
+fn set(tree: &OwnedFd, attribute: u64, namespace: u64) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: attribute, attr_clr: 0, propagation: 0, userns_fd: namespace };
     // SAFETY: the path is empty and ends in a zero; the kernel reads the
     // attributes only, and as many bytes of them as is said.
     let result = unsafe {

@@ -4,7 +4,10 @@
 
 use std::{io, time::Duration};
 
-use containerd_core::restart::{Monitor, MonitorConfig};
+use containerd_core::{
+    legacy::Keeper,
+    restart::{Monitor, MonitorConfig},
+};
 use futures::{Stream, stream};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::{net::UnixListener, task::JoinHandle, time};
@@ -12,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{self, Server};
 
 use crate::{
-    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, plugins,
-    services, socket, ttrpc::Endpoint,
+    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, metrics, plugins,
+    rest, services, socket, ttrpc::Endpoint,
 };
 
 /// How long requests may take to end once the daemon drains.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long shims may take to deliver what they kept while there was no
 /// daemon: those written in Go try for 15 seconds.
@@ -34,6 +37,8 @@ pub(crate) struct App {
     identity: Identity,
     grpc: UnixListener,
     ttrpc: UnixListener,
+    rest: Option<rest::Bound>,
+    metrics: Option<metrics::Bound>,
 }
 
 impl App {
@@ -49,7 +54,13 @@ impl App {
         let identity = Identity::load(&config.root)?;
         let grpc = socket::bind(&config.grpc.socket)?;
         let ttrpc = socket::bind(&config.ttrpc)?;
-        Ok(Self { config, core, identity, grpc, ttrpc })
+        let rest = if config.is_disabled(plugins::REST) {
+            None
+        } else {
+            rest::Bound::bind(&config.rest).await?
+        };
+        let metrics = metrics::Bound::bind(&config.metrics.address).await?;
+        Ok(Self { config, core, identity, grpc, ttrpc, rest, metrics })
     }
 
     /// Takes over what an earlier daemon left running, then serves.
@@ -57,19 +68,25 @@ impl App {
     /// # Errors
     /// When the folder of bundles cannot be read.
     pub(crate) async fn start(self) -> Result<Running> {
-        let Self { config, core, identity, grpc, ttrpc } = self;
+        let Self { config, core, identity, grpc, ttrpc, rest, metrics } = self;
         // Shims deliver what they kept while their states are asked for.
         let endpoint = Endpoint::start(ttrpc, core.events.clone()).await?;
         core.manager.recover().await.context("recover", "tasks")?;
+        let keeper =
+            Keeper::start(core.legacy.clone()).await.context("keep", "containers of 2015")?;
         let stop = CancellationToken::new();
-        let background = Background::start(&core, &config, &stop);
+        let background = Background::start(&core, &config, keeper, &stop);
         let routes = services::routes(&core, identity, &config, &stop);
         let server = Server::builder()
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming(grpc), stop.clone().cancelled_owned());
         tracing::info!(address = %config.grpc.socket.address.display(), "serving gRPC");
         tracing::info!(address = %config.ttrpc.address.display(), "serving ttrpc");
-        Ok(Running { config, core, endpoint, background, stop, server: tokio::spawn(server) })
+        let rest = rest.map(|bound| bound.serve(core.legacy.clone(), stop.clone()));
+        let sources = metrics::Sources { tasks: core.tasks.clone(), events: core.events.clone() };
+        let metrics = metrics.map(|bound| bound.serve(sources, stop.clone()));
+        let server = tokio::spawn(server);
+        Ok(Running { config, core, endpoint, background, stop, server, rest, metrics })
     }
 }
 
@@ -80,10 +97,14 @@ struct Background {
     /// Writes events that the journal could not take.
     journal: JoinHandle<()>,
     monitor: Option<Monitor>,
+    /// Looks after the containers of the APIs of 2015.
+    keeper: Keeper,
+    /// Writes figures to the log.
+    figures: Option<metrics::Log>,
 }
 
 impl Background {
-    fn start(core: &Core, config: &Config, stop: &CancellationToken) -> Self {
+    fn start(core: &Core, config: &Config, keeper: Keeper, stop: &CancellationToken) -> Self {
         let tasks = core.tasks.clone();
         let stopped = stop.clone().cancelled_owned();
         let lost = tokio::spawn(async move {
@@ -112,13 +133,19 @@ impl Background {
                 core.events.clone(),
             )
         });
-        Self { lost, journal, monitor }
+        let sources = metrics::Sources { tasks: core.tasks.clone(), events: core.events.clone() };
+        let figures = metrics::Log::start(config.metrics.interval, sources, stop.clone());
+        Self { lost, journal, monitor, keeper, figures }
     }
 
     /// Ends it; the daemon's stop must have been asked for.
     async fn shutdown(self) {
         if let Some(monitor) = self.monitor {
             monitor.shutdown().await;
+        }
+        self.keeper.shutdown().await;
+        if let Some(figures) = self.figures {
+            figures.shutdown().await;
         }
         if let Err(e) = self.lost.await {
             tracing::error!(error = %e, "the search for lost tasks ended in a panic");
@@ -154,6 +181,8 @@ pub(crate) struct Running {
     background: Background,
     stop: CancellationToken,
     server: JoinHandle<std::result::Result<(), transport::Error>>,
+    rest: Option<rest::Running>,
+    metrics: Option<metrics::Running>,
 }
 
 impl Running {
@@ -178,11 +207,27 @@ impl Running {
         self.stop.cancel();
         self.core.events.close();
         // One that has failed was waited for already, and must not be again.
-        let clean = self.server.is_finished()
-            || time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_ok();
-        if !clean {
+        let grpc = async {
+            self.server.is_finished()
+                || time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_ok()
+        };
+        let rest = async {
+            match self.rest.take() {
+                Some(rest) => rest.drain().await,
+                None => true,
+            }
+        };
+        let metrics = async {
+            match self.metrics.take() {
+                Some(metrics) => metrics.drain().await,
+                None => true,
+            }
+        };
+        let (grpc, rest, metrics) = tokio::join!(grpc, rest, metrics);
+        if !grpc {
             self.server.abort();
         }
+        let clean = grpc && rest && metrics;
         self.background.shutdown().await;
         self.endpoint.shutdown().await;
         // Before the root is unlocked: then they may be another daemon's.

@@ -12,6 +12,7 @@ use containerd_core::{
     gc::{Collector, Scheduler},
     images::Images,
     leases::Leases,
+    legacy::{Legacy, LegacyConfig, NoCheckpoints},
     metadata::Db,
     namespaces::Namespaces,
     sandboxes::Sandboxes,
@@ -74,6 +75,7 @@ pub(crate) struct Core {
     pub(crate) transfers: Transfers,
     pub(crate) manager: Arc<Manager>,
     pub(crate) tasks: Arc<Tasks>,
+    pub(crate) legacy: Arc<Legacy>,
 }
 
 impl Core {
@@ -121,12 +123,20 @@ impl Core {
             TasksConfig {
                 default_runtime: DEFAULT_RUNTIME.to_owned(),
                 state_timeout: config.shim_timeouts().state,
+                concurrency: config.concurrency,
             },
             containers.clone(),
             namespaces.clone(),
             manager.clone(),
             events.clone(),
             diff.clone(),
+        );
+        let legacy = Legacy::new(
+            legacy_config(config)?,
+            containers.clone(),
+            tasks.clone(),
+            events.clone(),
+            Arc::new(NoCheckpoints),
         );
         Ok(Self {
             db,
@@ -145,11 +155,13 @@ impl Core {
             transfers,
             manager,
             tasks,
+            legacy,
         })
     }
 
     /// Ends what runs by itself, the youngest first. Containers are left alone.
     pub(crate) async fn shutdown(self) {
+        self.legacy.shutdown().await;
         self.tasks.shutdown().await;
         self.manager.shutdown().await;
         self.transfers.shutdown().await;
@@ -219,6 +231,18 @@ fn transfer_config(config: &Config) -> TransferConfig {
         unpack: unpacks.map(|unpacks| unpacks.iter().map(unpack).collect()),
         default_snapshotter: DEFAULT_SNAPSHOTTER.to_owned(),
     }
+}
+
+fn legacy_config(config: &Config) -> Result<LegacyConfig> {
+    let crate::config::Legacy { namespace, runtime, id, oom_notify } = config.legacy.clone();
+    let id = if id.is_empty() {
+        let name = nix::unistd::gethostname().map_err(std::io::Error::from);
+        name.context("ask for", "the name of the host")?.to_string_lossy().into_owned()
+    } else {
+        id
+    };
+    let runtime = if runtime.is_empty() { DEFAULT_RUNTIME.to_owned() } else { runtime };
+    Ok(LegacyConfig { namespace, runtime, id, oom_notify })
 }
 
 fn manager_config(config: &Config) -> ManagerConfig {

@@ -1,6 +1,6 @@
 //! The command line, with containerd's words and flags.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
@@ -31,7 +31,7 @@ pub(crate) struct Cli {
     log_level: Option<LevelFilter>,
 
     /// Path of the socket for clients.
-    #[arg(short, long, global = true, value_name = "PATH")]
+    #[arg(short, long, visible_alias = "listen", global = true, value_name = "PATH")]
     address: Option<PathBuf>,
 
     /// Folder of what outlives a reboot.
@@ -39,8 +39,28 @@ pub(crate) struct Cli {
     root: Option<PathBuf>,
 
     /// Folder of what does not.
-    #[arg(long, global = true, value_name = "FOLDER")]
+    #[arg(long, visible_alias = "state-dir", global = true, value_name = "FOLDER")]
     state: Option<PathBuf>,
+
+    /// Log at level debug, unless a level is given.
+    #[arg(long, global = true)]
+    debug: bool,
+
+    /// Name of this instance, for clients of the APIs of 2015.
+    #[arg(long, global = true, value_name = "NAME")]
+    id: Option<String>,
+
+    /// How many containers are started at the same time; 0 is no limit.
+    #[arg(long, global = true, value_name = "NUMBER")]
+    concurrency: Option<usize>,
+
+    /// How often figures of the daemon are logged, such as 60s; 0 is never.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
+    metrics_interval: Option<Duration>,
+
+    /// Tell clients of the APIs of 2015 when the kernel kills for want of memory.
+    #[arg(long, global = true)]
+    oom_notify: bool,
 
     /// Print the version.
     #[arg(short, long, action = ArgAction::SetTrue)]
@@ -107,7 +127,11 @@ impl Cli {
             root: self.root.clone(),
             state: self.state.clone(),
             address: self.address.clone(),
-            log_level: self.log_level,
+            log_level: self.log_level.or(self.debug.then_some(LevelFilter::DEBUG)),
+            id: self.id.clone(),
+            concurrency: self.concurrency,
+            metrics_interval: self.metrics_interval,
+            oom_notify: self.oom_notify,
         }
     }
 
@@ -119,6 +143,10 @@ impl Cli {
 
 fn level(name: &str) -> Result<LevelFilter, String> {
     config::parse_level(name).map_err(|e| e.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -147,6 +175,36 @@ mod tests {
         .unwrap();
         assert_eq!(cli.daemon_address(), PathBuf::from("/a"));
         assert!(matches!(cli.command, Some(Command::Publish { topic, .. }) if topic == "/t"));
+    }
+
+    #[test]
+    fn options_of_2015() {
+        let line = [
+            "containerd",
+            "--id",
+            "box",
+            "--debug",
+            "--state-dir",
+            "/s",
+            "--concurrency",
+            "3",
+            "--metrics-interval",
+            "1m30s",
+            "--listen",
+            "/l",
+            "--oom-notify",
+        ];
+        let flags = Cli::try_parse_from(line).unwrap().overrides();
+        assert_eq!(flags.id.as_deref(), Some("box"));
+        assert_eq!(flags.log_level, Some(LevelFilter::DEBUG));
+        assert_eq!((flags.state, flags.address), (Some("/s".into()), Some("/l".into())));
+        assert_eq!(flags.concurrency, Some(3));
+        assert_eq!(flags.metrics_interval, Some(Duration::from_secs(90)));
+        assert!(flags.oom_notify);
+        let louder = ["containerd", "--debug", "--log-level", "warn"];
+        let flags = Cli::try_parse_from(louder).unwrap().overrides();
+        assert_eq!(flags.log_level, Some(LevelFilter::WARN));
+        assert!(Cli::try_parse_from(["containerd", "--metrics-interval", "soon"]).is_err());
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub(crate) const EVENT: &str = "io.containerd.event.v1";
 pub(crate) const GC: &str = "io.containerd.gc.v1";
 pub(crate) const GRPC: &str = "io.containerd.grpc.v1";
 pub(crate) const INTERNAL: &str = "io.containerd.internal.v1";
+pub(crate) const LEGACY: &str = "io.containerd.legacy.v1";
 pub(crate) const METADATA: &str = "io.containerd.metadata.v1";
 pub(crate) const RUNTIME: &str = "io.containerd.runtime.v2";
 pub(crate) const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
@@ -72,6 +73,9 @@ pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1";
 
 /// Full name of the restart monitor.
 pub(crate) const RESTART: &str = "io.containerd.internal.v1.restart";
+
+/// Full name of the REST API.
+pub(crate) const REST: &str = "io.containerd.legacy.v1.rest";
 
 /// All parts, each after those that it builds upon.
 pub(crate) const ALL: &[Plugin] = &[
@@ -98,6 +102,8 @@ pub(crate) const ALL: &[Plugin] = &[
     Plugin { platform: true, ..part(RUNTIME, "task", &[EVENT, METADATA]) },
     part(SERVICE, "tasks-service", &[EVENT, RUNTIME, METADATA]),
     Plugin { optional: true, ..part(INTERNAL, "restart", &[EVENT, SERVICE]) },
+    part(LEGACY, "containers", &[EVENT, SERVICE]),
+    Plugin { optional: true, ..part(LEGACY, "rest", &[LEGACY]) },
     service("containers", &[SERVICE]),
     service("content", &[SERVICE]),
     service("diff", &[SERVICE]),
@@ -106,6 +112,7 @@ pub(crate) const ALL: &[Plugin] = &[
     service("images", &[SERVICE]),
     service("introspection", &[SERVICE]),
     service("leases", &[SERVICE]),
+    service("legacy", &[LEGACY]),
     service("namespaces", &[SERVICE]),
     service("sandboxes", &[SANDBOX_STORE]),
     service("snapshots", &[SERVICE]),

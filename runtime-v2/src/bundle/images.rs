@@ -14,7 +14,7 @@ use std::{
 use shim_protocol::{Context, Result};
 use tempfile::TempDir;
 
-use super::{Bundle, remove_tree};
+use super::{Bundle, remove};
 
 /// In the work folder: the images that the task is restored from.
 const RESTORE: &str = "restore";
@@ -33,7 +33,7 @@ impl Bundle {
 
     /// Removes that folder; a missing one is success.
     pub(crate) fn remove_restore_folder(&self) -> Result<()> {
-        remove_tree(&self.work.join(RESTORE))
+        remove::tree(&self.work.join(RESTORE))
     }
 
     /// Makes a folder for a checkpoint. It is removed when the answer is dropped,
@@ -63,7 +63,7 @@ impl Bundle {
             }
             let folder = File::open(entry.path()).context("open", entry.path().display())?;
             match folder.try_lock() {
-                Ok(()) => remove_tree(&entry.path())?,
+                Ok(()) => remove::tree(&entry.path())?,
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(e)) => {
                     return Err(e).context("lock", entry.path().display());

@@ -6,6 +6,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::Timeouts;
 
+const SHIM: &str = "/usr/bin/shim";
+
 fn world() -> (TempDir, Bundle) {
     let folder = tempfile::tempdir().unwrap();
     let config = ManagerConfig {
@@ -29,7 +31,8 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn the_layout_is_the_one_that_go_shims_know() {
     let (folder, bundle) = world();
-    bundle.create(b"{}").unwrap();
+    bundle.create(b"{}", SHIM.as_ref()).unwrap();
+    bundle.create_work().unwrap();
     let path = bundle.path();
     assert_eq!(path, folder.path().join("state/ns/a"));
     assert_eq!(fs::read(path.join("config.json")).unwrap(), b"{}");
@@ -39,7 +42,9 @@ fn the_layout_is_the_one_that_go_shims_know() {
     for passable in [path.parent().unwrap(), &path.join("rootfs"), &work, work.parent().unwrap()] {
         assert_eq!(mode(passable), 0o711, "{}", passable.display());
     }
-    assert!(bundle.create(b"{}").is_err_and(|e| e.kind() == ErrorKind::AlreadyExists));
+    assert!(
+        bundle.create(b"{}", SHIM.as_ref()).is_err_and(|e| e.kind() == ErrorKind::AlreadyExists)
+    );
     bundle.remove().unwrap();
     assert!(!path.exists() && !work.exists());
     bundle.remove().unwrap();
@@ -48,7 +53,8 @@ fn the_layout_is_the_one_that_go_shims_know() {
 #[test]
 fn fifos_among_the_notes_are_not_waited_for() {
     let (_folder, bundle) = world();
-    bundle.create(b"{}").unwrap();
+    bundle.create(b"{}", SHIM.as_ref()).unwrap();
+    fs::remove_file(bundle.path().join(SHIM_BINARY)).unwrap();
     for name in [SHIM_BINARY, BOOTSTRAP, INIT_PID, "e.pid"] {
         mkfifo(&bundle.path().join(name), Mode::S_IRWXU).unwrap();
     }
@@ -64,7 +70,7 @@ fn root_of_a_user_namespace_may_enter() {
     let (_folder, bundle) = world();
     let spec = br#"{"linux":{"gidMappings":[
         {"containerID":5,"hostID":1,"size":1},{"containerID":0,"hostID":1000,"size":5}]}}"#;
-    bundle.create(spec).unwrap();
+    bundle.create(spec, SHIM.as_ref()).unwrap();
     assert_eq!(mode(bundle.path()), 0o710);
     assert_eq!(fs::metadata(bundle.path()).unwrap().gid(), 1000);
 }
@@ -73,7 +79,7 @@ fn root_of_a_user_namespace_may_enter() {
 fn a_configuration_that_makes_no_sense_leaves_nothing() {
     let (folder, bundle) = world();
     for spec in ["", "{", "[]", r#"{"linux":{"gidMappings":[{"hostID":"x"}]}}"#] {
-        let error = bundle.create(spec.as_bytes()).unwrap_err();
+        let error = bundle.create(spec.as_bytes(), SHIM.as_ref()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{spec}");
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -82,11 +88,11 @@ fn a_configuration_that_makes_no_sense_leaves_nothing() {
 #[test]
 fn notes_come_back() {
     let (_folder, bundle) = world();
-    bundle.create(b"{}").unwrap();
-    assert_eq!(bundle.shim_binary().unwrap(), None);
+    bundle.create(b"{}", SHIM.as_ref()).unwrap();
     assert_eq!(bundle.bootstrap().unwrap(), None);
-    bundle.write_shim_binary(Path::new("/usr/bin/shim")).unwrap();
-    assert_eq!(bundle.shim_binary().unwrap(), Some("/usr/bin/shim".into()));
+    assert_eq!(bundle.shim_binary().unwrap(), Some(SHIM.into()));
+    fs::remove_file(bundle.path().join(SHIM_BINARY)).unwrap();
+    assert_eq!(bundle.shim_binary().unwrap(), None);
     let bootstrap = Bootstrap::bare("unix:///s");
     bundle.write_bootstrap(&bootstrap).unwrap();
     assert_eq!(bundle.bootstrap().unwrap(), Some(bootstrap.clone()));
@@ -103,7 +109,7 @@ fn notes_come_back() {
 #[test]
 fn what_is_mounted_survives_and_what_is_in_the_root_does_too() {
     let (folder, bundle) = world();
-    bundle.create(b"{}").unwrap();
+    bundle.create(b"{}", SHIM.as_ref()).unwrap();
     let precious = folder.path().join("precious");
     fs::create_dir(&precious).unwrap();
     fs::write(precious.join("file"), "data").unwrap();
@@ -117,7 +123,7 @@ fn what_is_mounted_survives_and_what_is_in_the_root_does_too() {
     bundle.remove().unwrap();
     assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "data");
 
-    bundle.create(b"{}").unwrap();
+    bundle.create(b"{}", SHIM.as_ref()).unwrap();
     fs::write(rootfs.join("file"), "data").unwrap();
     let error = bundle.remove().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
@@ -128,7 +134,8 @@ fn what_is_mounted_survives_and_what_is_in_the_root_does_too() {
 fn unfinished_checkpoints_are_removed_unless_they_are_in_use() {
     let (_folder, bundle) = world();
     bundle.remove_checkpoint_folders().unwrap();
-    bundle.create(b"{}").unwrap();
+    bundle.create(b"{}", SHIM.as_ref()).unwrap();
+    bundle.create_work().unwrap();
     let [left, used] = [(); 2].map(|()| bundle.make_checkpoint_folder().unwrap().keep());
     fs::write(left.join("core-1.img"), "image").unwrap();
     let restore = bundle.make_restore_folder().unwrap();

@@ -18,7 +18,7 @@ use tokio::{
     sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, watch},
     task::AbortHandle,
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     Deleted, Exit, Status,
@@ -192,7 +192,15 @@ impl Task {
             Ok(gone) => {
                 self.seen_mut().init.exit = Some(gone.exit);
                 self.life.send_replace(Life::Deleted);
-                cleanup::retire(&self.shared, &self.bundle, &connection).await;
+                let folder = self.bundle.clone();
+                // Neither needs the other.
+                let ((), removed) = tokio::join!(
+                    cleanup::retire(&self.shared, &self.bundle, &connection),
+                    blocking(move || folder.remove_work()),
+                );
+                if let Err(error) = removed {
+                    debug!(id = %self.id(), error = %error.report(), "tried again with the bundle");
+                }
                 // The shim has announced this itself, unless it has given up trying.
                 cleanup::announce_end(&self.shared, &self.bundle, *gone).await;
             }

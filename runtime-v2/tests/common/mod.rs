@@ -302,11 +302,14 @@ impl World {
 
     /// Pid of the shim of one container.
     pub(crate) fn shim_of(&self, container: &str) -> i32 {
-        let pids = processes(|cmdline, _| {
+        let mut pids = processes(|cmdline, _| {
             let mut args = cmdline.split('\0');
             args.clone().any(|arg| arg == self.namespace.as_str())
                 && args.any(|arg| arg == container)
         });
+        // A process that the shim has forked and that is about to be the container.
+        let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        pids.retain(|pid| name(pid) != "shim-helper\n");
         assert_eq!(pids.len(), 1, "shims of {container}");
         pids[0]
     }
@@ -353,7 +356,7 @@ impl World {
     }
 
     /// Where the shim of a container listens by custom.
-    fn socket(&self, container: &str) -> PathBuf {
+    pub(crate) fn socket(&self, container: &str) -> PathBuf {
         let grpc = self.folder.path().join("d.sock").join(&self.namespace).join(container);
         let digest = Sha256::digest(grpc.as_os_str().as_encoded_bytes());
         let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -407,7 +410,7 @@ impl Drop for World {
 /// Copies a program, by a process of its own: had this one a descriptor to
 /// write to the copy, a child that another test forks just then would have it
 /// too, and what is open for writing cannot be executed.
-fn install(from: &Path, to: &Path) {
+pub(crate) fn install(from: &Path, to: &Path) {
     let status = Command::new("install").arg("-m755").args([from, to]).status().unwrap();
     assert!(status.success(), "install {}: {status}", to.display());
 }

@@ -5,9 +5,11 @@ use std::{fs, io, path::Path};
 
 use nix::libc;
 
+use crate::kernel;
+
 /// A whole file.
 pub(super) fn text(group: &Path, name: &str) -> io::Result<String> {
-    match fs::read_to_string(group.join(name)) {
+    match kernel::read(group.join(name)) {
         Err(error) if is_absent(&error) => Ok(String::new()),
         result => result,
     }

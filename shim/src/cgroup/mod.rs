@@ -8,11 +8,14 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use containerd_mounts::mountinfo::{self, Entry};
 use protobuf::well_known_types::any::Any;
 use shim_protocol::{Context, Error, ErrorKind, Result, any};
+
+use crate::kernel;
 
 pub use oom::OomWatcher;
 
@@ -25,6 +28,9 @@ mod v2;
 
 /// Controllers of which the numbers go out in v1's form if they live there.
 const MAIN_CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+
+/// The hierarchies, in a process that ends before there can be others.
+static KEPT: OnceLock<Vec<Entry>> = OnceLock::new();
 
 /// The control groups of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +49,7 @@ impl Cgroup {
     /// `NotFound` when there is no such process.
     pub fn of_pid(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/cgroup");
-        let text = fs::read_to_string(&path).map_err(|e| gone_or_internal(e, &path))?;
+        let text = kernel::read(&path).map_err(|e| gone_or_internal(e, &path))?;
         let hierarchies = hierarchies()?;
         let groups = text.lines().filter_map(Membership::parse);
         Ok(Self::locate(groups, &hierarchies))
@@ -151,6 +157,22 @@ impl<'a> Membership<'a> {
 
 /// Where cgroups are mounted.
 pub(crate) fn hierarchies() -> Result<Vec<Entry>> {
+    match KEPT.get() {
+        Some(kept) => Ok(kept.clone()),
+        None => list_hierarchies(),
+    }
+}
+
+/// From now on this process looks for hierarchies no more. If they cannot be
+/// listed, whoever needs them will say so.
+pub(crate) fn keep_hierarchies() {
+    if let Ok(found) = list_hierarchies() {
+        // Kept before, they are the same.
+        let _ = KEPT.set(found);
+    }
+}
+
+fn list_hierarchies() -> Result<Vec<Entry>> {
     mountinfo::select(|entry| matches!(entry.kind.as_str(), "cgroup" | "cgroup2"))
         .context("list", "cgroup hierarchies")
 }

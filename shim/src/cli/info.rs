@@ -9,6 +9,7 @@ use protobuf::{Message, MessageField, well_known_types::any::Any};
 use shim_protocol::{
     Context, Error, ErrorKind, Result,
     proto::types::{RuntimeInfo, RuntimeVersion},
+    rpc::BY_DESCRIPTOR,
 };
 
 use super::NAME;
@@ -45,6 +46,7 @@ pub fn run() -> Result<()> {
         }),
         options: MessageField(Some(options).filter(|any| !any.type_url.is_empty()).map(Box::new)),
         features: MessageField(features.map(Box::new)),
+        annotations: [(BY_DESCRIPTOR.to_owned(), "true".to_owned())].into(),
         ..Default::default()
     };
     let bytes = info

@@ -77,10 +77,15 @@ pub struct Config {
 /// When the runtime, the reaper or the server cannot be set up.
 pub fn run(config: Config) -> Result<()> {
     // Nothing is here yet that a fork must not copy.
-    let helper = if config.is_embedded { Forked::new()? } else { None };
+    let bundle = config.bundle.path();
+    let helper = if config.is_embedded { Forked::new(bundle)? } else { None };
     process::trim_allocator();
     log::init(config.debug);
-    block_on(serve(config, helper))
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve(config, helper));
+    // All that matters has ended. Threads without work go with the process.
+    runtime.shutdown_background();
+    served
 }
 
 /// Serves in the foreground, on the socket that `-socket` names or the one
@@ -113,14 +118,17 @@ pub fn foreground(args: Args) -> Result<()> {
 
 /// Runs a future on the shim's one thread.
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    runtime()?.block_on(future)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_stack_size(THREAD_STACK_BYTES)
         .max_blocking_threads(MAX_THREADS)
         .thread_keep_alive(THREAD_KEEP_ALIVE)
         .build()
-        .context("start", "the async runtime")?
-        .block_on(future)
+        .context("start", "the async runtime")
 }
 
 async fn serve(config: Config, helper: Option<Forked>) -> Result<()> {
@@ -200,7 +208,8 @@ fn runtimes(
     Box::new(move |bundle: &Bundle, options: &RuntimeOptions| -> Arc<dyn Runtime> {
         if options.is_embedded() {
             let root = options.root(&namespace);
-            return Arc::new(EmbeddedRuntime::new(root, bundle.path(), Arc::clone(&helpers)));
+            let runtime = EmbeddedRuntime::new(root, bundle.path(), Arc::clone(&helpers));
+            return Arc::new(runtime.with_systemd_cgroup(options.systemd_cgroup));
         }
         helpers.dismiss();
         let config = binary_config(bundle.path(), options, &namespace);

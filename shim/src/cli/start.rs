@@ -18,14 +18,17 @@ use std::{
     path::Path,
 };
 
-use nix::{sys::signal, unistd};
+use nix::{
+    sys::{prctl, signal},
+    unistd,
+};
 use shim_protocol::{Context, Error, Id, Result};
 
 use super::{
     args::Args,
     serve::{self, Config},
 };
-use crate::{bootstrap::Bootstrap, bundle::Bundle, cgroup::Cgroup, socket, sys::process};
+use crate::{bootstrap::Bootstrap, bundle::Bundle, cgroup::Cgroup, kernel, socket, sys::process};
 
 /// Most that is read from standard input.
 const MAX_INPUT_BYTES: u64 = 10 << 20;
@@ -39,6 +42,9 @@ const MAX_OOM_SCORE: i32 = 1000;
 /// `AlreadyExists` when a shim of this container is alive, `InvalidArgument`
 /// for what is wrong in flags, standard input or `config.json`.
 pub fn run(args: Args) -> Result<()> {
+    // Executed by a descriptor, it would be named after that one's number.
+    let named = prctl::set_name(c"containerd-shim").map_err(io::Error::from);
+    named.context("name", "this process")?;
     let namespace = Id::new("namespace", &args.namespace)?;
     let id = Id::new("container id", &args.id)?;
     let bundle = super::bundle(&args)?;
@@ -111,7 +117,7 @@ fn print(answer: &str) -> Result<()> {
 /// one above the daemon's, which is the parent of `start`.
 fn raise_oom_score() -> Result<()> {
     let daemon = format!("/proc/{}/oom_score_adj", unistd::getppid());
-    let text = fs::read_to_string(&daemon).context("read", &daemon)?;
+    let text = kernel::read(&daemon).context("read", &daemon)?;
     let score: i32 = text.trim().parse().unwrap_or_default();
     let score = MAX_OOM_SCORE.min(score + 1);
     fs::write("/proc/self/oom_score_adj", score.to_string()).context("set", "OOM score")

@@ -5,7 +5,7 @@
 //!  process ◀─pipe─── shim ◀──FIFO─────── client     client's end of each FIFO
 //!  process ──pipe──▶ shim ──file
 //!  process ──pipe───────────────────────▶ logger    the shim is not in between
-//!  process ◀─tty───▶ shim ◀─▶ FIFO, file or logger
+//!  process ◀─tty───▶ shim ◀─▶ FIFO, file, logger or the client's terminal
 //! ```
 //!
 //! The process's end of a pipe goes to the OCI runtime and is closed here as
@@ -36,6 +36,7 @@ use self::{
 };
 use crate::{reaper::Reaper, runtime::ChildStdio};
 
+mod client_terminal;
 mod console;
 mod copy;
 mod fifo;
@@ -228,7 +229,10 @@ impl ProcessIo {
     ) -> Result<ChildStdio> {
         let input = match stdin {
             "" => None,
-            path => Some(self.open_input(Path::new(path))?),
+            path => Some(match client_terminal(Path::new(path))? {
+                Some(terminal) => register(terminal, Interest::READABLE)?,
+                None => self.open_input(Path::new(path))?,
+            }),
         };
         let output = match stdout {
             Target::Logger(spec) => {
@@ -239,6 +243,10 @@ impl ProcessIo {
                 self.logger = Some(logger);
                 Output::Pipe(Arc::new(register(theirs, Interest::WRITABLE)?))
             }
+            Target::Path(path) => match client_terminal(path)? {
+                Some(terminal) => Output::Pipe(Arc::new(register(terminal, Interest::WRITABLE)?)),
+                None => Output::open(stdout)?,
+            },
             target => Output::open(target)?,
         };
         let socket = ConsoleSocket::bind(owner.dir)?;
@@ -345,6 +353,10 @@ fn pipe(owner: &Owner<'_>) -> Result<(OwnedFd, OwnedFd)> {
         .map_err(io::Error::from)
         .context("change owner of", "pipe")?;
     Ok((reader.into(), writer.into()))
+}
+
+fn client_terminal(path: &Path) -> Result<Option<OwnedFd>> {
+    client_terminal::open(path).context("open terminal", path.display())
 }
 
 fn register(fd: OwnedFd, interest: Interest) -> Result<Pollable> {

@@ -14,7 +14,7 @@ use std::{
         fd::{AsFd, AsRawFd, RawFd},
         unix::net::UnixListener,
     },
-    path::{Path, PathBuf},
+    path::Path,
     time::SystemTime,
 };
 
@@ -23,9 +23,9 @@ use nix::sched::CloneFlags;
 use shim_protocol::{Context, Error, Id, Result, note};
 
 use super::{
-    Record, Store, Streams,
-    cgroup::Groups,
-    hooks,
+    Prepared, Record, Store, Streams, capabilities,
+    cgroup::{self, Groups},
+    executed, hooks,
     init::{self, Birth, First},
     line::{Line, Maker, Point},
     listener,
@@ -33,7 +33,7 @@ use super::{
     record,
     rootfs::{self, Plan},
     seccomp::Filter,
-    spec::{self, Config},
+    spec::Config,
     streams::Open,
 };
 use crate::sys::{self, clone::Cloned};
@@ -55,10 +55,14 @@ pub(crate) struct Create<'a> {
     pub(crate) no_pivot_root: bool,
     /// Do not give the container a session keyring of its own.
     pub(crate) no_new_keyring: bool,
+    /// Have systemd make the control groups.
+    pub(crate) systemd_cgroup: bool,
     /// Its first process is to be a child of our parent.
     pub(crate) sibling: bool,
     /// A descriptor that is ours alone.
     pub(crate) own: Option<RawFd>,
+    /// What was made of its configuration before.
+    pub(crate) prepared: Option<Prepared>,
 }
 
 /// Makes a container; gives the pid of its first process. The calling process
@@ -69,21 +73,31 @@ pub(crate) struct Create<'a> {
 /// `Unimplemented` for its configuration, `Unknown` for what goes wrong inside
 /// it. After a failure nothing is left of the container.
 pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
-    let config = spec::load(request.bundle)?;
-    let filter = config.process.seccomp.as_ref().map(Filter::compile).transpose()?;
+    let prepared = request.prepared.take().filter(|early| early.is_of(request.bundle));
+    let prepared = prepared.map_or_else(|| Prepared::load(request.bundle), Ok)?;
+    let Prepared { mut config, filter, .. } = prepared;
     let terminal = config.process.process.terminal() == Some(true);
     let streams = std::mem::take(&mut request.streams).open(terminal)?;
     let place = Place::of(&config.linux)?;
+    // In a user namespace of its own it has all of them.
+    if !place.has_user() {
+        let asked = &config.process.capabilities;
+        config.process.capabilities = capabilities::grantable(asked)?;
+    }
     let mut record = plan(&request, &config)?;
 
     store.reserve(request.id)?;
     let mut undo = Undo { store, id: request.id, groups: None, init: None, is_done: false };
     record.groups.require_unused()?;
     store.write(request.id, &record)?;
-    record.groups.make(config.linux.resources().as_ref())?;
+    if let Some(seccomp) = &config.process.seccomp {
+        store.write_seccomp(request.id, seccomp)?;
+    }
+    let limits = cgroup::Limits::of(config.linux.resources().as_ref(), request.systemd_cgroup);
+    let holder = record.groups.make(limits.first())?;
     undo.groups = Some(record.groups.clone());
-    record.groups.allow_devices(config.linux.resources().as_ref())?;
-    if let Some(resources) = config.linux.resources() {
+    record.groups.allow_devices(limits.first())?;
+    if let Some(resources) = limits.first() {
         record.groups.apply(resources)?;
     }
 
@@ -93,6 +107,10 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     record.pid = init.pid;
     record.began = record::Birth::of(init.pid).map(|birth| birth.began).unwrap_or_default();
     undo.init = Some(init);
+    drop(holder);
+    if let Some(resources) = limits.last() {
+        record.groups.update(resources)?;
+    }
     raise(store, request.id, &config, &record, place.has_new_user(), maker)?;
     process::limit(record.pid, &config.process.process, place.has_user())?;
     store.write(request.id, &record)?;
@@ -106,9 +124,14 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
 /// What will be kept of the container.
 fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
     let linux = &config.linux;
-    let path = match linux.cgroups_path() {
-        Some(path) if !path.as_os_str().is_empty() => path.clone(),
-        _ => PathBuf::from(&**request.id),
+    let annotations = config.spec.annotations().clone().unwrap_or_default();
+    let path = linux.cgroups_path().as_ref().filter(|path| !path.as_os_str().is_empty());
+    let groups = match (path, request.systemd_cgroup) {
+        (path, true) => {
+            Groups::of_unit(path.map_or(Path::new(""), |path| path), request.id, &annotations)?
+        }
+        (Some(path), false) => Groups::plan(path)?,
+        (None, false) => Groups::plan(Path::new(&**request.id))?,
     };
     let kinds = linux.namespaces().iter().flatten().map(|ns| process::flag(ns.typ()));
     Ok(Record {
@@ -118,14 +141,15 @@ fn plan(request: &Create<'_>, config: &Config) -> Result<Record> {
         created: Some(SystemTime::now()),
         pid: 0,
         began: 0,
-        groups: Groups::plan(&path)?,
+        groups,
         namespaces: kinds.fold(CloneFlags::empty(), |all, kind| all | kind).bits() as u32,
         has_keyring: !request.no_new_keyring,
-        annotations: config.spec.annotations().clone().unwrap_or_default(),
+        annotations,
         poststart: config.hooks.poststart().clone().unwrap_or_default(),
         poststop: config.hooks.poststop().clone().unwrap_or_default(),
-        seccomp: config.process.seccomp.clone(),
+        is_filtered: config.process.seccomp.is_some(),
         personality: linux.personality().clone(),
+        ..Record::default()
     })
 }
 
@@ -140,6 +164,11 @@ fn bear(
     record: &Record,
 ) -> Result<(Cloned, Maker)> {
     let doors = record.groups.open(None)?;
+    // Ours is closed at the end of this function, and init's when it executes.
+    let _executed = match record.poststart.is_empty() {
+        true => None,
+        false => Some(executed::promise(&store.executed(request.id))?),
+    };
     let mut line = Line::new(filter.as_ref().is_some_and(Filter::has_listener))?;
     let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
     let plan = Plan {
@@ -150,11 +179,7 @@ fn bear(
         groups: &record.groups,
         has_group_namespace: kinds.contains(CloneFlags::CLONE_NEWCGROUP),
         in_user_namespace: place.has_user(),
-        sources: match place.has_user() {
-            // Its root may not get to all that ours gets to.
-            true => rootfs::sources(config, request.bundle)?,
-            false => Vec::new(),
-        },
+        sources: rootfs::sources(config, request.bundle, place)?,
         no_pivot_root: request.no_pivot_root,
     };
     let mut birth = Birth {

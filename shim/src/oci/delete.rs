@@ -3,7 +3,7 @@
 use libcontainer::container::ContainerStatus;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
-use super::{Store, hooks};
+use super::{Record, Store, hooks};
 use crate::runtime::Status;
 
 /// Removes a container that has ended, or was never started. With `force` its
@@ -13,7 +13,20 @@ use crate::runtime::Status;
 /// # Errors
 /// `FailedPrecondition` when it runs and `force` is not given.
 pub(crate) fn delete(store: &Store, id: &Id, force: bool) -> Result<()> {
-    let record = match store.read(id) {
+    delete_read(store, id, store.read(id), force)
+}
+
+/// [`delete`] with what was read of the container's record.
+///
+/// # Errors
+/// As that.
+pub(crate) fn delete_read(
+    store: &Store,
+    id: &Id,
+    record: Result<Record>,
+    force: bool,
+) -> Result<()> {
+    let record = match record {
         Ok(record) => record,
         // Its maker died before it had a record, and so before it had anything else.
         Err(e) if e.is_not_found() && store.is_ours(id) == Some(true) => return store.remove(id),
@@ -32,7 +45,9 @@ pub(crate) fn delete(store: &Store, id: &Id, force: bool) -> Result<()> {
     // Also processes that outlive init because they share a pid namespace.
     record.groups.empty().context("end container", id)?;
     record.groups.remove().context("remove container", id)?;
-    let view = hooks::view(store, id, &record, ContainerStatus::Stopped);
-    hooks::run_all(&record.poststop, "poststop", &view);
+    if !record.poststop.is_empty() {
+        let view = hooks::view(store, id, &record, ContainerStatus::Stopped);
+        hooks::run_all(&record.poststop, "poststop", &view);
+    }
     store.remove(id)
 }

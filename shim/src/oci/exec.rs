@@ -10,7 +10,7 @@ use oci_spec::runtime::Process;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
 use super::{
-    Record, Store, Streams,
+    Record, Store, Streams, capabilities,
     init::{self, Birth},
     line::{Line, Point},
     listener, process,
@@ -66,9 +66,9 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     if !matches!(status, Status::Created | Status::Running) {
         return Err(Error::precondition(format!("container {} is {status:?}", request.id)));
     }
-    let process: Process = serde_json::from_slice(request.process)
+    let process: Process = capabilities::decode(request.process, "")
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "decode process", e))?;
-    let confined = spec::confine(process, record.seccomp.clone())?;
+    let mut confined = spec::confine(process, store.seccomp(request.id, record)?)?;
     let filter = confined.seccomp.as_ref().map(Filter::compile).transpose()?;
     let streams = request.streams.open(confined.process.terminal() == Some(true))?;
     let doors = record.groups.open(Some(record.pid))?;
@@ -83,6 +83,9 @@ fn add(store: &Store, request: Exec<'_>, record: &Record) -> Result<u32> {
     let mut line = Line::new(filter.as_ref().is_some_and(Filter::has_listener))?;
     let kinds = CloneFlags::from_bits_retain(record.namespaces as i32);
     let in_user_namespace = kinds.contains(CloneFlags::CLONE_NEWUSER);
+    if !in_user_namespace {
+        confined.capabilities = capabilities::grantable(&confined.capabilities)?;
+    }
     // A process that ends leaves its namespaces before it is a zombie.
     process::enter_those_of(init.as_fd(), kinds & CloneFlags::CLONE_NEWPID).context_as(
         ErrorKind::FailedPrecondition,

@@ -50,7 +50,7 @@ use super::{
     streams::Open,
     terminal,
 };
-use crate::sys;
+use crate::{log, sys};
 
 /// Status of a process that did not become the user's program, as with runc.
 const FAILED: u8 = 255;
@@ -95,6 +95,8 @@ pub(super) struct First<'a> {
 /// Runs in the new process; returns only if that did not become the user's
 /// program.
 pub(super) fn live(birth: &mut Birth<'_>, line: &mut Line) -> u8 {
+    // Standard error becomes the container's.
+    log::fall_silent();
     let Some(mut child) = line.child() else { return FAILED };
     // Whom we tell may be gone.
     sys::process::ignore_broken_pipes();

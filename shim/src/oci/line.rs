@@ -5,7 +5,7 @@
 //!   process ── h ──▶ ◀── g ──   its mounts are there; hooks have run
 //!   process ── r ──▶            it is ready
 //!   process          ◀── g ──   an added one may go on
-//!   process ── ! words          it has failed, whenever that is
+//!   process ── ! kind words     it has failed, whenever that is
 //! ```
 //!
 //! Each end has one holder, so that whoever waits notices when the other is
@@ -26,6 +26,13 @@ use shim_protocol::{Context, Error, ErrorKind, Result};
 const MAX_WORDS_BYTES: u64 = 16 * 1024;
 const GO: u8 = b'g';
 const FAILED: u8 = b'!';
+/// What a client can do something about keeps its kind; all else is of the first.
+const KINDS: [ErrorKind; 4] = [
+    ErrorKind::Unknown,
+    ErrorKind::InvalidArgument,
+    ErrorKind::FailedPrecondition,
+    ErrorKind::ResourceExhausted,
+];
 
 /// What a process has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,10 +137,12 @@ impl Maker {
     }
 
     fn words(&mut self) -> Error {
-        let mut words = Vec::new();
+        let mut said = Vec::new();
         // What cannot be read was not said.
-        let _ = (&mut self.from).take(MAX_WORDS_BYTES).read_to_end(&mut words);
-        Error::new(ErrorKind::Unknown, String::from_utf8_lossy(&words))
+        let _ = (&mut self.from).take(MAX_WORDS_BYTES).read_to_end(&mut said);
+        let (kind, words) = said.split_first().unwrap_or((&0, &[]));
+        let kind = KINDS.get(usize::from(*kind)).copied().unwrap_or(ErrorKind::Unknown);
+        Error::new(kind, String::from_utf8_lossy(words))
     }
 }
 
@@ -175,7 +184,8 @@ impl Child {
     /// long ago; its own standard error is what is left then, as with runc.
     pub(super) fn fail(&mut self, error: &Error) {
         let words = error.report().to_string();
-        let message = [&[FAILED], words.as_bytes()].concat();
+        let kind = KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or_default();
+        let message = [&[FAILED, kind as u8], words.as_bytes()].concat();
         if self.to.write_all(&message).is_err() {
             let _ = writeln!(io::stderr(), "{words}");
         }

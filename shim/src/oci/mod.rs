@@ -11,15 +11,19 @@
 //! what runs hooks) needs a process with a single thread and no async runtime;
 //! the rest works anywhere.
 
+mod capabilities;
 pub(crate) mod cgroup;
 mod create;
 mod cwd;
 mod delete;
 mod exec;
+mod executed;
 mod hooks;
+mod idle;
 mod init;
 mod line;
 mod listener;
+mod prepared;
 mod process;
 mod program;
 mod record;
@@ -32,10 +36,11 @@ mod streams;
 mod terminal;
 
 pub(crate) use create::{Create, create};
-pub(crate) use delete::delete;
+pub(crate) use delete::{delete, delete_read};
 pub(crate) use exec::{Exec, exec};
+pub(crate) use prepared::Prepared;
 pub(crate) use record::{Record, Store};
-pub(crate) use steer::{kill, pause, ps, resume, start, state, update};
+pub(crate) use steer::{kill, pause, ps, resume, start, start_read, state, update};
 pub(crate) use streams::Streams;
 
 /// How to have what this runtime cannot do.

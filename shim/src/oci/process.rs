@@ -84,6 +84,12 @@ impl Place {
         self.has_new_user() || self.joined.iter().any(is_user)
     }
 
+    /// The user namespace that is entered, if it is not a new one.
+    pub(super) fn user_namespace(&self) -> Option<&File> {
+        let mut joined = self.joined.iter();
+        joined.find(|(kind, _)| *kind == CloneFlags::CLONE_NEWUSER).map(|(_, file)| file)
+    }
+
     /// Makes a process that runs `child`.
     ///
     /// # Errors
@@ -162,16 +168,33 @@ fn offsets(linux: &Linux) -> String {
     offsets.map(line).collect()
 }
 
-/// Tells a new user namespace which ids it has (user_namespaces(7)).
+/// Tells a container's new user namespace which ids it has.
 ///
 /// # Errors
 /// `InvalidArgument` for a mapping that the kernel refuses.
 pub(super) fn map_ids(pid: u32, linux: &Linux) -> Result<()> {
-    let write = |file: &str, field: &str, mappings: &Option<Vec<LinuxIdMapping>>| {
-        let mappings = mappings.iter().flatten();
+    let list = |list: &Option<Vec<LinuxIdMapping>>| list.clone().unwrap_or_default();
+    write_ids(pid, "linux", &list(linux.uid_mappings()), &list(linux.gid_mappings()))
+}
+
+/// Tells a new user namespace which ids it has (user_namespaces(7)); `field` is
+/// where the mappings are in the configuration.
+///
+/// # Errors
+/// `InvalidArgument` for a mapping that the kernel refuses.
+pub(super) fn write_ids(
+    pid: u32,
+    field: &str,
+    uids: &[LinuxIdMapping],
+    gids: &[LinuxIdMapping],
+) -> Result<()> {
+    for (file, name, mappings) in
+        [("uid_map", "uidMappings", uids), ("gid_map", "gidMappings", gids)]
+    {
+        let field = format!("{field}.{name}");
         let line =
             |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
-        let text: String = mappings.map(line).collect();
+        let text: String = mappings.iter().map(line).collect();
         if text.is_empty() {
             return Err(Error::invalid(format!("{field}: none for a new user namespace")));
         }
@@ -179,10 +202,9 @@ pub(super) fn map_ids(pid: u32, linux: &Linux) -> Result<()> {
             .write(true)
             .open(format!("/proc/{pid}/{file}"))
             .and_then(|mut file| file.write_all(text.as_bytes()))
-            .context_as(ErrorKind::InvalidArgument, "set", field)
-    };
-    write("uid_map", "linux.uidMappings", linux.uid_mappings())?;
-    write("gid_map", "linux.gidMappings", linux.gid_mappings())
+            .context_as(ErrorKind::InvalidArgument, "set", &field)?;
+    }
+    Ok(())
 }
 
 /// Sets what a process in a user namespace may not set for itself, and what

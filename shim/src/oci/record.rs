@@ -3,7 +3,10 @@
 //! ```text
 //!   <root>/<id>/
 //!     embedded.json   the record; its presence says who made the container
+//!     seccomp.json    the filter of its processes, for those that are added
 //!     notify.sock     init waits here until it is to start, and is then gone
+//!     executed        FIFO that init has open until it is the user's program, if
+//!                     there are hooks to be run then
 //! ```
 //!
 //! Other runtimes keep folders of the same names in the same place, but not
@@ -24,12 +27,16 @@ use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
 use super::cgroup::Groups;
-use crate::runtime::Status;
+use crate::{kernel, runtime::Status};
 
 /// The record of a container.
 const RECORD: &str = "embedded.json";
+/// The filter: long, and of no use to most who read the record.
+const SECCOMP: &str = "seccomp.json";
 /// Where init waits to be started.
 const NOTIFY: &str = "notify.sock";
+/// What init has open until it executes the user's program.
+const EXECUTED: &str = "executed";
 
 /// All containers of a state folder.
 #[derive(Clone, Debug)]
@@ -60,9 +67,12 @@ pub(crate) struct Record {
     pub(crate) poststart: Vec<Hook>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) poststop: Vec<Hook>,
-    /// For processes that are added later.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) seccomp: Option<LinuxSeccomp>,
+    /// Processes that are added are filtered: see [`Store::seccomp`].
+    #[serde(default)]
+    pub(crate) is_filtered: bool,
+    /// The filter, in records of older shims.
+    #[serde(default, skip_serializing)]
+    pub(super) seccomp: Option<LinuxSeccomp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) personality: Option<LinuxPersonality>,
 }
@@ -81,6 +91,11 @@ impl Store {
     /// Where the container's init waits.
     pub(crate) fn notify(&self, id: &Id) -> PathBuf {
         self.folder(id).join(NOTIFY)
+    }
+
+    /// What tells that the container's init has become the user's program.
+    pub(super) fn executed(&self, id: &Id) -> PathBuf {
+        self.folder(id).join(EXECUTED)
     }
 
     /// Whose container is it? `None` when there is no such container.
@@ -116,11 +131,38 @@ impl Store {
     /// # Errors
     /// Those of the file system.
     pub(crate) fn write(&self, id: &Id, record: &Record) -> Result<()> {
-        let path = self.folder(id).join(RECORD);
-        let json = serde_json::to_vec(record).map_err(|e| {
-            Error::caused(ErrorKind::Internal, "encode the record of a container", e)
+        self.keep(id, RECORD, record)
+    }
+
+    /// Keeps the filter of a container that has a record: without one the folder
+    /// would be taken for another's.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn write_seccomp(&self, id: &Id, seccomp: &LinuxSeccomp) -> Result<()> {
+        self.keep(id, SECCOMP, seccomp)
+    }
+
+    fn keep(&self, id: &Id, name: &str, content: &impl Serialize) -> Result<()> {
+        let path = self.folder(id).join(name);
+        let json = serde_json::to_vec(content).map_err(|e| {
+            Error::caused(ErrorKind::Internal, format!("encode {}", path.display()), e)
         })?;
         note::write(&path, &json)
+    }
+
+    /// The filter of processes that are added to a container.
+    ///
+    /// # Errors
+    /// `DataLoss` when it should have one that is not there, or is none.
+    pub(crate) fn seccomp(&self, id: &Id, record: &Record) -> Result<Option<LinuxSeccomp>> {
+        if !record.is_filtered {
+            return Ok(record.seccomp.clone());
+        }
+        let path = self.folder(id).join(SECCOMP);
+        let json = fs::read(&path);
+        let seccomp = json.and_then(|json| Ok(serde_json::from_slice(&json)?));
+        seccomp.context_as(ErrorKind::DataLoss, "read", path.display()).map(Some)
     }
 
     /// Reads the record of a container.
@@ -232,12 +274,56 @@ pub(super) struct Birth {
 impl Birth {
     /// `None` when there is no such process (proc_pid_stat(5)).
     pub(super) fn of(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let stat = kernel::read(format!("/proc/{pid}/stat")).ok()?;
         // The name in parentheses may hold anything, so count from its end.
         let (_, fields) = stat.rsplit_once(") ")?;
         let mut fields = fields.split(' ');
         let is_dead = matches!(fields.next()?, "Z" | "X" | "x");
         let began = fields.nth(18)?.parse().ok()?;
         Some(Self { began, is_dead })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store, Id) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let id = Id::new("id", "a").unwrap();
+        store.reserve(&id).unwrap();
+        (folder, store, id)
+    }
+
+    #[test]
+    fn the_filter_is_kept_beside_the_record() {
+        let (_folder, store, id) = store();
+        let filter: LinuxSeccomp =
+            serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ERRNO"})).unwrap();
+        store.write(&id, &Record::default()).unwrap();
+        assert_eq!(store.seccomp(&id, &store.read(&id).unwrap()).unwrap(), None);
+        store.write(&id, &Record { is_filtered: true, ..Record::default() }).unwrap();
+        let record = store.read(&id).unwrap();
+        // Nothing runs without the filter that it should have.
+        let error = store.seccomp(&id, &record).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DataLoss);
+        store.write_seccomp(&id, &filter).unwrap();
+        assert_eq!(store.seccomp(&id, &record).unwrap(), Some(filter));
+        store.remove(&id).unwrap();
+        assert_eq!(store.is_ours(&id), None);
+    }
+
+    #[test]
+    fn the_filter_in_a_record_of_an_older_shim_counts() {
+        let (_folder, store, id) = store();
+        let mut record = serde_json::to_value(Record::default()).unwrap();
+        record["seccomp"] = json!({"defaultAction": "SCMP_ACT_ERRNO"});
+        record.as_object_mut().unwrap().remove("is_filtered");
+        fs::write(store.folder(&id).join(RECORD), record.to_string()).unwrap();
+        let record = store.read(&id).unwrap();
+        assert!(store.seccomp(&id, &record).unwrap().is_some());
     }
 }

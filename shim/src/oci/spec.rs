@@ -8,11 +8,11 @@ use std::{
 
 use libcontainer::validator::Validator;
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, Mount, Process, Spec,
+    Hooks, Linux, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, Process, Spec,
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use super::REMEDY;
+use super::{REMEDY, capabilities};
 
 /// A container's configuration.
 #[derive(Debug)]
@@ -41,11 +41,9 @@ pub(super) struct Confined {
 pub(super) fn load(bundle: &Path) -> Result<Config> {
     let path = bundle.join("config.json");
     let text = fs::read(&path).context_as(ErrorKind::InvalidArgument, "read", path.display())?;
-    let mut spec: Spec = serde_json::from_slice(&text).map_err(std::io::Error::from).context_as(
-        ErrorKind::InvalidArgument,
-        "decode",
-        path.display(),
-    )?;
+    let mut spec: Spec = capabilities::decode(&text, "/process")
+        .map_err(std::io::Error::from)
+        .context_as(ErrorKind::InvalidArgument, "decode", path.display())?;
     if !spec.version().starts_with("1.") {
         return Err(Error::invalid(format!("ociVersion: {:?}", spec.version())));
     }
@@ -58,7 +56,6 @@ pub(super) fn load(bundle: &Path) -> Result<Config> {
         Some(linux) => linux.clone(),
         None => empty_linux()?,
     };
-    refuse_mounts(spec.mounts().as_deref().unwrap_or_default())?;
     refuse_linux(&linux)?;
     let process = confine(process, linux.seccomp().clone())?;
     let hooks = spec.hooks().clone().unwrap_or_default();
@@ -87,7 +84,7 @@ pub(super) fn empty_linux() -> Result<Linux> {
     serde_json::from_str("{}").map_err(|e| Error::caused(ErrorKind::Internal, "decode linux", e))
 }
 
-fn unable(field: &str) -> Error {
+pub(super) fn unable(field: &str) -> Error {
     Error::unimplemented(format!("{field}: {REMEDY}"))
 }
 
@@ -124,23 +121,6 @@ pub(super) fn confine(process: Process, seccomp: Option<LinuxSeccomp>) -> Result
         .set_inheritable(Some(of(|c| c.inheritable().clone())))
         .set_ambient(Some(of(|c| c.ambient().clone())));
     Ok(Confined { process, capabilities, seccomp })
-}
-
-fn refuse_mounts(mounts: &[Mount]) -> Result<()> {
-    for mount in mounts {
-        let name = || format!("mounts[{}]", mount.destination().display());
-        let options = || mount.options().iter().flatten();
-        if options().any(|option| option == "idmap" || option == "ridmap")
-            || mount.uid_mappings().as_ref().is_some_and(|list| !list.is_empty())
-            || mount.gid_mappings().as_ref().is_some_and(|list| !list.is_empty())
-        {
-            return Err(unable(&format!("{}.uidMappings", name())));
-        }
-        if options().any(|option| option == "tmpcopyup") {
-            return Err(unable(&format!("{}.options: tmpcopyup", name())));
-        }
-    }
-    Ok(())
 }
 
 fn refuse_linux(linux: &Linux) -> Result<()> {

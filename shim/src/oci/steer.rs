@@ -14,7 +14,7 @@ use libcontainer::container::ContainerStatus;
 use oci_spec::runtime::LinuxResources;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 
-use super::{Record, Store, hooks};
+use super::{Record, Store, executed, hooks};
 use crate::{runtime::Status, sys::process};
 
 const SIGKILL: u32 = nix::libc::SIGKILL as u32;
@@ -26,12 +26,23 @@ const SIGKILL: u32 = nix::libc::SIGKILL as u32;
 /// `NotFound` when there is no such container, `FailedPrecondition` when it is
 /// not waiting to be started.
 pub(crate) fn start(store: &Store, id: &Id) -> Result<()> {
-    let record = store.read(id)?;
-    require(store, id, &record, "start", &[Status::Created])?;
+    start_read(store, id, &store.read(id)?)
+}
+
+/// [`start`] with the container's record.
+///
+/// # Errors
+/// As that.
+pub(crate) fn start_read(store: &Store, id: &Id, record: &Record) -> Result<()> {
+    require(store, id, record, "start", &[Status::Created])?;
     let door = store.notify(id);
     notify(&door).context_as(ErrorKind::FailedPrecondition, "start container", id)?;
     note::remove(&door)?;
-    let view = hooks::view(store, id, &record, ContainerStatus::Running);
+    if record.poststart.is_empty() {
+        return Ok(());
+    }
+    executed::wait(&store.executed(id))?;
+    let view = hooks::view(store, id, record, ContainerStatus::Running);
     hooks::run_all(&record.poststart, "poststart", &view);
     Ok(())
 }
@@ -122,7 +133,7 @@ pub(crate) fn update(store: &Store, id: &Id, resources: &[u8]) -> Result<()> {
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "decode resources", e))?;
     let usable = [Status::Created, Status::Running, Status::Paused];
     require(store, id, &record, "update", &usable)?;
-    record.groups.apply(&resources).context("update container", id)
+    record.groups.update(&resources).context("update container", id)
 }
 
 /// All processes.

@@ -83,6 +83,22 @@ pub(crate) fn follow(mount: BorrowedFd<'_>) -> io::Result<()> {
     set(mount, libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 }, true)
 }
 
+/// Lets the files of a mount that is attached nowhere, and of all that are
+/// mounted in it if it is `recursive`, belong to whom a user namespace maps their
+/// owners to.
+///
+/// # Errors
+/// `EINVAL` when the filesystem cannot do that, `EPERM` when it is done already.
+pub(crate) fn map_ids(
+    mount: BorrowedFd<'_>,
+    namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> io::Result<()> {
+    let attr_set = libc::MOUNT_ATTR_IDMAP;
+    let userns_fd = namespace.as_raw_fd() as u64;
+    set(mount, libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd }, recursive)
+}
+
 fn set(mount: BorrowedFd<'_>, attributes: libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is empty and ends with a zero; the kernel reads one

@@ -3,7 +3,10 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::MetadataExt,
+    },
     ptr,
 };
 
@@ -11,6 +14,8 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::{ForkResult, Pid},
 };
+
+use crate::kernel;
 
 /// Splits this process in two; `None` is the child.
 ///
@@ -27,13 +32,49 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
+/// Has this process no thread but the calling one, as far as can be told?
+pub(crate) fn is_single_threaded() -> bool {
+    // The kernel counts a link for each thread, and two of the folder's own.
+    std::fs::metadata("/proc/self/task").is_ok_and(|tasks| tasks.nlink() == 3)
+}
+
 /// # Errors
 /// When this process has more than one thread.
 pub(super) fn require_single_thread() -> io::Result<()> {
-    match std::fs::read_dir("/proc/self/task")?.count() {
-        1 => Ok(()),
-        _ => Err(io::Error::other("a process with threads must not fork and go on")),
+    match is_single_threaded() {
+        true => Ok(()),
+        false => Err(io::Error::other("a process with threads must not fork and go on")),
     }
+}
+
+/// Puts a name in the place of this process's arguments, which are not its own
+/// but those of one that it is a copy of: by them others know the shim of a
+/// container. To be called in a process with a single thread.
+///
+/// # Errors
+/// Those of reading `/proc`; that they are too short.
+pub(crate) fn rename_arguments(name: &[u8]) -> io::Result<()> {
+    /// `arg_start` in `/proc/<pid>/stat` (proc(5)), counted from behind the name;
+    /// `arg_end` is next.
+    const ARG_START: usize = 45;
+    let stat = kernel::read("/proc/self/stat")?;
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let mut edges = fields.split(' ').skip(ARG_START).map(str::parse::<usize>);
+    let (Some(Ok(start)), Some(Ok(end))) = (edges.next(), edges.next()) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    if start == 0 || end.saturating_sub(start) <= name.len() {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    let place = ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the kernel has put the arguments there, on the stack, where they stay
+    // for as long as the process lives, and may be written to (proc(5), cmdline).
+    // Nobody reads them now, and who does later finds strings that end in a zero.
+    unsafe {
+        ptr::write_bytes(place, 0, end - start);
+        ptr::copy_nonoverlapping(name.as_ptr(), place, name.len());
+    }
+    Ok(())
 }
 
 /// Closes every descriptor above standard error but `kept`. What the daemon
@@ -244,4 +285,19 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let taken = io::stdin().as_fd().try_clone_to_owned()?;
     nix::unistd::dup2_stdin(&std::fs::File::open("/dev/null")?)?;
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_noticed() {
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || ends.recv());
+        assert!(!is_single_threaded());
+        assert!(fork().is_err());
+        drop(end);
+        assert!(thread.join().unwrap().is_err());
+    }
 }

@@ -12,7 +12,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStringExt,
     },
     path::PathBuf,
@@ -54,7 +54,7 @@ impl Sealed {
             return Ok(Self(None));
         }
         // Where mounts cannot be cloned (before Linux 5.12) it costs a copy.
-        mount().or_else(|_| copy()).map(|file| Self(Some(file)))
+        containerd_mounts::sealed(SELF.as_ref()).or_else(|_| copy()).map(|file| Self(Some(file)))
     }
 
     /// What to execute, as long as `self` lives.
@@ -86,39 +86,6 @@ pub(crate) fn seal_self() -> io::Result<()> {
     let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
     let Err(error) = nix::unistd::execveat(&file, c"", &args, &env, flags);
     Err(error.into())
-}
-
-/// A mount of the file alone, for reading, in no namespace (open_tree(2),
-/// mount_setattr(2)).
-fn mount() -> io::Result<OwnedFd> {
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-    // SAFETY: open_tree reads the path, which ends with a zero.
-    let tree = unsafe {
-        libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, c"/proc/self/exe".as_ptr(), flags)
-    };
-    if tree == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has made the descriptor for us, nobody else owns it.
-    let tree = unsafe { OwnedFd::from_raw_fd(tree as RawFd) };
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    // SAFETY: mount_setattr reads the path and one mount_attr of the given size.
-    let set = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of_val(&attributes),
-        )
-    };
-    if set == -1 { Err(io::Error::last_os_error()) } else { Ok(tree) }
 }
 
 /// A copy in memory that cannot be changed any more.

@@ -1,6 +1,6 @@
 //! Starting processes, and what happens when they end.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use nix::sys::signal::Signal;
 use shim_protocol::{
@@ -13,6 +13,7 @@ use tracing::{error, warn};
 use super::{Container, Exit, container::RUNTIME_GRACE, lifecycle::Lifecycle};
 use crate::{
     io::ProcessIo,
+    kernel,
     reaper::{ExitFuture, KillOnDrop, ProcessExit},
     runtime::{Exec, Restore, Started},
     sys::{process, wait},
@@ -218,7 +219,7 @@ fn is_frozen(life: &Lifecycle) -> bool {
 fn is_exiting(pid: u32) -> bool {
     /// `include/linux/sched.h`.
     const PF_EXITING: u32 = 0x4;
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let Ok(stat) = kernel::read(format!("/proc/{pid}/stat")) else { return true };
     // The name in parentheses may hold anything, so count from its end.
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let flags = fields.split(' ').nth(6).and_then(|flags| flags.parse::<u32>().ok());

@@ -4,7 +4,7 @@ use std::{fs, process::Stdio};
 
 use serde_json::json;
 
-use crate::harness::Bed;
+use crate::harness::{Bed, skip};
 
 #[test]
 fn who_it_is() {
@@ -93,6 +93,78 @@ fn capabilities_are_those_that_were_asked_for() {
         .set("/process/capabilities/inheritable", some.clone())
         .set("/process/capabilities/ambient", some);
     assert_eq!(bed.output(), expect([held, held, held, held, held], 1));
+}
+
+/// A warning, as the specification has it, and no failure.
+#[test]
+fn capabilities_that_cannot_be_had_are_left_out() {
+    let Some(bed) = Bed::new("caps-more", "grep CapBnd /proc/self/status; sleep 1000") else {
+        return;
+    };
+    let log = bed.path("log").display().to_string();
+    let sets = json!(["CAP_KILL", "CAP_FLY"]);
+    let bed = bed.set("/process/capabilities", json!({"bounding": sets}));
+    fs::write(bed.path("config.json"), bed.config.to_string()).unwrap();
+    let mut create = bed.command(&["--log", &log, "--log-format", "json", "create", &bed.id]);
+    let output = fs::File::create(bed.path("output")).unwrap();
+    assert!(create.stdout(output).stderr(std::process::Stdio::null()).status().unwrap().success());
+    let line: serde_json::Value = serde_json::from_slice(&fs::read(&log).unwrap()).unwrap();
+    assert_eq!(line["level"], "warning");
+    assert!(line["msg"].as_str().unwrap().contains("CAP_FLY"), "{line}");
+
+    bed.ok(&["start", &bed.id]);
+    let held = || fs::read_to_string(bed.path("output")).unwrap() == "CapBnd:\t0000000000000020\n";
+    bed.until("the output", held);
+    let added = json!({
+        "args": ["/bin/grep", "CapBnd", "/proc/self/status"], "cwd": "/",
+        "user": {"uid": 0, "gid": 0}, "capabilities": {"bounding": sets},
+    });
+    fs::write(bed.path("added.json"), added.to_string()).unwrap();
+    let held = bed.ok(&["exec", "--process", "added.json", &bed.id]);
+    assert_eq!(held, "CapBnd:\t0000000000000020\n");
+}
+
+/// A profile of AppArmor, on machines that have it (`hack/vm` is one).
+#[test]
+fn profiles_of_apparmor() {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    if enabled.unwrap_or_default().trim() != "Y" {
+        skip("profiles_of_apparmor", "needs a kernel with AppArmor (hack/vm has one)");
+        return;
+    }
+    let Some(bed) = Bed::new("apparmor", "cat /proc/self/attr/current /secret; sleep 1000") else {
+        return;
+    };
+    fs::write(bed.path("rootfs/secret"), "seen\n").unwrap();
+    let profile =
+        format!("profile {} flags=(attach_disconnected) {{ file, deny /secret r, }}", bed.id);
+    let source = bed.path("profile");
+    fs::write(&source, &profile).unwrap();
+    let parser = |flag: &str| {
+        let mut parser = std::process::Command::new("apparmor_parser");
+        parser.arg(flag).arg("--skip-cache").arg(&source).status().unwrap()
+    };
+    assert!(parser("--replace").success());
+    let name = json!(bed.id);
+    let bed = bed.set("/process/apparmorProfile", name);
+    bed.start();
+    let confined = format!("{} (enforce)\n", bed.id);
+    let said = || fs::read_to_string(bed.path("output")).unwrap();
+    bed.until("its output", || said().contains("Permission denied"));
+    assert!(said().starts_with(&confined), "{}", said());
+    // What is added is so by what it says itself.
+    let process = json!({
+        "user": {"uid": 0, "gid": 0}, "args": ["cat", "/proc/self/attr/current"],
+        "env": ["PATH=/bin"], "cwd": "/", "apparmorProfile": bed.id,
+    });
+    fs::write(bed.path("process.json"), process.to_string()).unwrap();
+    assert_eq!(bed.ok(&["exec", "--process", "process.json", &bed.id]), confined);
+    bed.ok(&["delete", "--force", &bed.id]);
+    // Unknown is not unconfined.
+    let bed = bed.set("/process/apparmorProfile", json!("no-such-profile"));
+    let said = bed.refusal();
+    assert!(said.contains("process.apparmorProfile"), "{said}");
+    assert!(parser("--remove").success());
 }
 
 #[test]
@@ -224,7 +296,7 @@ fn the_program_of_a_waiting_container_cannot_be_written_to() {
 #[test]
 fn session_keyrings() {
     if fs::read("/proc/keys").is_err() {
-        eprintln!("session_keyrings: skipped, needs a kernel with keys");
+        skip("session_keyrings", "needs a kernel with keys");
         return;
     }
     let Some(bed) = Bed::new("keys", "sleep 1000") else { return };

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -29,7 +30,7 @@ impl Bed {
     pub(crate) fn new(name: &str, script: &str) -> Option<Self> {
         let busybox = Path::new("/bin/busybox");
         if !nix::unistd::geteuid().is_root() || !busybox.exists() {
-            eprintln!("{name}: skipped, needs root and busybox");
+            skip(name, "needs root and busybox");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -206,6 +207,15 @@ impl Drop for Bed {
             assert!(self.groups().is_empty(), "left: {:?}", self.groups());
         }
     }
+}
+
+/// Says that a test is skipped, and why: in a file that `hack/test` prints at the
+/// end, if it is named.
+pub(crate) fn skip(name: &str, why: &str) {
+    eprintln!("{name}: skipped, {why}");
+    let Some(path) = std::env::var_os("CONTAINERD_TESTS_SKIPPED") else { return };
+    let file = fs::OpenOptions::new().append(true).create(true).open(path);
+    file.and_then(|mut file| writeln!(file, "{name}: {why}")).unwrap();
 }
 
 /// What a program printed.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::Bed;
+use crate::harness::{Bed, text};
 
 /// A hook that notes its name and what it was told of the container.
 fn hook(bed: &Bed, name: &str) -> Value {
@@ -31,10 +31,16 @@ fn each_at_its_time() {
         .set("/hooks/startContainer", start)
         .set("/hooks/poststart", poststart)
         .set("/hooks/poststop", poststop);
+    // Those of a list are called in its order.
+    let bed = ["prestart", "poststart", "poststop"].into_iter().fold(bed, |bed, list| {
+        let next = hook(&bed, &format!("{list}-2"))[0].clone();
+        bed.add(&format!("/hooks/{list}"), next)
+    });
     bed.output();
     let notes = fs::read_to_string(bed.path("notes")).unwrap();
-    let lines = "prestart b creating\ncreateRuntime b creating\ncreateContainer b creating\n\
-                 poststart b running\npoststop b stopped\n";
+    let lines = "prestart b creating\nprestart-2 b creating\ncreateRuntime b creating\n\
+                 createContainer b creating\npoststart b running\npoststart-2 b running\n\
+                 poststop b stopped\npoststop-2 b stopped\n";
     assert_eq!(notes, lines);
     let inside = fs::read_to_string(bed.path("rootfs/notes")).unwrap();
     assert_eq!(inside, "startContainer\nprogram\n");
@@ -56,5 +62,29 @@ fn one_that_comes_too_late_changes_nothing() {
     let bed = bed
         .set("/hooks/poststart", json!([{"path": "/bin/false"}]))
         .set("/hooks/poststop", json!([{"path": "/no/such/program"}]));
-    assert_eq!(bed.output(), "ran\n");
+    let output = bed.run();
+    assert!(output.status.success());
+    assert_eq!(text(&output.stdout), "ran\n");
+    // But the log says so.
+    let log = text(&output.stderr);
+    for list in ["poststart", "poststop"] {
+        let line = log.lines().find(|line| line.contains(&format!("hooks.{list}")));
+        assert!(line.is_some_and(|line| line.contains("level=warning")), "{list}: {log}");
+    }
+}
+
+/// The program is there by then, and not what is on its way to becoming it.
+#[test]
+fn one_after_the_start_finds_the_program() {
+    let Some(bed) = Bed::new("hook-exec", "sleep 1000") else { return };
+    let notes = bed.path("notes");
+    let script = format!(
+        "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); readlink /proc/$pid/exe >{}",
+        notes.display()
+    );
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}]);
+    let bed = bed.set("/hooks/poststart", hook);
+    bed.start();
+    let program = fs::read_to_string(notes).unwrap();
+    assert!(program.ends_with("busybox\n"), "{program}");
 }

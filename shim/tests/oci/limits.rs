@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::harness::Bed;
+use crate::harness::{Bed, skip};
 
 #[test]
 fn limits_are_set_and_changed() {
@@ -48,7 +48,7 @@ fn a_limit_that_lives_in_the_other_tree() {
         ["/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/unified/cgroup.controllers"];
     let controllers = unified.iter().find_map(|path| fs::read_to_string(path).ok());
     if !controllers.is_some_and(|names| names.split_whitespace().any(|name| name == "hugetlb")) {
-        eprintln!("a_limit_that_lives_in_the_other_tree: skipped, needs hugetlb in the v2 tree");
+        skip("a_limit_that_lives_in_the_other_tree", "needs hugetlb in the v2 tree");
         return;
     }
     let Some(bed) = Bed::new("pages", "sleep 1000") else { return };

@@ -169,6 +169,35 @@ fn devices_of_the_host_are_left_as_they_are() {
     assert_eq!(bed.output(), "of the host\nnull\nptmx\n");
 }
 
+/// A tmpfs is as open as the folder that it is mounted on, and may begin with
+/// what is there, also if that came by an earlier mount.
+#[test]
+fn a_tmpfs_takes_after_its_folder() {
+    let script = "stat -c %a /kept /said /new; cat /kept/copied /bound/in/f; echo x >/bound/in/f";
+    let Some(bed) = Bed::new("tmpfs", script) else { return };
+    for folder in ["kept", "said"] {
+        let path = bed.path("rootfs").join(folder);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o1705)).unwrap();
+    }
+    fs::write(bed.path("rootfs/kept/copied"), "copied\n").unwrap();
+    fs::create_dir_all(bed.path("outer/in")).unwrap();
+    fs::write(bed.path("outer/in/f"), "of the mount\n").unwrap();
+    let outer = bed.path("outer");
+    let tmpfs = |point: &str, options: &[&str]| json!({"destination": point, "type": "tmpfs", "source": "tmpfs", "options": options});
+    let bed = bed
+        .add("/mounts", tmpfs("/kept", &["tmpcopyup"]))
+        .add("/mounts", tmpfs("/said", &["mode=0750"]))
+        .add("/mounts", tmpfs("/new", &[]))
+        .add(
+            "/mounts",
+            json!({"destination": "/bound", "type": "bind", "source": outer, "options": ["bind"]}),
+        )
+        .add("/mounts", tmpfs("/bound/in", &["tmpcopyup"]));
+    assert_eq!(bed.output(), "1705\n750\n1777\ncopied\nof the mount\n");
+    assert_eq!(fs::read_to_string(bed.path("outer/in/f")).unwrap(), "of the mount\n");
+}
+
 /// Nothing pretends to be what the kernel says of processes.
 #[test]
 fn proc_is_what_it_says() {

@@ -3,7 +3,10 @@
 use std::{
     collections::HashSet,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -44,6 +47,8 @@ pub struct Exchange {
     behind: Notify,
     booted: Instant,
     boot_replay: Duration,
+    /// Events that came in since boot.
+    count: AtomicU64,
 }
 
 struct State {
@@ -75,6 +80,7 @@ impl Exchange {
             state: Mutex::new(State { memory, delivered, boot, replayed: HashSet::new() }),
             booted: Instant::now(),
             boot_replay: config.boot_replay,
+            count: AtomicU64::new(0),
         }))
     }
 
@@ -121,6 +127,7 @@ impl Exchange {
     /// way to another thread and back.
     fn announce(&self, envelope: Envelope, sent: Option<Timestamp>) -> Result<()> {
         check(&envelope)?;
+        self.count.fetch_add(1, Ordering::Relaxed);
         let subject = Subject::of(&envelope);
         let mut state = self.lock();
         state.memory.announce(envelope, subject, sent);
@@ -183,6 +190,16 @@ impl Exchange {
         state.memory.history.after(position, 0)?;
         drop(state);
         Ok(Subscription::new(Arc::downgrade(self), filter, position, self.latest.subscribe()))
+    }
+
+    /// How many events came in since boot.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// How many subscriptions there are, those of the daemon itself included.
+    pub fn subscribers(&self) -> usize {
+        self.latest.receiver_count()
     }
 
     /// Ends all subscriptions, once they have delivered what was published.

@@ -35,6 +35,8 @@ mod tests;
 mod timestamp;
 mod translate;
 
+use std::time::SystemTime;
+
 use shim_protocol::Id;
 
 pub use envelope::Envelope;
@@ -49,4 +51,62 @@ pub(crate) fn init_exit(envelope: &Envelope) -> Option<(Id, u32)> {
         (container, ledger::Step::Exit(ended)) => Some((container, ended.status)),
         _ => None,
     }
+}
+
+/// What an event tells of a task, for those who do not pass events on as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Happening {
+    /// Init was started.
+    Started { pid: u32 },
+    /// An exec was started.
+    ExecStarted { exec: Id, pid: u32 },
+    /// Init has ended.
+    Ended(Ending),
+    /// An exec has ended.
+    ExecEnded { exec: Id, ending: Ending },
+    /// The kernel killed for want of memory.
+    OutOfMemory,
+    /// All processes were frozen.
+    Paused,
+    /// They run again.
+    Resumed,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) pid: u32,
+    /// Exit code, or 128 plus the number of a signal.
+    pub(crate) status: u32,
+    pub(crate) at: SystemTime,
+}
+
+/// The container that an event is about, and what it tells of its task, if it
+/// tells something.
+pub(crate) fn happening(envelope: &Envelope) -> Option<(Id, Happening)> {
+    let ending =
+        |ended: ledger::Ended| Ending { pid: ended.pid, status: ended.status, at: ended.at.into() };
+    let (container, step) = translate::step(&envelope.topic, &envelope.event)?;
+    let exec = |exec: String| Id::new("exec id", &exec).ok();
+    let happening = match step {
+        ledger::Step::Start { pid } => Happening::Started { pid },
+        ledger::Step::ExecStarted { exec: id, pid } => {
+            Happening::ExecStarted { exec: exec(id)?, pid }
+        }
+        ledger::Step::Exit(ended) => Happening::Ended(ending(ended)),
+        ledger::Step::ExecExit { exec: id, ended } => {
+            Happening::ExecEnded { exec: exec(id)?, ending: ending(ended) }
+        }
+        ledger::Step::Repeatable => match envelope.topic.as_str() {
+            "/tasks/oom" => Happening::OutOfMemory,
+            "/tasks/paused" => Happening::Paused,
+            "/tasks/resumed" => Happening::Resumed,
+            _ => return None,
+        },
+        ledger::Step::Create { .. }
+        | ledger::Step::Delete(_)
+        | ledger::Step::ExecAdded { .. }
+        | ledger::Step::ExecDelete { .. } => return None,
+    };
+    Some((container, happening))
 }

@@ -28,11 +28,13 @@ impl Tasks {
                 request.task_api_address
             )));
         }
+        let under_way = self.starts.begin().await;
         let (namespace, id) = (request.namespace.clone(), request.container.clone());
         let container = self.containers.get(&namespace, &id).await?;
         let task = self.describe(request, container).await?;
         let task =
             self.manager.create(task).await.context("create task", format_args!("{id:?}"))?;
+        self.starts.made(&namespace, &id, &under_way);
         Ok(task.pid())
     }
 

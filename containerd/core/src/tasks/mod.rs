@@ -9,6 +9,7 @@ mod create;
 mod list;
 mod process;
 mod request;
+mod starts;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +17,11 @@ use runtime_v2::{Manager, Task};
 use shim_protocol::{Id, Result};
 use tokio_util::task::TaskTracker;
 
-use crate::{containers::Containers, diff::Diff, events::Exchange, namespaces::Namespaces};
+use self::starts::Starts;
+use crate::{
+    containers::Containers, diff::Diff, events::Exchange, namespaces::Namespaces,
+    telemetry::Measured,
+};
 
 pub use checkpoint::NewCheckpoint;
 pub use request::{Create, Metric, Target};
@@ -30,6 +35,8 @@ pub struct TasksConfig {
     /// How long one shim may take to tell a state or metrics when all are
     /// asked (`io.containerd.timeout.task.state`).
     pub state_timeout: Duration,
+    /// How many tasks are made or started at the same time; 0 is no limit.
+    pub concurrency: usize,
 }
 
 /// The tasks of all namespaces.
@@ -43,6 +50,7 @@ pub struct Tasks {
     diff: Diff,
     /// Work that must end well whatever becomes of the client that asked.
     work: TaskTracker,
+    starts: Starts,
 }
 
 impl Tasks {
@@ -56,8 +64,24 @@ impl Tasks {
         events: Arc<Exchange>,
         diff: Diff,
     ) -> Arc<Self> {
+        let starts = Starts::new(config.concurrency);
         let work = TaskTracker::new();
-        Arc::new(Self { config, containers, namespaces, manager, events, diff, work })
+        Arc::new(Self { config, containers, namespaces, manager, events, diff, work, starts })
+    }
+
+    /// How long it took to make and start tasks.
+    pub fn start_times(&self) -> Measured {
+        self.starts.measured()
+    }
+
+    /// How many tasks there are, in all namespaces.
+    pub fn count(&self) -> usize {
+        self.manager.namespaces().iter().map(|namespace| self.manager.list(namespace).len()).sum()
+    }
+
+    /// The namespaces that have tasks.
+    pub fn namespaces(&self) -> Vec<Id> {
+        self.manager.namespaces()
     }
 
     /// Announces the end of tasks that an earlier daemon has left and that are

@@ -14,7 +14,12 @@ impl Tasks {
     /// `NotFound`; `FailedPrecondition` when it was started before.
     pub async fn start(&self, target: &Target) -> Result<u32> {
         let task = self.of(target)?;
-        task.start(target.exec.as_ref()).await.context("start", target)
+        let under_way = self.starts.begin().await;
+        let pid = task.start(target.exec.as_ref()).await.context("start", target)?;
+        if target.exec.is_none() {
+            self.starts.started(&target.namespace, &target.container, &under_way);
+        }
+        Ok(pid)
     }
 
     /// Deletes a task that has ended or was not started: its container, its

@@ -158,8 +158,11 @@ impl World {
         let diff = Diff::new(DiffConfig { sync: false }, content.clone());
         let manager = Manager::new(config, events.clone());
         manager.recover().await.unwrap();
-        let config =
-            TasksConfig { default_runtime: SHIM.into(), state_timeout: Duration::from_secs(2) };
+        let config = TasksConfig {
+            default_runtime: SHIM.into(),
+            state_timeout: Duration::from_secs(2),
+            concurrency: 0,
+        };
         let tasks = Tasks::new(
             config,
             containers.clone(),

@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use containerd_client::{Envelope, SubscribeOptions};
 
+use super::legacy;
 use crate::{cli::Global, json, output, session, time};
 
 /// Print events as they come. When the daemon goes away, this waits for it, and
@@ -11,12 +12,18 @@ use crate::{cli::Global, json, output, session, time};
 #[derive(Debug, Args)]
 pub(crate) struct Events {
     /// Only those that a filter matches, such as topic~=|^/tasks/|
-    #[arg(value_name = "FILTER")]
+    #[arg(value_name = "FILTER", conflicts_with = "legacy")]
     filters: Vec<String>,
+    /// What happens to containers of 2015, in the words of then
+    #[arg(long)]
+    legacy: bool,
 }
 
 impl Events {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
+        if self.legacy {
+            return legacy::events::run(global).await;
+        }
         let client = session::connect(global).await?;
         let options = SubscribeOptions::new().filters(self.filters).reconnect();
         let mut events = client.subscribe(options).await?;

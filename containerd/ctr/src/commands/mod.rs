@@ -7,6 +7,7 @@ pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod info;
 pub(crate) mod leases;
+pub(crate) mod legacy;
 pub(crate) mod namespaces;
 pub(crate) mod oci;
 pub(crate) mod plugins;

@@ -45,7 +45,7 @@ fn config(folder: &TempDir) -> Config {
         root: Some(folder.path().join("root")),
         state: Some(folder.path().join("state")),
         address: Some(folder.path().join("a.sock")),
-        log_level: None,
+        ..Overrides::default()
     };
     Config::load(None, flags).unwrap().0
 }

@@ -40,6 +40,11 @@ impl Config {
         top.insert("grpc".into(), grpc.into());
         top.insert("ttrpc".into(), socket(&self.ttrpc).into());
         top.insert("debug".into(), self.debug().into());
+        let metrics = table([
+            ("address", self.metrics.address.clone().into()),
+            ("interval", duration::format(self.metrics.interval).into()),
+        ]);
+        top.insert("metrics".into(), metrics.into());
         let path = self.cgroup_path.clone().unwrap_or_default();
         top.insert("cgroup".into(), table([("path", path.into())]).into());
         let timeouts: Table = self
@@ -106,6 +111,21 @@ impl Config {
         section
     }
 
+    fn legacy(&self) -> Table {
+        let super::Legacy { namespace, runtime, id, oom_notify } = &self.legacy;
+        table([
+            ("namespace", namespace.as_str().into()),
+            ("runtime", runtime.clone().into()),
+            ("id", id.clone().into()),
+            ("oom_notify", (*oom_notify).into()),
+        ])
+    }
+
+    fn rest(&self) -> Table {
+        let super::Rest { address, allow_remote } = &self.rest;
+        table([("address", address.clone().into()), ("allow_remote", (*allow_remote).into())])
+    }
+
     fn plugins(&self) -> Table {
         let interval = duration::format(self.restart_interval);
         let env: Vec<String> =
@@ -138,7 +158,19 @@ impl Config {
             (section::METADATA, table([("content_sharing_policy", sharing.into())]).into()),
             (section::RESTART, table([("interval", interval.into())]).into()),
             (section::TRANSFER, self.transfer().into()),
-            (section::SHIMS, table([("env", env.into())]).into()),
+            (section::LEGACY, self.legacy().into()),
+            (section::REST, self.rest().into()),
+            (
+                section::SHIMS,
+                table([
+                    ("env", env.into()),
+                    (
+                        "max_concurrent_starts",
+                        Value::Integer(i64::try_from(self.concurrency).unwrap_or(i64::MAX)),
+                    ),
+                ])
+                .into(),
+            ),
         ])
     }
 }

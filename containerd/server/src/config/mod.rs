@@ -19,11 +19,14 @@ use std::{
 };
 
 use containerd_core::{content::Sharing, gc::SchedulerConfig, snapshots::OverlayConfig};
-use shim_protocol::{Context, Error, Result};
+use shim_protocol::{Context, Error, Id, Result};
 use tracing::level_filters::LevelFilter;
 
 use self::reader::Reader;
-use crate::plugins::{self, PluginName};
+use crate::{
+    plugins::{self, PluginName},
+    rest,
+};
 
 /// Where the file is looked for when no flag names one.
 pub(crate) const DEFAULT_PATH: &str = "/etc/containerd/config.toml";
@@ -47,6 +50,9 @@ mod section {
     pub(super) const NATIVE: &str = "io.containerd.snapshotter.v1.native";
     pub(super) const BTRFS: &str = "io.containerd.snapshotter.v1.btrfs";
     pub(super) const TRANSFER: &str = "io.containerd.transfer.v1.local";
+    /// Containers of the APIs of 2015.
+    pub(super) const LEGACY: &str = "io.containerd.legacy.v1.containers";
+    pub(super) const REST: &str = "io.containerd.legacy.v1.rest";
 }
 
 /// Everything the daemon can be told.
@@ -83,6 +89,50 @@ pub(crate) struct Config {
     pub(crate) shim_env: Vec<(String, String)>,
     pub(crate) snapshotters: Snapshotters,
     pub(crate) transfer: Transfer,
+    pub(crate) legacy: Legacy,
+    pub(crate) rest: Rest,
+    pub(crate) metrics: Metrics,
+    /// How many tasks are made or started at the same time; 0 is no limit.
+    pub(crate) concurrency: usize,
+}
+
+/// Figures of the daemon and of its containers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Metrics {
+    /// `host:port` where they are served for Prometheus; empty: they are not.
+    pub(crate) address: String,
+    /// How often those of the daemon are logged; zero: they are not.
+    pub(crate) interval: Duration,
+}
+
+/// Containers of the APIs of 2015.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Legacy {
+    /// Where they are.
+    pub(crate) namespace: Id,
+    /// Runtime of those; empty: the one of all containers that name none.
+    pub(crate) runtime: String,
+    /// Name of this instance; empty: the name of the host.
+    pub(crate) id: String,
+    /// Whether subscribers hear of it when the kernel kills for want of memory.
+    pub(crate) oom_notify: bool,
+}
+
+/// The REST API of 2015.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Rest {
+    /// `host:port` or `unix:///path`; empty: it is not served.
+    pub(crate) address: String,
+    /// Whether the address may be one that other hosts can reach.
+    pub(crate) allow_remote: bool,
+}
+
+impl Default for Legacy {
+    fn default() -> Self {
+        // A constant that is well formed.
+        let namespace = Id::new("namespace", "legacy").unwrap_or_else(|e| unreachable!("{e:?}"));
+        Self { namespace, runtime: String::new(), id: String::new(), oom_notify: true }
+    }
 }
 
 /// How images are moved.
@@ -179,6 +229,11 @@ pub(crate) struct Overrides {
     pub(crate) state: Option<PathBuf>,
     pub(crate) address: Option<PathBuf>,
     pub(crate) log_level: Option<LevelFilter>,
+    /// Options of 2015.
+    pub(crate) id: Option<String>,
+    pub(crate) concurrency: Option<usize>,
+    pub(crate) metrics_interval: Option<Duration>,
+    pub(crate) oom_notify: bool,
 }
 
 impl Default for Config {
@@ -208,6 +263,10 @@ impl Default for Config {
             shim_env: Vec::new(),
             snapshotters: Snapshotters::default(),
             transfer: Transfer::default(),
+            legacy: Legacy::default(),
+            rest: Rest::default(),
+            metrics: Metrics::default(),
+            concurrency: 0,
         }
     }
 }
@@ -274,6 +333,16 @@ impl Config {
         if let Some(level) = flags.log_level {
             self.log.level = level;
         }
+        if let Some(id) = flags.id {
+            self.legacy.id = id;
+        }
+        if let Some(concurrency) = flags.concurrency {
+            self.concurrency = concurrency;
+        }
+        if let Some(interval) = flags.metrics_interval {
+            self.metrics.interval = interval;
+        }
+        self.legacy.oom_notify |= flags.oom_notify;
         if self.ttrpc.address.as_os_str().is_empty() {
             let mut address = self.grpc.socket.address.clone().into_os_string();
             address.push(".ttrpc");
@@ -313,6 +382,7 @@ impl Config {
             )));
         }
         plugins::check(&self.required_plugins, &self.disabled_plugins)?;
+        rest::Address::of(&self.rest)?;
         self.content_place().map(drop)
     }
 
@@ -372,6 +442,13 @@ impl Config {
         }
         timeouts
     }
+}
+
+/// A length of time in Go's notation, such as `1m30s`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
+    duration::parse(text).ok_or_else(|| {
+        Error::invalid(format!("expected a duration such as \"10s\", found {text:?}"))
+    })
 }
 
 /// A level by the name that containerd gives it.

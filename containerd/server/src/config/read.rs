@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use containerd_core::{content::Sharing, gc::SchedulerConfig};
-use shim_protocol::{Context, Error, Result};
+use shim_protocol::{Context, Error, Id, Result};
 
 use super::{
     Config, Grpc, LogFormat, ProxyPlugin, Snapshotters, Socket, Transfer, parse_level,
@@ -46,7 +46,7 @@ impl Config {
         config.ttrpc.read(&mut ttrpc)?;
         ttrpc.finish();
         config.read_debug(top.section("debug")?, ineffective)?;
-        read_metrics(top.section("metrics")?, ineffective)?;
+        config.read_metrics(top.section("metrics")?)?;
 
         let mut cgroup = top.section("cgroup")?;
         config.cgroup_path = cgroup.text("path")?.filter(|path| !path.is_empty());
@@ -118,6 +118,9 @@ impl Config {
             // There is one platform, and scheduling by core is the shim's default.
             shims.texts("platforms")?;
             shims.boolean("sched_core")?;
+            if let Some(limit) = shims.integer("max_concurrent_starts", "a number")? {
+                self.concurrency = limit;
+            }
             shims.finish();
         }
         let mut diff = plugins.section(section::DIFF)?;
@@ -158,7 +161,41 @@ impl Config {
         let mut transfer = plugins.section(section::TRANSFER)?;
         self.transfer.read(&mut transfer)?;
         transfer.finish();
+        self.read_legacy(&mut plugins)?;
         plugins.finish();
+        Ok(())
+    }
+}
+
+impl Config {
+    fn read_metrics(&mut self, mut metrics: Reader<'_>) -> Result<()> {
+        self.metrics.address = metrics.text("address")?.unwrap_or_default();
+        // Of gRPC nothing is counted.
+        metrics.boolean("grpc_histogram")?;
+        // Ours: containerd of 2015 had it as a flag.
+        if let Some(interval) = metrics.duration("interval")? {
+            self.metrics.interval = interval;
+        }
+        metrics.finish();
+        Ok(())
+    }
+
+    fn read_legacy(&mut self, plugins: &mut Reader<'_>) -> Result<()> {
+        let mut legacy = plugins.section(section::LEGACY)?;
+        if let Some(namespace) = legacy.text("namespace")?.filter(|name| !name.is_empty()) {
+            self.legacy.namespace =
+                Id::new("namespace", &namespace).context("section", section::LEGACY)?;
+        }
+        self.legacy.runtime = legacy.text("runtime")?.unwrap_or_default();
+        self.legacy.id = legacy.text("id")?.unwrap_or_default();
+        if let Some(notify) = legacy.boolean("oom_notify")? {
+            self.legacy.oom_notify = notify;
+        }
+        legacy.finish();
+        let mut rest = plugins.section(section::REST)?;
+        self.rest.address = rest.text("address")?.unwrap_or_default();
+        self.rest.allow_remote = rest.boolean("allow_remote")?.unwrap_or_default();
+        rest.finish();
         Ok(())
     }
 }
@@ -293,15 +330,6 @@ fn read_gc(gc: &mut SchedulerConfig, section: &mut Reader<'_>) -> Result<()> {
             *delay = duration;
         }
     }
-    Ok(())
-}
-
-fn read_metrics(mut metrics: Reader<'_>, ineffective: &mut Vec<String>) -> Result<()> {
-    if metrics.text("address")?.is_some_and(|address| !address.is_empty()) {
-        ineffective.push("metrics.address has no effect: metrics are not served".into());
-    }
-    metrics.boolean("grpc_histogram")?;
-    metrics.finish();
     Ok(())
 }
 

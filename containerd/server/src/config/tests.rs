@@ -293,12 +293,39 @@ fn flags_go_before_files() {
         .unwrap();
     let flags = Overrides {
         root: Some("/r2".into()),
-        state: None,
         address: Some("/b".into()),
         log_level: Some(LevelFilter::TRACE),
+        id: Some("box".into()),
+        concurrency: Some(7),
+        metrics_interval: Some(Duration::from_secs(9)),
+        ..Overrides::default()
     };
     let (config, _) = Config::load(Some(&path), flags).unwrap();
     assert_eq!(config.root, Path::new("/r2"));
     assert_eq!(config.ttrpc.address, Path::new("/b.ttrpc"));
     assert_eq!(config.log.level, LevelFilter::TRACE);
+    assert_eq!((config.legacy.id.as_str(), config.concurrency), ("box", 7));
+    assert_eq!(config.metrics.interval, Duration::from_secs(9));
+}
+
+#[test]
+fn apis_of_2015() {
+    let text = "version = 3\n[metrics]\naddress = '127.0.0.1:1338'\ninterval = '1m'\n\
+         [plugins.'io.containerd.shim.v1.manager']\nmax_concurrent_starts = 3\n\
+         [plugins.'io.containerd.legacy.v1.containers']\nnamespace = 'old'\noom_notify = false\n\
+         [plugins.'io.containerd.legacy.v1.rest']\naddress = 'localhost:8888'";
+    let (config, warnings) = load(&[("config.toml", text)]).unwrap();
+    assert_eq!(warnings, [""; 0]);
+    assert_eq!(config.metrics.address, "127.0.0.1:1338");
+    assert_eq!((config.metrics.interval, config.concurrency), (Duration::from_secs(60), 3));
+    assert_eq!((config.legacy.namespace.as_str(), config.legacy.oom_notify), ("old", false));
+    assert_eq!(config.rest.address, "localhost:8888");
+    for (wrong, named) in [
+        ("[plugins.'io.containerd.legacy.v1.containers']\nnamespace = 'a/b'", "a/b"),
+        ("[plugins.'io.containerd.legacy.v1.rest']\naddress = '0.0.0.0:8888'", "allow_remote"),
+        ("[plugins.'io.containerd.shim.v1.manager']\nmax_concurrent_starts = -1", "-1"),
+    ] {
+        let error = failure(&format!("version = 3\n{wrong}"));
+        assert!(error.contains(named), "{error}");
+    }
 }

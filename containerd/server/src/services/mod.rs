@@ -10,6 +10,7 @@ mod health;
 mod images;
 mod introspection;
 mod leases;
+mod legacy;
 mod namespaces;
 mod sandbox;
 pub(crate) mod snapshots;
@@ -20,6 +21,7 @@ mod version;
 
 use containerd_api::{
     grpc::health::v1::health_server::HealthServer,
+    legacy::api_server::ApiServer,
     services::{
         containers::v1::containers_server::ContainersServer,
         content::v1::content_server::ContentServer, diff::v1::diff_server::DiffServer,
@@ -86,6 +88,11 @@ pub(crate) fn routes(
         "leases",
         LeasesServer,
         leases::Service { leases: core.leases.clone(), gc: core.gc.clone() }
+    );
+    serve!(
+        "legacy",
+        ApiServer,
+        legacy::Service { legacy: core.legacy.clone(), stop: stop.clone() }
     );
     serve!("namespaces", NamespacesServer, namespaces::Service(core.namespaces.clone()));
     serve!("sandboxes", StoreServer, sandbox::Service(core.sandboxes.clone()));

@@ -13,7 +13,6 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::Path,
     str::FromStr,
-    time::SystemTime,
 };
 
 use nix::sys::signal::Signal;
@@ -21,7 +20,7 @@ use serde_json::json;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use crate::{
-    log::{self, Rfc3339},
+    log::{self, Format, Rfc3339},
     oci::{self, Record, Store, Streams},
     runtime::{Status, embedded},
     sys::{program, wait},
@@ -73,23 +72,25 @@ type Words<'a> = Peekable<&'a mut dyn Iterator<Item = OsString>>;
 pub fn run(words: &mut dyn Iterator<Item = OsString>) -> Result<u8> {
     let mut words = words.peekable();
     let global = Flags::take(&mut words, &GLOBAL)?;
-    log::init(global.has("debug"));
+    let path = global.path("log")?;
+    let file = path.as_deref().map(|path| {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        file.context("open", path.display())
+    });
+    let file = file.transpose()?;
+    let format = match global.last("log-format").is_some_and(|format| format == "json") {
+        true => Format::Json,
+        false => Format::Text,
+    };
+    let own = file.as_ref().map(File::try_clone).transpose().context("clone", "the log")?;
+    log::init_own(global.has("debug"), own.map(|file| (file, format)));
     let result = command(&global, &mut words);
-    if let (Err(error), Some(path)) = (&result, global.path("log")?) {
-        note(&path, global.last("log-format").is_some_and(|format| format == "json"), error)?;
+    // What drives runtimes reads the reason of a failure there.
+    if let (Err(error), Some(mut file)) = (&result, file) {
+        let line = format.line("error", &error.report().to_string(), "");
+        file.write_all(line.as_bytes()).context("write", "the log")?;
     }
     result
-}
-
-/// What drives runtimes reads the reason of a failure there.
-fn note(path: &Path, json: bool, error: &Error) -> Result<()> {
-    let (message, time) = (error.report().to_string(), Rfc3339(SystemTime::now()).to_string());
-    let line = match json {
-        true => json!({"level": "error", "msg": message, "time": time}).to_string(),
-        false => format!("time=\"{time}\" level=error msg={message:?}"),
-    };
-    let file = OpenOptions::new().append(true).create(true).open(path);
-    file.and_then(|mut file| writeln!(file, "{line}")).context("write", path.display())
 }
 
 fn command(global: &Flags, words: &mut Words<'_>) -> Result<u8> {
@@ -97,17 +98,15 @@ fn command(global: &Flags, words: &mut Words<'_>) -> Result<u8> {
         println!("{COMMAND} version {}\nspec: 1.2.1", env!("CARGO_PKG_VERSION"));
         return Ok(0);
     }
-    if global.has("systemd-cgroup") {
-        return Err(Error::unimplemented(format!("--systemd-cgroup: {}", oci::REMEDY)));
-    }
+    let systemd_cgroup = global.has("systemd-cgroup");
     let store = Store::new(global.path("root")?.unwrap_or_else(|| ROOT.into()));
     let verb = words.next().unwrap_or_default();
     if MAKE_PROCESSES.iter().any(|known| verb == *known) {
         program::seal_self().context("seal", "this program")?;
     }
     match verb.to_str().unwrap_or_default() {
-        "create" => create(&store, words).map(|_| 0),
-        "run" => run_container(&store, words),
+        "create" => create(&store, words, systemd_cgroup).map(|_| 0),
+        "run" => run_container(&store, words, systemd_cgroup),
         "start" => oci::start(&store, &id(words, &[])?.1).map(|()| 0),
         "state" => print_state(&store, words).map(|()| 0),
         "kill" => kill(&store, words).map(|()| 0),
@@ -145,7 +144,7 @@ fn id(words: &mut Words<'_>, known: &[Flag]) -> Result<(Flags, Id)> {
     Ok((flags, Id::new("container id", &text("container id", &id)?)?))
 }
 
-fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
+fn create(store: &Store, words: &mut Words<'_>, systemd_cgroup: bool) -> Result<(Id, bool)> {
     let (flags, id) = id(words, &CREATE)?;
     refuse_fds(&flags)?;
     let bundle = match flags.path("bundle")? {
@@ -160,8 +159,10 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
         pid_file: pid_file.as_deref(),
         no_pivot_root: flags.has("no-pivot"),
         no_new_keyring: flags.has("no-new-keyring"),
+        systemd_cgroup,
         sibling: false,
         own: None,
+        prepared: None,
     };
     let pid = oci::create(store, request)?;
     tracing::debug!(container = %id, pid, "created");
@@ -170,8 +171,8 @@ fn create(store: &Store, words: &mut Words<'_>) -> Result<(Id, bool)> {
 
 /// Creates and starts a container; unless told to leave it, waits for its end
 /// and removes it.
-fn run_container(store: &Store, words: &mut Words<'_>) -> Result<u8> {
-    let (id, detach) = create(store, words)?;
+fn run_container(store: &Store, words: &mut Words<'_>, systemd_cgroup: bool) -> Result<u8> {
+    let (id, detach) = create(store, words, systemd_cgroup)?;
     let run = || {
         oci::start(store, &id)?;
         if detach {

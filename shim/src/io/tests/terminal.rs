@@ -94,3 +94,37 @@ fn a_terminal_in_a_deep_folder() {
         io.attach_console().await.unwrap();
     });
 }
+
+/// The client has made a terminal of its own, and gave its path.
+#[test]
+fn a_clients_terminal_carries_both_directions_unchanged() {
+    run(async |reaper| {
+        let client = Client::new();
+        let theirs = openpty(None, None).unwrap();
+        let path = nix::unistd::ttyname(&theirs.slave).unwrap();
+        drop(theirs.slave);
+        let path = path.into_os_string().into_string().unwrap();
+        let stdio =
+            Stdio { terminal: true, stdin: path.clone(), stdout: path, stderr: String::new() };
+        let (io, child) = client.open(&stdio, &reaper).await;
+        let ChildStdio::Console(address) = child else { panic!("no terminal") };
+        let slave = send_terminal(address).await;
+        io.attach_console().await.unwrap();
+        let mut screen = std::fs::File::from(theirs.master);
+        screen.write_all(b"word\n").unwrap();
+        let stdio = ChildStdio::Fds {
+            stdin: Some(slave.try_clone().unwrap()),
+            stdout: Some(slave),
+            stderr: None,
+        };
+        let child = start("read x; echo got $x", stdio, &reaper);
+        assert_eq!(within(child.exit).await.status, 0);
+        io.process_ended();
+        assert!(io.drained(LIMIT).await);
+        within(io.close()).await;
+        // With its last other side closed, the terminal is at its end.
+        let mut text = Vec::new();
+        assert_eq!(screen.read_to_end(&mut text).unwrap_err().raw_os_error(), Some(nix::libc::EIO));
+        assert_eq!(String::from_utf8(text).unwrap(), "word\r\ngot word\r\n");
+    });
+}

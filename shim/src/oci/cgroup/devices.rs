@@ -4,7 +4,11 @@
 //! v1 takes the rules as text (cgroup-v1/devices.rst), v2 wants a program
 //! (cgroup-v2.rst, "Device controller"; bpf.h, `struct bpf_cgroup_dev_ctx`).
 
-use std::{fs::File, os::fd::AsFd, path::Path};
+use std::{
+    fs::{self, File},
+    os::fd::AsFd,
+    path::Path,
+};
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 use shim_protocol::{Context, Error, Result};
@@ -116,29 +120,86 @@ impl Rule {
     /// As v1 wants it.
     fn text(&self) -> String {
         let number = |number: Option<u32>| number.map_or("*".to_owned(), |n| n.to_string());
+        let access = self.letters();
+        format!("{} {}:{} {access}", self.kind, number(self.major), number(self.minor))
+    }
+
+    fn letters(&self) -> String {
         let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
         let access = letters.iter().filter(|(bit, _)| self.access & bit != 0);
-        let access: String = access.map(|(_, letter)| letter).collect();
-        format!("{} {}:{} {access}", self.kind, number(self.major), number(self.minor))
+        access.map(|(_, letter)| letter).collect()
     }
 }
 
+/// What a list of devices that may be used says of rules.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Allowed {
+    /// Every device.
+    All,
+    /// These, by systemd's names for them, with how they may be used
+    /// (systemd.resource-control(5), "DeviceAllow").
+    These(Vec<(String, String)>),
+    /// What no list says.
+    Other,
+}
+
+/// The devices that `rules` allow, as a list.
+pub(super) fn allowed(rules: &[Rule]) -> Allowed {
+    if rules.iter().any(|rule| !rule.allow || (rule.is_everything() && rules.len() > 1)) {
+        return Allowed::Other;
+    }
+    if rules.first().is_some_and(Rule::is_everything) {
+        return Allowed::All;
+    }
+    let mut these = Vec::new();
+    for rule in rules.iter().filter(|rule| rule.access != 0) {
+        let kinds = if rule.kind == 'a' { &['b', 'c'][..] } else { &[rule.kind][..] };
+        for kind in kinds {
+            let name = if *kind == 'b' { "block" } else { "char" };
+            let path = match (rule.major, rule.minor) {
+                (Some(major), Some(minor)) => format!("/dev/{name}/{major}:{minor}"),
+                // What has no name there cannot be said.
+                (Some(major), None) => match group_of(*kind, major) {
+                    Some(group) => format!("{name}-{group}"),
+                    None => return Allowed::Other,
+                },
+                (None, None) => format!("{name}-*"),
+                (None, Some(_)) => return Allowed::Other,
+            };
+            these.push((path, rule.letters()));
+        }
+    }
+    Allowed::These(these)
+}
+
+/// The name of a driver (proc(5), `/proc/devices`).
+fn group_of(kind: char, major: u32) -> Option<String> {
+    let text = fs::read_to_string("/proc/devices").ok()?;
+    let (characters, blocks) = text.split_once("Block devices:")?;
+    let lines = if kind == 'b' { blocks } else { characters }.lines();
+    let mut pairs = lines.filter_map(|line| line.trim().split_once(' '));
+    pairs.find(|(number, _)| number.parse() == Ok(major)).map(|(_, name)| name.to_owned())
+}
+
 pub(super) fn write_v1(folder: &Path, rules: &[Rule]) -> Result<()> {
-    let (allow, deny) = (folder.join("devices.allow"), folder.join("devices.deny"));
+    let mut lines = Vec::new();
     if !rules.first().is_some_and(Rule::is_everything) {
-        tree::write(&deny, "a")?;
+        lines.push((false, "a".to_owned()));
     }
     for rule in rules.iter().filter(|rule| rule.access != 0) {
-        let file = if rule.allow { &allow } else { &deny };
         if rule.is_everything() {
-            tree::write(file, "a")?;
+            lines.push((rule.allow, "a".to_owned()));
             continue;
         }
         // v1 takes "a" for all of everything, whatever follows.
         let kinds = if rule.kind == 'a' { &['b', 'c'][..] } else { &[rule.kind][..] };
-        for kind in kinds {
-            tree::write(file, &Rule { kind: *kind, ..rule.clone() }.text())?;
-        }
+        let of_kind = |kind: &char| Rule { kind: *kind, ..rule.clone() }.text();
+        lines.extend(kinds.iter().map(|kind| (rule.allow, of_kind(kind))));
+    }
+    // In their order, but a file is opened once for those that follow each other.
+    for lines in lines.chunk_by(|one, other| one.0 == other.0) {
+        let name = if lines[0].0 { "devices.allow" } else { "devices.deny" };
+        tree::write_each(&folder.join(name), lines.iter().map(|(_, line)| line.as_str()))?;
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 //! "cgroup.freeze").
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -11,6 +10,7 @@ use std::{
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
 use super::{Groups, PAUSE, missing, tree};
+use crate::kernel;
 
 /// How long freezing may take. A process in an uninterruptible wait holds it up.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,12 +36,17 @@ impl Groups {
         Ok(())
     }
 
-    /// Thaws all processes. Where nothing can freeze them that is fine.
+    /// Thaws all processes. Where nothing can freeze them that is fine, and so it
+    /// is where there are none: systemd removes groups as soon as they are empty.
     ///
     /// # Errors
     /// Those of the file system.
     pub(crate) fn thaw(&self) -> Result<()> {
-        if self.freezer().is_err() { Ok(()) } else { self.set(false) }
+        let Ok(freezer) = self.freezer() else { return Ok(()) };
+        match self.set(false) {
+            Err(_) if !freezer.exists() => Ok(()),
+            thawed => thawed,
+        }
     }
 
     /// True when all processes are frozen.
@@ -53,7 +58,7 @@ impl Groups {
             Freezer::V1(path) => (path, "FROZEN"),
             Freezer::V2(folder) => (folder.join("cgroup.events"), "frozen 1"),
         };
-        let text = fs::read_to_string(&path).context("read", path.display())?;
+        let text = kernel::read(&path).context("read", path.display())?;
         Ok(text.lines().any(|line| line == frozen))
     }
 
@@ -78,4 +83,13 @@ impl Groups {
 enum Freezer<'a> {
     V1(PathBuf),
     V2(&'a Path),
+}
+
+impl Freezer<'_> {
+    fn exists(&self) -> bool {
+        match self {
+            Self::V1(file) => file.exists(),
+            Self::V2(folder) => folder.exists(),
+        }
+    }
 }

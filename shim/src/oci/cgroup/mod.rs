@@ -10,7 +10,7 @@
 //! in v2 it is born in its group.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Component, Path, PathBuf},
@@ -22,17 +22,24 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
+use super::idle::Idle;
 use crate::{
     cgroup::{Membership, hierarchies},
+    kernel,
     sys::process,
 };
 
 mod devices;
 mod freeze;
 mod resources;
+mod systemd;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unit;
+
+pub(crate) use systemd::Limits;
+use systemd::Scope;
 
 const SIGKILL: u32 = nix::libc::SIGKILL as u32;
 /// How long processes that were killed may take to leave.
@@ -59,6 +66,9 @@ pub(crate) struct Groups {
     v1: Vec<(String, PathBuf)>,
     /// Folder in the v2 tree.
     v2: Option<Unified>,
+    /// systemd's unit, where it makes the groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<Scope>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,10 +124,13 @@ impl Groups {
         }
         let own = match path.is_absolute() {
             true => String::new(),
-            false => {
-                fs::read_to_string("/proc/self/cgroup").context("read", "/proc/self/cgroup")?
-            }
+            false => kernel::read("/proc/self/cgroup").context("read", "/proc/self/cgroup")?,
         };
+        Self::below(&own, path)
+    }
+
+    /// The groups `path` below those that `own` lists.
+    fn below(own: &str, path: &Path) -> Result<Self> {
         let own: Vec<_> = own.lines().filter_map(Membership::parse).collect();
         let mut groups = Self::default();
         for hierarchy in hierarchies()? {
@@ -172,17 +185,26 @@ impl Groups {
     /// # Errors
     /// `FailedPrecondition` when one has processes.
     pub(crate) fn require_unused(&self) -> Result<()> {
-        self.folders().try_for_each(tree::unused)
+        self.folders().try_for_each(|folder| tree::unused(folder, None))
     }
 
-    /// Makes the groups, with the controllers that `resources` needs.
+    /// Makes the groups, with the controllers that `resources` needs. Those of
+    /// systemd stay as long as there is what this gives, or another process;
+    /// then the calling process has one thread.
     ///
     /// # Errors
-    /// `FailedPrecondition` when one is there and in use. What was made until
-    /// then is removed, and nothing else.
-    pub(crate) fn make(&self, resources: Option<&LinuxResources>) -> Result<()> {
+    /// `FailedPrecondition` when one is there and in use, `AlreadyExists` when
+    /// the unit is. What was made until then is removed, and nothing else.
+    pub(crate) fn make(&self, resources: Option<&LinuxResources>) -> Result<Option<Idle>> {
+        let Some(unit) = &self.unit else {
+            return self.make_folders(resources, None).map(|()| None);
+        };
+        self.start(unit, resources).map(Some)
+    }
+
+    fn make_folders(&self, resources: Option<&LinuxResources>, ours: Option<u32>) -> Result<()> {
         let mut made = Vec::new();
-        let outcome = self.make_all(resources, &mut made);
+        let outcome = self.make_all(resources, ours, &mut made);
         if outcome.is_err() {
             for folder in made {
                 // The first error says why.
@@ -192,13 +214,19 @@ impl Groups {
         outcome
     }
 
+    /// Has the machine no v1 hierarchies?
+    fn is_unified(&self) -> bool {
+        self.v1.is_empty()
+    }
+
     fn make_all<'a>(
         &'a self,
         resources: Option<&LinuxResources>,
+        ours: Option<u32>,
         made: &mut Vec<&'a Path>,
     ) -> Result<()> {
         let mut make = |folder: &'a Path| -> Result<()> {
-            if tree::make(folder)? {
+            if tree::make(folder, ours)? {
                 made.push(folder);
             }
             Ok(())
@@ -210,7 +238,7 @@ impl Groups {
             }
         }
         if let Some(Unified { root, group }) = &self.v2 {
-            if self.v1.is_empty() || resources.is_some_and(|asked| self.needs_unified(asked)) {
+            if self.is_unified() || resources.is_some_and(|asked| self.needs_unified(asked)) {
                 tree::enable_controllers(root, group)?;
             }
             make(group)?;
@@ -218,7 +246,8 @@ impl Groups {
         Ok(())
     }
 
-    /// Sets limits; what `resources` does not name stays.
+    /// Sets limits; what `resources` does not name stays. systemd, where it has
+    /// made the groups, knows them already.
     ///
     /// # Errors
     /// `InvalidArgument` for a value that the kernel refuses,
@@ -331,6 +360,11 @@ impl Groups {
     /// # Errors
     /// `DeadlineExceeded` when a process in them does not end.
     pub(crate) fn remove(&self) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            // systemd would ask them to end first, and wait.
+            self.empty()?;
+            unit.stop()?;
+        }
         let deadline = Instant::now() + EMPTY_TIMEOUT;
         loop {
             match self.remove_folders() {

@@ -46,10 +46,8 @@ fn limits_in_v2() {
         "misc.max",
     ];
     group(&folder, &files);
-    let groups = Groups {
-        v1: Vec::new(),
-        v2: Some(Unified { root: dir.path().to_owned(), group: folder.clone() }),
-    };
+    let unified = Unified { root: dir.path().to_owned(), group: folder.clone() };
+    let groups = Groups { v2: Some(unified), ..Groups::default() };
     let asked = resources(json!({
         "memory": {"limit": 1000, "swap": 1500, "reservation": 700},
         "cpu": {"shares": 1024, "quota": 5000, "period": 10_000, "cpus": "0-1", "mems": "0"},
@@ -88,10 +86,8 @@ fn limits_in_v1() {
     group(&both, &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"]);
     group(&memory, &["memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.swappiness"]);
     fs::write(memory.join("memory.memsw.limit_in_bytes"), "900").unwrap();
-    let groups = Groups {
-        v1: vec![("cpu,cpuacct".into(), both.clone()), ("memory".into(), memory.clone())],
-        v2: None,
-    };
+    let v1 = vec![("cpu,cpuacct".into(), both.clone()), ("memory".into(), memory.clone())];
+    let groups = Groups { v1, ..Groups::default() };
     let asked = resources(json!({
         "memory": {"limit": 1000, "swap": 2000, "swappiness": 5},
         "cpu": {"shares": 10, "quota": -1, "period": 10},
@@ -112,7 +108,7 @@ fn limits_in_v1() {
 fn files_that_are_no_limits_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let unified = Unified { root: dir.path().to_owned(), group: dir.path().to_owned() };
-    let groups = Groups { v1: Vec::new(), v2: Some(unified) };
+    let groups = Groups { v2: Some(unified), ..Groups::default() };
     for file in ["../x.y", "cgroup.procs", "cgroup.subtree_control", "plain"] {
         let error = groups.apply(&resources(json!({"unified": {file: "1"}}))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{file}");
@@ -207,12 +203,32 @@ fn groups_of_others_stay() {
     let new = dir.path().join("new");
     let v1 = [("a", &free), ("b", &new), ("c", &used)];
     let v1 = v1.map(|(name, folder)| (name.to_owned(), folder.clone())).to_vec();
-    let groups = Groups { v1, v2: None };
+    let groups = Groups { v1, ..Groups::default() };
     assert_eq!(groups.require_unused().unwrap_err().kind(), ErrorKind::FailedPrecondition);
     assert_eq!(groups.make(None).unwrap_err().kind(), ErrorKind::FailedPrecondition);
     // What was there before, also if it is empty, is not removed; what is new is.
     assert!(free.join("below").is_dir() && used.is_dir() && !new.exists());
-    let free = Groups { v1: vec![("a".into(), free)], v2: None };
+    let free = Groups { v1: vec![("a".into(), free)], ..Groups::default() };
     free.require_unused().unwrap();
     free.make(None).unwrap();
+}
+
+#[test]
+fn devices_as_a_list() {
+    let list = |rules: Value| {
+        let rules = devices::Rule::all(Some(&resources(json!({"devices": rules})))).unwrap();
+        devices::allowed(&rules)
+    };
+    let none = json!({"allow": false, "access": "rwm"});
+    let all = json!({"allow": true, "access": "rwm"});
+    let fuse = json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"});
+    let devices::Allowed::These(these) = list(json!([none, fuse])) else { panic!("no list") };
+    for (path, access) in
+        [("/dev/char/10:229", "rw"), ("char-*", "m"), ("/dev/char/1:3", "rwm"), ("char-pts", "rwm")]
+    {
+        assert!(these.contains(&(path.into(), access.into())), "{path}: {these:?}");
+    }
+    assert_eq!(list(json!([none, all])), devices::Allowed::All);
+    let no_fuse = json!({"allow": false, "type": "c", "major": 10, "minor": 229, "access": "rw"});
+    assert_eq!(list(json!([all, no_fuse])), devices::Allowed::Other);
 }

@@ -9,18 +9,19 @@ use std::{
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
 use super::Unified;
-use crate::cgroup::Membership;
+use crate::{cgroup::Membership, kernel};
 
 const PROCS: &str = "cgroup.procs";
 
-/// Makes a group, and those above it. Answers whether it was not there.
-pub(super) fn make(folder: &Path) -> Result<bool> {
+/// Makes a group, and those above it. Answers whether it was not there. Then
+/// it may have the process `ours`.
+pub(super) fn make(folder: &Path, ours: Option<u32>) -> Result<bool> {
     let made = match fs::create_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => fs::create_dir_all(folder),
         made => made,
     };
     match made {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => unused(folder).map(|()| false),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => unused(folder, ours).map(|()| false),
         made => made.context("make cgroup", folder.display()).map(|()| true),
     }
 }
@@ -29,10 +30,11 @@ pub(super) fn make(folder: &Path) -> Result<bool> {
 /// is in it and below goes with the container.
 ///
 /// # Errors
-/// `FailedPrecondition` when it has processes.
-pub(super) fn unused(folder: &Path) -> Result<()> {
+/// `FailedPrecondition` when it has processes besides `ours`.
+pub(super) fn unused(folder: &Path, ours: Option<u32>) -> Result<()> {
     let mut found = Vec::new();
     pids(folder, &mut found)?;
+    found.retain(|pid| Some(*pid) != ours);
     if found.is_empty() {
         return Ok(());
     }
@@ -42,26 +44,26 @@ pub(super) fn unused(folder: &Path) -> Result<()> {
 /// A new group of the v1 controller has no processors, until it is told
 /// (cgroup-v1/cpusets.rst).
 pub(super) fn inherit_cpuset(folder: &Path) -> Result<()> {
-    for name in ["cpuset.cpus", "cpuset.mems"] {
-        let file = folder.join(name);
-        // The root of the hierarchy always has some, and ends this.
-        let value = fs::read_to_string(&file).context("read", file.display())?;
-        if !value.trim().is_empty() {
-            continue;
-        }
-        let Some(parent) = folder.parent() else { continue };
-        inherit_cpuset(parent)?;
-        let parent = parent.join(name);
-        let value = fs::read_to_string(&parent).context("read", parent.display())?;
+    ["cpuset.cpus", "cpuset.mems"].iter().try_for_each(|name| inherit(folder, name).map(drop))
+}
+
+/// Answers the value that the group has then.
+fn inherit(folder: &Path, name: &str) -> Result<String> {
+    let file = folder.join(name);
+    let value = kernel::read(&file).context("read", file.display())?;
+    // The root of the hierarchy always has some, and ends this.
+    if let (true, Some(parent)) = (value.trim().is_empty(), folder.parent()) {
+        let value = inherit(parent, name)?;
         write(&file, value.trim())?;
+        return Ok(value);
     }
-    Ok(())
+    Ok(value)
 }
 
 /// Makes controllers available to `group` and all above it.
 pub(super) fn enable_controllers(root: &Path, group: &Path) -> Result<()> {
     let path = root.join("cgroup.controllers");
-    let available = fs::read_to_string(&path).context("read", path.display())?;
+    let available = kernel::read(&path).context("read", path.display())?;
     let names: Vec<_> = available.split_whitespace().collect();
     let below = group.strip_prefix(root).unwrap_or(group);
     let mut folder = root.to_owned();
@@ -73,7 +75,7 @@ pub(super) fn enable_controllers(root: &Path, group: &Path) -> Result<()> {
             _ => {}
         }
         let control = folder.join("cgroup.subtree_control");
-        let enabled = fs::read_to_string(&control).context("read", control.display())?;
+        let enabled = kernel::read(&control).context("read", control.display())?;
         let enabled: Vec<_> = enabled.split_whitespace().collect();
         for name in names.iter().filter(|name| !enabled.contains(name)) {
             // One that cannot be had is missed only if a limit needs it.
@@ -90,13 +92,13 @@ pub(super) fn enable_controllers(root: &Path, group: &Path) -> Result<()> {
 /// `init`.
 pub(super) fn group_for_more(unified: &Unified, init: u32) -> Result<PathBuf> {
     let control = unified.group.join("cgroup.subtree_control");
-    let enabled = fs::read_to_string(&control);
+    let enabled = kernel::read(&control);
     let enabled = enabled.context_as(ErrorKind::NotFound, "read", control.display())?;
     if enabled.trim().is_empty() {
         return Ok(unified.group.clone());
     }
     let path = format!("/proc/{init}/cgroup");
-    let text = fs::read_to_string(&path).context_as(ErrorKind::NotFound, "read", &path)?;
+    let text = kernel::read(&path).context_as(ErrorKind::NotFound, "read", &path)?;
     let group = text.lines().filter_map(Membership::parse).find(|g| g.controllers.is_empty());
     let below = group.map_or(Path::new(""), |group| group.path);
     let folder = unified.root.join(below.strip_prefix("/").unwrap_or(below));
@@ -107,7 +109,7 @@ pub(super) fn group_for_more(unified: &Unified, init: u32) -> Result<PathBuf> {
 /// Processes of a group and of those below it.
 pub(super) fn pids(folder: &Path, found: &mut Vec<u32>) -> Result<()> {
     let path = folder.join(PROCS);
-    match fs::read_to_string(&path) {
+    match kernel::read(&path) {
         Ok(text) => found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
         Err(e) if is_gone(&e) => return Ok(()),
         // A threaded group (cgroup-v2.rst): its processes are those of the one above.
@@ -158,19 +160,32 @@ fn children(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// `InvalidArgument` for a value that the kernel does not take.
 pub(super) fn write(path: &Path, value: &str) -> Result<()> {
-    let written = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(value.as_bytes()));
-    written.map_err(|e| {
-        let kind = match e.raw_os_error() {
-            Some(nix::libc::EINVAL | nix::libc::ERANGE | nix::libc::ENODEV) => {
-                ErrorKind::InvalidArgument
-            }
-            _ => shim_protocol::error::io_kind(&e),
+    write_each(path, [value])
+}
+
+/// Writes one value after the other.
+///
+/// # Errors
+/// As [`write`].
+pub(super) fn write_each<'a>(path: &Path, values: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let mut opened = None;
+    for value in values {
+        let written = match &mut opened {
+            Some(file) => Ok(file),
+            None => OpenOptions::new().write(true).open(path).map(|file| opened.insert(file)),
         };
-        Error::caused(kind, format!("write {value:?} to {}", path.display()), e)
-    })
+        let written = written.and_then(|file| file.write_all(value.as_bytes()));
+        written.map_err(|e| {
+            let kind = match e.raw_os_error() {
+                Some(nix::libc::EINVAL | nix::libc::ERANGE | nix::libc::ENODEV) => {
+                    ErrorKind::InvalidArgument
+                }
+                _ => shim_protocol::error::io_kind(&e),
+            };
+            Error::caused(kind, format!("write {value:?} to {}", path.display()), e)
+        })?;
+    }
+    Ok(())
 }
 
 /// `ENODEV`: removed since it was opened.

@@ -25,16 +25,19 @@ use rustix::{
 };
 use shim_protocol::{Context, Error, Result};
 
-use super::{cgroup::Groups, spec::Config};
+use super::{cgroup::Groups, process, spec::Config};
 use crate::sys::mount::{self as attributes, Attributes};
 
+mod copy;
 pub(super) mod devices;
 mod groups;
 mod hide;
+mod idmap;
 mod mounts;
 mod options;
 mod root;
 
+use idmap::Namespaces;
 use mounts::{Place, is_bind, source};
 pub(super) use root::Root;
 
@@ -94,21 +97,38 @@ pub(super) fn make(plan: &mut Plan<'_>) -> Result<Tree> {
     Ok(Tree { root, read_only })
 }
 
-/// The sources of all bind mounts, as the calling process gets to them: what is
-/// mounted in them later does not show, nor the other way round.
+/// The sources of bind mounts that have to be opened by whoever makes the
+/// container, by the number of their mount: those with ids of their own; in a
+/// user namespace all of them, as its root may not get to what we get to.
 ///
 /// # Errors
-/// `InvalidArgument` when one is not there.
-pub(super) fn sources(config: &Config, bundle: &Path) -> Result<Vec<Option<OwnedFd>>> {
-    let open = |mount| -> Result<Option<OwnedFd>> {
-        if !is_bind(mount) {
+/// `InvalidArgument` when one is not there, or for mappings that make no sense;
+/// `FailedPrecondition` when its filesystem maps no ids.
+pub(super) fn sources(
+    config: &Config,
+    bundle: &Path,
+    from: &process::Place,
+) -> Result<Vec<Option<OwnedFd>>> {
+    let new = from.has_new_user().then_some(&config.linux);
+    let mut namespaces = Namespaces::new(new, from.user_namespace());
+    let mut open = |mount| -> Result<Option<OwnedFd>> {
+        let is_mapped = idmap::is_asked(mount);
+        if is_mapped {
+            idmap::require_bind(mount)?;
+        }
+        let is_needed = is_mapped || from.has_user() && is_bind(mount);
+        if !is_needed {
             return Ok(None);
         }
         let tree = source(mount, bundle)?;
-        mounts::follow(&tree).context("part", mount.destination().display())?;
+        if is_mapped {
+            idmap::map(&tree, mount, &mut namespaces)?;
+        }
+        // What happens to it in the container must not come back.
+        attributes::follow(tree.as_fd()).context("part", mounts::name(mount))?;
         Ok(Some(tree))
     };
-    config.spec.mounts().iter().flatten().map(open).collect()
+    config.spec.mounts().iter().flatten().map(&mut open).collect()
 }
 
 /// What the configuration wants the root mount to be, in all that is there now:

@@ -17,7 +17,7 @@ use rustix::{
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use super::{groups, options::Options, root::Root};
+use super::{copy, groups, options::Options, root::Root};
 use crate::{oci::cgroup::Groups, sys::mount as attributes};
 
 /// Files of `/proc` that may be mounted on: none of them says anything about
@@ -36,6 +36,9 @@ const HARMLESS: [&str; 11] = [
     "sys/crypto/fips_enabled",
     "net/dev",
 ];
+
+const TMPFS: &str = "tmpfs";
+const MODE_BITS: u32 = 0o7777;
 
 /// What mounts are made in.
 pub(super) struct Place<'a> {
@@ -87,7 +90,7 @@ pub(super) fn make(
 }
 
 /// How a mount is named in errors.
-fn name(mount: &Mount) -> String {
+pub(super) fn name(mount: &Mount) -> String {
     format!("mounts[{}]", mount.destination().display())
 }
 
@@ -98,9 +101,15 @@ fn make_one(place: &Place<'_>, spec: &Mount, tree: Option<OwnedFd>) -> Result<Op
         return bind(place, spec, &options, tree).map(|()| None);
     }
     let kind = spec.typ().as_deref().unwrap_or_default();
+    if options.copies_up && kind != TMPFS {
+        return Err(Error::invalid("tmpcopyup is for tmpfs"));
+    }
     if kind == "cgroup" {
         groups::mount(place, point, &options)?;
         return Ok(None);
+    }
+    if kind == TMPFS {
+        keep_mode(place.root, point, &mut options)?;
     }
     let target = match kind {
         // Nothing may pretend to be them, so the way to them has no links.
@@ -109,19 +118,38 @@ fn make_one(place: &Place<'_>, spec: &Mount, tree: Option<OwnedFd>) -> Result<Op
     };
     check(spec, target.as_fd(), false)?;
     // What comes later may need a place in it.
-    let waits = options.own.has(libc::MOUNT_ATTR_RDONLY) && (kind == "tmpfs" || is_dev(point));
+    let waits = options.own.has(libc::MOUNT_ATTR_RDONLY) && (kind == TMPFS || is_dev(point));
     if waits {
         options.own = options.own.without(libc::MOUNT_ATTR_RDONLY);
     }
     let source = spec.source().as_deref().unwrap_or(Path::new(kind));
     filesystem(source, target.as_fd(), kind, options.mount_flags(), &options.data)?;
-    if !waits && options.deep == Default::default() && options.propagation.is_empty() {
+    let is_done = !options.copies_up && options.deep == Default::default();
+    if !waits && is_done && options.propagation.is_empty() {
         return Ok(None);
     }
     let made = place.root.open(point).context("open", "the mount")?;
+    if options.copies_up {
+        copy::copy(target.as_fd(), made.as_fd()).context("fill", "it: tmpcopyup")?;
+    }
     attributes::change(made.as_fd(), options.deep, true).context("change", "all mounts in it")?;
     propagate(made.as_fd(), &options)?;
     Ok(waits.then_some(made))
+}
+
+/// A tmpfs has the mode of the folder that it is mounted on, if it is to have no
+/// other, as with runc.
+fn keep_mode(root: &Root, point: &Path, options: &mut Options) -> Result<()> {
+    if options.data.iter().any(|word| word.starts_with("mode=")) {
+        return Ok(());
+    }
+    let found = match root.open(point) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.context("find", "the mount point")?,
+    };
+    let mode = fstat(&found).map_err(io::Error::from).context("look at", "the mount point")?;
+    options.data.push(format!("mode={:o}", mode.st_mode & MODE_BITS));
+    Ok(())
 }
 
 /// Mounts a filesystem of its own.
@@ -174,15 +202,6 @@ pub(super) fn clone(from: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     Ok(open_tree(from, "", flags)?)
-}
-
-/// Has a mount that is attached nowhere, and all in it, follow what it is a copy
-/// of, and not lead it.
-///
-/// # Errors
-/// Those of mount_setattr(2).
-pub(super) fn follow(tree: &OwnedFd) -> io::Result<()> {
-    attributes::follow(tree.as_fd())
 }
 
 fn propagate(made: BorrowedFd<'_>, options: &Options) -> Result<()> {

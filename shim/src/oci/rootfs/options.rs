@@ -17,6 +17,10 @@ pub(super) struct Options {
     pub(super) deep: Attributes,
     /// How it and its copies follow each other, in the order of the words.
     pub(super) propagation: Vec<MountPropagationFlags>,
+    /// It has ids of its own; all mounts in it, too?
+    pub(super) idmap: Option<bool>,
+    /// A tmpfs begins with what is there.
+    pub(super) copies_up: bool,
     /// For the filesystem, as flags and as words.
     pub(super) flags: MountFlags,
     pub(super) data: Vec<String>,
@@ -86,6 +90,8 @@ impl Options {
             own: Attributes::default(),
             deep: Attributes::default(),
             propagation: Vec::new(),
+            idmap: None,
+            copies_up: false,
             flags: MountFlags::empty(),
             data: Vec::new(),
         };
@@ -110,6 +116,9 @@ impl Options {
                 "" | "defaults" => {}
                 "bind" => self.bind = Some(self.bind.unwrap_or_default()),
                 "rbind" => self.bind = Some(true),
+                "idmap" => self.idmap = Some(self.idmap.unwrap_or_default()),
+                "ridmap" => self.idmap = Some(true),
+                "tmpcopyup" => self.copies_up = true,
                 _ => self.data.push(word.to_owned()),
             }
         }
@@ -153,6 +162,14 @@ mod tests {
         let flags = MountFlags::NOSUID | MountFlags::STRICTATIME | MountFlags::DIRSYNC;
         assert_eq!(options.mount_flags(), flags);
         assert_eq!(options.bind, None);
+    }
+
+    #[test]
+    fn words_for_this_runtime_are_for_nobody_else() {
+        let options = parse(&["tmpcopyup", "size=64k", "idmap", "ridmap", "mode=700"]);
+        assert!(options.copies_up);
+        assert_eq!(options.idmap, Some(true));
+        assert_eq!(options.data, ["size=64k", "mode=700"]);
     }
 
     #[test]

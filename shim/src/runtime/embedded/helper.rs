@@ -1,6 +1,7 @@
 //! Helpers: from the shim's side, and from their own.
 
 use std::{
+    ffi::CStr,
     io::{self, IoSlice},
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
@@ -38,6 +39,9 @@ use crate::{
 
 /// The word on the command line that makes a helper.
 pub const COMMAND: &str = "oci-helper";
+/// What a helper is called by those who look at processes, and so is a
+/// container's first one until it is the user's program.
+const NAME: &CStr = c"shim-helper";
 
 /// A helper that was forked, and that nobody waits for yet. It ends when this
 /// is dropped.
@@ -49,11 +53,27 @@ pub struct Forked {
 
 impl Forked {
     /// Forks a helper, if this program is out of a container's reach. To be
-    /// called before there is a thread or an async runtime.
+    /// called before there is a thread or an async runtime. While it waits, it
+    /// gets ready for the container of `bundle`.
     ///
     /// # Errors
     /// Those of fork(2).
-    pub fn new() -> Result<Option<Self>> {
+    pub fn new(bundle: &Path) -> Result<Option<Self>> {
+        Self::fork(|| {}, Some(bundle))
+    }
+
+    /// The same in an async runtime on the only thread. The helper never returns
+    /// to that, so it does not matter what it was at.
+    fn new_in_runtime() -> Result<Option<Self>> {
+        let forget_runtime = || {
+            // Its handlers would write to a descriptor that is something else by then.
+            process::reset_signals();
+            process::ignore_broken_pipes();
+        };
+        Self::fork(forget_runtime, None)
+    }
+
+    fn fork(begin: impl FnOnce(), bundle: Option<&Path>) -> Result<Option<Self>> {
         if !program::is_sealed().context("look at", "this program")? {
             return Ok(None);
         }
@@ -61,8 +81,12 @@ impl Forked {
         let parent = Pid::this();
         let how = How { namespaces: nix::sched::CloneFlags::empty(), sibling: false, cgroup: None };
         let helper = clone(&how, || {
+            begin();
+            if let Err(error) = process::rename_arguments(NAME.to_bytes()) {
+                tracing::debug!(%error, "helper goes by the arguments of the shim");
+            }
             process::close_all_but(theirs.as_raw_fd());
-            serve(&theirs, parent)
+            serve(&theirs, parent, bundle)
         })
         .context("fork", "a helper")?;
         Ok(Some(Self { pid: helper.pid, socket: ours }))
@@ -84,13 +108,24 @@ impl Helper {
         Some(Self { socket: UnixStream::from_std(forked.socket).ok()?, process })
     }
 
-    /// Executes a helper.
+    /// Makes a helper: forks it where that is possible, which costs a fraction of
+    /// executing it. `program` stands for this one in tests.
     ///
     /// # Errors
     /// As [`Reaper::spawn`].
-    ///
-    /// `program` stands for this one in tests.
-    pub(super) fn spawn(program: Option<&Path>, reaper: &Reaper) -> Result<Self> {
+    pub(super) fn new(program: Option<&Path>, reaper: &Reaper) -> Result<Self> {
+        // Whatever keeps it from being forked does not keep it from being executed.
+        if program.is_none()
+            && process::is_single_threaded()
+            && let Ok(Some(forked)) = Forked::new_in_runtime()
+            && let Some(helper) = Self::adopt(forked, reaper)
+        {
+            return Ok(helper);
+        }
+        Self::spawn(program, reaper)
+    }
+
+    fn spawn(program: Option<&Path>, reaper: &Reaper) -> Result<Self> {
         let sealed = Sealed::new().context("seal", "this program")?;
         let (ours, theirs) = UnixStream::pair().context("make", "a socket")?;
         let theirs = theirs.into_std().context("make", "a socket")?;
@@ -158,21 +193,25 @@ pub fn main(parent: Option<&str>) -> Result<()> {
     let parent = parent.ok_or_else(|| Error::invalid("only a shim starts a helper"))?;
     program::seal_self().context("seal", "this program")?;
     let socket = process::take_stdin().context("take", "standard input")?;
-    match serve(&StdStream::from(socket), parent) {
+    match serve(&StdStream::from(socket), parent, None) {
         0 => Ok(()),
         _ => Err(Error::internal("the helper has failed")),
     }
 }
 
 /// Answers one question.
-fn serve(socket: &StdStream, parent: Pid) -> u8 {
-    log::init(false);
-    let served = ready(parent).and_then(|()| match wire::receive(socket)? {
-        // Not needed any more.
-        None => Ok(()),
-        Some((request, fds)) => {
-            let answer = run(request, fds, socket.as_raw_fd()).into();
-            wire::answer(socket, &answer)
+fn serve(socket: &StdStream, parent: Pid, bundle: Option<&Path>) -> u8 {
+    // One that was forked early came before the shim's log.
+    log::init_own(false, None);
+    let prepared = || bundle.and_then(oci::Prepared::early);
+    let served = ready(parent).map(|()| prepared()).and_then(|prepared| {
+        match wire::receive(socket)? {
+            // Not needed any more.
+            None => Ok(()),
+            Some((request, fds)) => {
+                let answer = run(request, fds, prepared, socket.as_raw_fd()).into();
+                wire::answer(socket, &answer)
+            }
         }
     });
     match served {
@@ -188,7 +227,7 @@ fn serve(socket: &StdStream, parent: Pid) -> u8 {
 /// that of a container that is gone, too.
 fn ready(parent: Pid) -> Result<()> {
     let get_ready = || {
-        prctl::set_name(c"shim-helper")?;
+        prctl::set_name(NAME)?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if Pid::parent() != parent {
             return Err(nix::errno::Errno::ESRCH);
@@ -199,7 +238,12 @@ fn ready(parent: Pid) -> Result<()> {
 }
 
 /// `socket` must have an end when we have one.
-fn run(request: Request, fds: Vec<OwnedFd>, socket: RawFd) -> Result<u32> {
+fn run(
+    request: Request,
+    fds: Vec<OwnedFd>,
+    prepared: Option<oci::Prepared>,
+    socket: RawFd,
+) -> Result<u32> {
     let Request { id, root, streams, console, work } = request;
     let id = Id::new("container id", &id)?;
     let store = Store::new(root);
@@ -208,7 +252,7 @@ fn run(request: Request, fds: Vec<OwnedFd>, socket: RawFd) -> Result<u32> {
     let streams = Streams { fds, console };
     let (sibling, own) = (true, Some(socket));
     match work {
-        Work::Create { bundle, pid_file, no_pivot_root, no_new_keyring } => {
+        Work::Create { bundle, pid_file, no_pivot_root, no_new_keyring, systemd_cgroup } => {
             let (bundle, pid_file) = (&*bundle, Some(&*pid_file));
             let request = oci::Create {
                 id: &id,
@@ -217,8 +261,10 @@ fn run(request: Request, fds: Vec<OwnedFd>, socket: RawFd) -> Result<u32> {
                 pid_file,
                 no_pivot_root,
                 no_new_keyring,
+                systemd_cgroup,
                 sibling,
                 own,
+                prepared,
             };
             oci::create(&store, request)
         }

@@ -3,10 +3,10 @@
 //! What makes processes is asked of a helper, a process of this program with
 //! one thread that ends when it has answered. The first one waits while the shim
 //! begins to serve: it was forked before the shim had anything that a fork must
-//! not have, or executed if the shim's program is within reach of containers.
-//! Later ones are executed. So while a container runs there is nothing of it in
-//! memory. The rest is files,
-//! and done here, on a thread where it may take its time.
+//! not have. Later ones are forked as well, unless the shim has threads then. If
+//! the shim's program is within reach of containers, all are executed, from
+//! where it is not. So while a container runs there is nothing of it in memory.
+//! The rest is files, and done here, on a thread where it may take its time.
 
 use std::{
     os::fd::OwnedFd,
@@ -61,7 +61,7 @@ impl Helpers {
     pub fn prepare(&self) {
         let mut first = self.lock();
         if first.is_none() {
-            match Helper::spawn(self.program.as_deref(), &self.reaper) {
+            match Helper::new(self.program.as_deref(), &self.reaper) {
                 Ok(helper) => *first = Some(helper),
                 // It is tried again when one is needed, and said to whom it concerns.
                 Err(error) => tracing::warn!("no helper yet: {}", error.report()),
@@ -81,7 +81,7 @@ impl Helpers {
     fn get(&self) -> Result<Helper> {
         match self.lock().take() {
             Some(helper) => Ok(helper),
-            None => Helper::spawn(self.program.as_deref(), &self.reaper),
+            None => Helper::new(self.program.as_deref(), &self.reaper),
         }
     }
 }
@@ -92,13 +92,20 @@ pub struct EmbeddedRuntime {
     root: PathBuf,
     bundle: PathBuf,
     helpers: Arc<Helpers>,
+    systemd_cgroup: bool,
 }
 
 impl EmbeddedRuntime {
     /// Keeps containers below `root`; `bundle` is where the pid of init is
     /// written.
     pub fn new(root: PathBuf, bundle: &Path, helpers: Arc<Helpers>) -> Self {
-        Self { store: Store::new(&root), root, bundle: bundle.to_owned(), helpers }
+        let bundle = bundle.to_owned();
+        Self { store: Store::new(&root), root, bundle, helpers, systemd_cgroup: false }
+    }
+
+    /// Has systemd make the control groups of new containers.
+    pub fn with_systemd_cgroup(self, systemd_cgroup: bool) -> Self {
+        Self { systemd_cgroup, ..self }
     }
 
     /// Was the container `id` below `root` made by this runtime? `None` when
@@ -161,6 +168,7 @@ impl Runtime for EmbeddedRuntime {
             pid_file: self.bundle.join(INIT_PID_FILE),
             no_pivot_root: request.no_pivot_root,
             no_new_keyring: request.no_new_keyring,
+            systemd_cgroup: self.systemd_cgroup,
         };
         let taken = self.store.is_ours(id).is_some();
         let made = self.make(id, work, request.stdio).await;
@@ -175,9 +183,10 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn start(&self, id: &Id) -> Result<()> {
-        if self.store.read(id)?.poststart.is_empty() {
+        let record = self.store.read(id)?;
+        if record.poststart.is_empty() {
             // A word into a socket: a thread would cost more than it saves.
-            return oci::start(&self.store, id);
+            return oci::start_read(&self.store, id, &record);
         }
         // Hooks are processes.
         self.ask(id, Work::Start, ChildStdio::NULL).await.map(drop)
@@ -200,12 +209,15 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn delete(&self, id: &Id, force: bool) -> Result<()> {
-        match self.store.read(id) {
-            Ok(record) if !record.poststop.is_empty() => {
-                self.ask(id, Work::Delete { force }, ChildStdio::NULL).await.map(drop)
-            }
-            _ => self.files(id, move |store, id| oci::delete(store, id, force)).await,
+        let without_hooks = move |store: &Store, id: &Id| match store.read(id) {
+            Ok(record) if !record.poststop.is_empty() => Ok(false),
+            record => oci::delete_read(store, id, record, force).map(|()| true),
+        };
+        if !self.files(id, without_hooks).await? {
+            // Hooks are processes.
+            self.ask(id, Work::Delete { force }, ChildStdio::NULL).await?;
         }
+        Ok(())
     }
 
     async fn pause(&self, id: &Id) -> Result<()> {

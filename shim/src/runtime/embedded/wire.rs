@@ -37,10 +37,21 @@ pub(super) struct Request {
 /// What is to be done.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Work {
-    Create { bundle: PathBuf, pid_file: PathBuf, no_pivot_root: bool, no_new_keyring: bool },
-    Exec { process: String, pid_file: PathBuf },
+    Create {
+        bundle: PathBuf,
+        pid_file: PathBuf,
+        no_pivot_root: bool,
+        no_new_keyring: bool,
+        systemd_cgroup: bool,
+    },
+    Exec {
+        process: String,
+        pid_file: PathBuf,
+    },
     Start,
-    Delete { force: bool },
+    Delete {
+        force: bool,
+    },
 }
 
 /// An answer: a pid, or 0 where there is none.

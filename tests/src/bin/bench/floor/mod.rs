@@ -1,8 +1,9 @@
 //! What the kernel alone takes for the life of a container: namespaces, mounts,
-//! a new root, the program, its end. The same as in the lifecycle's containers
-//! but for cgroups, capabilities, device nodes and the masking of paths: those
-//! are not done, so no runtime can quite get there.
+//! a new root, the program, its end; and the same with cgroups and devices. The
+//! same as in the lifecycle's containers but for capabilities and the masking of
+//! paths: those are not done, so no runtime can quite get there.
 
+mod groups;
 mod sys;
 
 use std::{ffi::CString, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
@@ -21,14 +22,32 @@ use crate::{
     report::{Figure, PER_SECOND},
     targets::Stop,
 };
+use groups::Groups;
 use sys::{Plan, Step};
 
 /// Cycles at each concurrency.
 const CYCLES: usize = 500;
 /// How many at once.
 const CONCURRENCIES: [usize; 2] = [1, 10];
-/// How tables call it.
-const KERNEL: &str = "kernel alone";
+/// How tables call it, without cgroups and devices, and with them.
+const KERNEL: [&str; 2] = ["kernel alone", "kernel with cgroups"];
+/// Devices that each container has, as runc makes them, with their numbers.
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+/// Links that each container has.
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
 
 /// Measures the kernel.
 ///
@@ -36,31 +55,65 @@ const KERNEL: &str = "kernel alone";
 /// It refuses.
 pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     let sandbox = Sandbox::new()?;
-    let plan = Arc::new(plan(&sandbox.rootfs())?);
+    let groups = Arc::new(Groups::new(sandbox.cgroup())?);
+    let rootfs: Arc<Path> = sandbox.rootfs().into();
     let count = bench.count(CYCLES);
     let Bench { report, field, .. } = bench;
     field
         .until_told(None, async {
-            run(&plan)?;
-            for concurrency in CONCURRENCIES {
-                let turn = lives(&plan, concurrency, count).await?;
-                let figure = Figure::of(Section::Floor, KERNEL, "cycle").concurrency(concurrency);
-                report.add(figure.clone(), turn.times.iter().copied());
-                report.add(figure.unit(PER_SECOND), [turn.rate()]);
+            for (name, with) in KERNEL.into_iter().zip([None, Some(&groups)]) {
+                live(&rootfs, with.map(Arc::as_ref), 0)?;
+                for concurrency in CONCURRENCIES {
+                    let turn = lives(&rootfs, with, concurrency, count).await?;
+                    let figure = Figure::of(Section::Floor, name, "cycle").concurrency(concurrency);
+                    report.add(figure.clone(), turn.times.iter().copied());
+                    report.add(figure.unit(PER_SECOND), [turn.rate()]);
+                }
             }
             Ok(())
         })
         .await
 }
 
-async fn lives(plan: &Arc<Plan>, concurrency: usize, count: usize) -> Result<Turn<()>> {
-    let plan = plan.clone();
+async fn lives(
+    rootfs: &Arc<Path>,
+    groups: Option<&Arc<Groups>>,
+    concurrency: usize,
+    count: usize,
+) -> Result<Turn<()>> {
+    let (rootfs, groups) = (rootfs.clone(), groups.cloned());
     // What is given up here ends by itself.
-    side_by_side(&Stop::default(), concurrency, 0, count, move |_| {
-        let plan = plan.clone();
-        async move { tokio::task::spawn_blocking(move || run(&plan)).await? }
+    side_by_side(&Stop::default(), concurrency, 0, count, move |number| {
+        let (rootfs, groups) = (rootfs.clone(), groups.clone());
+        async move {
+            tokio::task::spawn_blocking(move || live(&rootfs, groups.as_deref(), number)).await?
+        }
     })
     .await
+}
+
+/// One life, in cgroups of its own and with devices if there are `groups`.
+fn live(rootfs: &Path, groups: Option<&Groups>, number: usize) -> Result<()> {
+    let mut plan = plan(rootfs)?;
+    let Some(groups) = groups else { return run(&plan) };
+    plan.steps.extend(devices(rootfs)?);
+    let made = groups.make(number)?;
+    (plan.group, plan.doors) = made.open()?;
+    run(&plan)?;
+    made.remove()
+}
+
+fn devices(rootfs: &Path) -> Result<Vec<Step>> {
+    let inside = |name: &str| CString::new(rootfs.join("dev").join(name).as_os_str().as_bytes());
+    let mut steps = Vec::new();
+    for (name, major, minor) in DEVICES {
+        let number = nix::libc::makedev(major, minor);
+        steps.push(Step::Device { path: inside(name)?, number });
+    }
+    for (name, target) in LINKS {
+        steps.push(Step::Link { path: inside(name)?, target: CString::new(target)? });
+    }
+    Ok(steps)
 }
 
 /// One life. When the process has ended, its mounts go with their namespace.
@@ -100,7 +153,8 @@ fn plan(rootfs: &Path) -> Result<Plan> {
         mount("sys", "sysfs", quiet | MsFlags::MS_RDONLY, "")?,
     ];
     let rootfs = CString::new(rootfs.as_os_str().as_bytes())?;
-    Ok(Plan { rootfs, steps, program: c"/bin/true".into() })
+    let (group, doors) = (None, Vec::new());
+    Ok(Plan { rootfs, steps, program: c"/bin/true".into(), group, doors })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The only unsafe code: a process that is made without a runtime.
 #![allow(unsafe_code)]
 
-use std::{ffi::CString, io, mem, ptr};
+use std::{ffi::CString, fs::File, io, mem, os::fd::AsRawFd, ptr};
 
 use nix::{
     libc::{self, c_char, c_int, c_ulong},
@@ -15,6 +15,9 @@ const NAMESPACES: c_int = libc::CLONE_NEWPID
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWNET;
 
+/// `include/uapi/linux/sched.h`; the constant of libc is too narrow for it.
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Host name of the container.
 const HOSTNAME: &[u8] = b"box";
 
@@ -24,6 +27,7 @@ const ROOTFS: c_int = 102;
 const PIVOT: c_int = 103;
 const HOST: c_int = 104;
 const EXEC: c_int = 105;
+const JOIN: c_int = 106;
 /// The same for the first of the steps.
 const STEPS: c_int = 110;
 
@@ -35,12 +39,20 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// What runs in it then.
     pub(super) program: CString,
+    /// Folder of the cgroup in the v2 tree that it is born into.
+    pub(super) group: Option<File>,
+    /// Files by which it joins those of v1.
+    pub(super) doors: Vec<File>,
 }
 
 /// One system call on paths of the old root.
 pub(super) enum Step {
     /// mkdir(2)
     Folder(CString),
+    /// mknod(2) of a character device that everybody may use
+    Device { path: CString, number: libc::dev_t },
+    /// symlink(2)
+    Link { path: CString, target: CString },
     /// mount(2)
     Mount { target: CString, kind: CString, flags: c_ulong, data: CString },
 }
@@ -50,12 +62,15 @@ impl Plan {
     pub(super) fn name(&self, code: c_int) -> String {
         match code {
             PRIVATE => "to make mounts private".into(),
+            JOIN => "to join a cgroup".into(),
             ROOTFS => format!("mount {}", self.rootfs.to_string_lossy()),
             PIVOT => "the change of the root".into(),
             HOST => "sethostname".into(),
             EXEC => format!("the start of {}", self.program.to_string_lossy()),
             _ => match usize::try_from(code - STEPS).ok().and_then(|step| self.steps.get(step)) {
                 Some(Step::Folder(path)) => format!("mkdir {}", path.to_string_lossy()),
+                Some(Step::Device { path, .. }) => format!("mknod {}", path.to_string_lossy()),
+                Some(Step::Link { path, .. }) => format!("symlink {}", path.to_string_lossy()),
                 Some(Step::Mount { target, .. }) => format!("mount {}", target.to_string_lossy()),
                 None => format!("the program ({code})"),
             },
@@ -76,6 +91,10 @@ pub(super) fn start(plan: &Plan) -> io::Result<Pid> {
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
     args.flags = NAMESPACES as u64;
     args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(group) = &plan.group {
+        args.flags |= INTO_CGROUP;
+        args.cgroup = group.as_raw_fd() as u64;
+    }
     // SAFETY: without CLONE_VM and without a stack clone3(2) is a fork: the child goes
     // on with a copy of our memory and of this stack, as its only thread. It calls
     // nothing but `child`, which does not return.
@@ -98,6 +117,11 @@ unsafe fn child(
     arguments: *const *const c_char,
     environment: *const *const c_char,
 ) -> ! {
+    for door in &plan.doors {
+        // SAFETY: write(2) reads one byte. "0" is who writes it.
+        let written = unsafe { libc::write(door.as_raw_fd(), c"0".as_ptr().cast(), 1) };
+        check(if written == 1 { 0 } else { -1 }, JOIN);
+    }
     let (none, private) = (ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
     let root = plan.rootfs.as_ptr();
     // SAFETY: mount(2) takes strings that end in a zero, or null for what a change of
@@ -112,6 +136,12 @@ unsafe fn child(
         let done = match step {
             // SAFETY: mkdir(2) takes a string that ends in a zero.
             Step::Folder(path) => unsafe { libc::mkdir(path.as_ptr(), 0o755) },
+            // SAFETY: mknod(2) takes a string that ends in a zero.
+            Step::Device { path, number } => unsafe {
+                libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o666, *number)
+            },
+            // SAFETY: symlink(2) takes strings that end in a zero.
+            Step::Link { path, target } => unsafe { libc::symlink(target.as_ptr(), path.as_ptr()) },
             Step::Mount { target, kind, flags, data } => {
                 let (kind, data) = (kind.as_ptr(), data.as_ptr());
                 // SAFETY: mount(2) takes strings that end in a zero; these kinds of

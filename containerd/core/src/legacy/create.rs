@@ -1,0 +1,276 @@
+//! Making and starting a container, and taking one away.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration, time::SystemTime};
+
+use nix::sys::signal::Signal;
+use runtime_v2::{Any, Status as TaskStatus, Stdio, Undo};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use tokio::time::timeout;
+
+use super::{
+    Create, Legacy, Streams, blocking,
+    bundle::{self, Bundle},
+    container_id, or_gone, record,
+};
+use crate::{containers, tasks};
+
+/// How long each step may take that undoes what was begun.
+const CLEANUP: Duration = Duration::from_secs(30);
+
+/// Type of a container's spec (containerd, `pkg/oci`).
+const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+impl Legacy {
+    /// Makes a container from a bundle and starts it; answers the pid of its
+    /// first process. One of the same name that has ended makes room. If it
+    /// fails, nothing of it is left; if the caller goes away, it goes on.
+    ///
+    /// # Errors
+    /// - `NotFound` when there is no bundle, or no such checkpoint in it;
+    /// - `AlreadyExists` when there is such a container;
+    /// - `InvalidArgument` when the name, the paths or the configuration make
+    ///   no sense;
+    /// - what [`Tasks::create`](tasks::Tasks::create) and
+    ///   [`Tasks::start`](tasks::Tasks::start) say.
+    pub async fn create(self: &Arc<Self>, request: Create) -> Result<u32> {
+        let id = container_id(&request.id)?;
+        if request.bundle.is_empty() {
+            return Err(Error::invalid("empty bundle path"));
+        }
+        // As containerd's clients name those of theirs.
+        let cgroup = format!("/{}/{id}", self.config.namespace);
+        let path = request.bundle.clone();
+        let load = move || bundle::load(Path::new(&path), &cgroup);
+        let bundle = blocking("read", &request.bundle, load).await?;
+        let stdio = request.streams.stdio(bundle.init.terminal).await?;
+        let options = match request.checkpoint.as_str() {
+            "" => None,
+            name => Some(self.restore_from(&bundle.path, name).await?),
+        };
+        let this = self.clone();
+        self.own(async move {
+            let _held = this.locks.hold(&id).await;
+            this.make_room(&id).await?;
+            this.start(&id, bundle, stdio, options).await
+        })
+        .await
+        .context("create container", format_args!("{:?}", request.id))
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        id: &Id,
+        bundle: Bundle,
+        stdio: Stdio,
+        options: Option<Any>,
+    ) -> Result<u32> {
+        let container = self.describe(id, bundle)?;
+        let mut undo = Undo::new(&self.work, CLEANUP);
+        let namespace = &self.config.namespace;
+        self.containers.create(namespace, container).await?;
+        let (this, name) = (self.clone(), id.clone());
+        undo.push("record", async move {
+            or_gone(this.containers.delete(&this.config.namespace, &name).await)
+        });
+        let target = self.target(id, None);
+        let started = async {
+            let create = tasks::Create {
+                namespace: namespace.clone(),
+                container: id.clone(),
+                rootfs: Vec::new(),
+                stdio,
+                options,
+                runtime_path: String::new(),
+                checkpoint: None,
+                task_api_address: String::new(),
+            };
+            self.tasks.create(create).await?;
+            let (this, name) = (self.clone(), id.clone());
+            undo.push("task", async move { this.end(&name).await });
+            self.tasks.start(&target).await
+        };
+        match started.await {
+            Ok(pid) => {
+                undo.commit();
+                Ok(pid)
+            }
+            Err(cause) => Err(undo.roll_back(cause).await),
+        }
+    }
+
+    fn describe(&self, id: &Id, bundle: Bundle) -> Result<containers::Container> {
+        let (name, value) = record::bundle(bundle.path)?;
+        Ok(containers::Container {
+            id: id.clone(),
+            labels: BTreeMap::new(),
+            image: String::new(),
+            runtime: containers::Runtime { name: self.config.runtime.clone(), options: None },
+            spec: Some(Any { type_url: SPEC.to_owned(), value: bundle.spec }),
+            snapshotter: String::new(),
+            snapshot_key: String::new(),
+            created_at: SystemTime::UNIX_EPOCH,
+            updated_at: SystemTime::UNIX_EPOCH,
+            extensions: BTreeMap::from([(name, value)]),
+            sandbox: String::new(),
+        })
+    }
+
+    /// Takes away a container of ours that has ended, or whose start has not
+    /// come to its end; refuses if it is in use.
+    async fn make_room(&self, id: &Id) -> Result<()> {
+        let exists = || Error::already_exists(format!("container {id:?}"));
+        let record = match self.record(id).await {
+            Ok(record) => record,
+            // A task may be left of a container whose record was removed.
+            Err(e) if e.is_not_found() => {
+                return match self.tasks.get(&self.target(id, None)).await {
+                    Ok(_) => Err(exists()),
+                    Err(e) if e.is_not_found() => Ok(()),
+                    Err(e) => Err(e),
+                };
+            }
+            Err(e) => return Err(e),
+        };
+        if !record.is_ours() {
+            return Err(exists());
+        }
+        match self.tasks.get(&self.target(id, None)).await {
+            Ok(process) if process.status == TaskStatus::Stopped => {}
+            Ok(_) => return Err(exists()),
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e),
+        }
+        self.remove(id).await
+    }
+
+    /// Takes away what is left of a container that has ended. Its lock is held.
+    pub(super) async fn remove(&self, id: &Id) -> Result<()> {
+        or_gone(self.tasks.delete(&self.target(id, None)).await)?;
+        or_gone(self.containers.delete(&self.config.namespace, id).await)
+    }
+
+    /// Kills a task, if there is one, and deletes it.
+    async fn end(&self, id: &Id) -> Result<()> {
+        let target = self.target(id, None);
+        match self.tasks.kill(&target, Signal::SIGKILL as u32, true).await {
+            Ok(()) => {
+                let ended = timeout(CLEANUP, self.tasks.wait(&target)).await.map_err(|_| {
+                    let text = format!("container {id:?} did not end in {CLEANUP:?}");
+                    Error::new(ErrorKind::DeadlineExceeded, text)
+                })?;
+                or_gone(ended)?;
+            }
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e),
+        }
+        or_gone(self.tasks.delete(&target).await)
+    }
+
+    /// What is recorded of a container, ours or another's.
+    pub(super) async fn record(&self, id: &Id) -> Result<record::Record> {
+        let container = self.containers.get(&self.config.namespace, id).await?;
+        record::Record::read(&container)
+    }
+}
+
+impl Streams {
+    /// The streams of a process, for a shim.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a path that is not absolute; `NotFound` for one
+    /// with nothing there.
+    pub(super) async fn stdio(&self, terminal: bool) -> Result<Stdio> {
+        if terminal && !self.console.is_empty() {
+            let console = existing("console", &self.console).await?;
+            return Ok(Stdio {
+                stdin: console.clone(),
+                stdout: console,
+                stderr: String::new(),
+                terminal,
+            });
+        }
+        let output = async |what, path: &str| match existing(what, path).await {
+            // The shim makes what is named by a URI.
+            Err(e) if e.is_not_found() && self.make_files => Ok(format!("file://{}", quote(path))),
+            found => found,
+        };
+        Ok(Stdio {
+            stdin: existing("stdin", &self.stdin).await?,
+            stdout: output("stdout", &self.stdout).await?,
+            stderr: if terminal { String::new() } else { output("stderr", &self.stderr).await? },
+            terminal,
+        })
+    }
+}
+
+/// A shim knows more than paths; the APIs of 2015 do not.
+async fn existing(what: &str, path: &str) -> Result<String> {
+    if path.is_empty() {
+        return Ok(String::new());
+    }
+    if !path.starts_with('/') || path.contains('\0') {
+        return Err(Error::invalid(format!("{what} {path:?} is no absolute path")));
+    }
+    let exists = tokio::task::spawn_blocking({
+        let path = path.to_owned();
+        move || Path::new(&path).exists()
+    });
+    if !exists.await.unwrap_or_default() {
+        return Err(Error::not_found(format!("{what} {path:?}")));
+    }
+    // A shim would take this for a URI, although nothing begins like that.
+    Ok(if path.contains("://") { format!("fifo://{}", quote(path)) } else { path.to_owned() })
+}
+
+/// A path as part of a URI (RFC 3986, section 2.1).
+fn quote(path: &str) -> String {
+    let mut quoted = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                quoted.push(char::from(byte));
+            }
+            _ => quoted.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn streams_are_paths_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("a"), "").unwrap();
+        let streams = |stdout: &str, make_files| Streams {
+            stdout: stdout.to_owned(),
+            make_files,
+            ..Streams::default()
+        };
+        let plain = streams(&path("a"), false).stdio(false).await.unwrap();
+        assert_eq!((plain.stdout, plain.stderr), (path("a"), String::new()));
+        let missing = streams(&path("b c"), false).stdio(false).await.unwrap_err();
+        assert!(missing.is_not_found());
+        let made = streams(&path("b c"), true).stdio(false).await.unwrap();
+        assert_eq!(made.stdout, format!("file://{}", path("b%20c")));
+        for bad in ["binary:///bin/true", "relative", "file:///tmp/x", "/a\0b"] {
+            let error = streams(bad, true).stdio(false).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_console_stands_for_all_streams_of_a_terminal() {
+        let streams = Streams {
+            console: "/dev/null".into(),
+            stdout: "/nowhere".into(),
+            ..Streams::default()
+        };
+        let stdio = streams.stdio(true).await.unwrap();
+        assert_eq!((stdio.stdin.as_str(), stdio.stdout.as_str()), ("/dev/null", "/dev/null"));
+        assert!(streams.stdio(false).await.unwrap_err().is_not_found());
+    }
+}

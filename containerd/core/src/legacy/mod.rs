@@ -1,0 +1,270 @@
+//! Containers as the APIs of 2015 have them: a name, a bundle on disk, and
+//! processes known by their pids.
+//!
+//! Such a container is a record and a task like any other, in a namespace of
+//! its own. Its spec is the `config.json` of its bundle, whose root is used as
+//! it lies there. What the rest of the core has no place for is in extensions
+//! of the record:
+//!
+//! ```text
+//! io.containerd.legacy.v1                 the bundle's path
+//! io.containerd.legacy.v1.exit            how init ended, while the daemon was away
+//! io.containerd.legacy.v1.process.<exec>  a process that was added, as it was asked for
+//! ```
+//!
+//! So nothing has to be remembered in memory. A container goes away when its
+//! first process ends, as it did in 2015. One that ends while the daemon is
+//! away stays, and is listed as stopped, until it is started again or removed
+//! through another API; each subscriber of events hears of its end.
+//!
+//! What runs in the namespace by the doing of other APIs is seen and can be
+//! stopped, but is never removed here.
+
+mod bundle;
+mod checkpoint;
+mod create;
+mod events;
+mod keeper;
+mod locks;
+mod machine;
+mod process;
+mod record;
+mod state;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+use shim_protocol::{Error, ErrorKind, Id, Result};
+use tokio_util::task::TaskTracker;
+
+use self::locks::Locks;
+use crate::{
+    containers::Containers,
+    events::Exchange,
+    tasks::{Target, Tasks},
+};
+
+pub use checkpoint::{Checkpoint, Checkpointer, NoCheckpoints};
+pub use events::{Event, EventKind, LegacyEvents};
+pub use keeper::Keeper;
+pub use machine::Machine;
+pub use stats::{Interface, Stats};
+
+/// What [`Legacy`] needs to know.
+#[derive(Clone, Debug)]
+pub struct LegacyConfig {
+    /// Where the containers are.
+    pub namespace: Id,
+    /// What runs them, such as `io.containerd.runc.v2`.
+    pub runtime: String,
+    /// Name of this instance, which clients are told.
+    pub id: String,
+    /// Whether subscribers hear of it when the kernel kills for want of memory.
+    pub oom_notify: bool,
+}
+
+/// The containers of the APIs of 2015.
+pub struct Legacy {
+    config: LegacyConfig,
+    containers: Containers,
+    tasks: Arc<Tasks>,
+    events: Arc<Exchange>,
+    checkpointer: Arc<dyn Checkpointer>,
+    /// Making and removing of one container, one after the other.
+    locks: Locks,
+    /// What was begun goes on if its client goes away.
+    work: TaskTracker,
+    /// When clients could first connect. What ended before ended unseen.
+    served: OnceLock<SystemTime>,
+}
+
+/// A container to be made and started. Paths of streams are absolute; an empty
+/// one is no stream.
+#[derive(Clone, Debug, Default)]
+pub struct Create {
+    /// Its name.
+    pub id: String,
+    /// Absolute path of its bundle.
+    pub bundle: String,
+    /// Its streams.
+    pub streams: Streams,
+    /// Name of the checkpoint to restore; empty: a fresh start.
+    pub checkpoint: String,
+}
+
+/// Where the streams of a process are.
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    /// A FIFO or file.
+    pub stdin: String,
+    /// A FIFO or file.
+    pub stdout: String,
+    /// A FIFO or file.
+    pub stderr: String,
+    /// The client's side of a terminal, for a process with one. Then it stands
+    /// for all three.
+    pub console: String,
+    /// Files that are not there are made.
+    pub make_files: bool,
+}
+
+/// A process, as in the OCI runtime specification.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProcessSpec {
+    /// It has a terminal.
+    pub terminal: bool,
+    /// As whom it runs.
+    pub user: User,
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// Its working folder; `/` if it is empty.
+    pub cwd: String,
+}
+
+/// As whom a process runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct User {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Further groups.
+    pub additional_gids: Vec<u32>,
+}
+
+/// A process of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its pid on the host, which it had if it has ended.
+    pub pid: u32,
+    /// What it was made from.
+    pub spec: ProcessSpec,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Its processes run.
+    Running,
+    /// They are frozen.
+    Paused,
+    /// Its first process ended while the daemon was away, with this status.
+    Stopped(u32),
+    /// Its shim does not say.
+    Unknown,
+}
+
+impl Status {
+    /// The name that clients get. The original has the first two.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped(_) => "stopped",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A container, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name.
+    pub id: Id,
+    /// Where its bundle is.
+    pub bundle: PathBuf,
+    /// Where it is in its life.
+    pub status: Status,
+    /// Its processes, its own first.
+    pub processes: Vec<Process>,
+}
+
+impl Legacy {
+    /// Containers in the namespace of `config`, with checkpoints made by
+    /// `checkpointer`.
+    pub fn new(
+        config: LegacyConfig,
+        containers: Containers,
+        tasks: Arc<Tasks>,
+        events: Arc<Exchange>,
+        checkpointer: Arc<dyn Checkpointer>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            containers,
+            tasks,
+            events,
+            checkpointer,
+            locks: Locks::default(),
+            work: TaskTracker::new(),
+            served: OnceLock::new(),
+        })
+    }
+
+    /// What this machine is.
+    ///
+    /// # Errors
+    /// Those of reading `/proc`.
+    pub async fn machine(&self) -> Result<Machine> {
+        let id = self.config.id.clone();
+        blocking("read", "/proc", move || machine::read(id)).await
+    }
+
+    /// Waits for what was begun. Containers are left alone.
+    pub async fn shutdown(&self) {
+        self.work.close();
+        self.work.wait().await;
+    }
+
+    fn target(&self, container: &Id, exec: Option<Id>) -> Target {
+        Target { namespace: self.config.namespace.clone(), container: container.clone(), exec }
+    }
+
+    /// Runs `work` to its end, whatever becomes of the caller.
+    async fn own<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.work.spawn(work).await.unwrap_or_else(|panic| {
+            Err(Error::caused(ErrorKind::Internal, "a request ended in a panic", panic))
+        })
+    }
+}
+
+/// The name of a container, checked.
+///
+/// # Errors
+/// `InvalidArgument`.
+fn container_id(text: &str) -> Result<Id> {
+    Id::new("container id", text)
+}
+
+fn or_gone<T>(result: Result<T>) -> Result<()> {
+    match result {
+        Err(e) if !e.is_not_found() => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Runs work that blocks, where it may.
+async fn blocking<T: Send + 'static>(
+    doing: &'static str,
+    what: impl std::fmt::Display,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
+        Err(Error::caused(ErrorKind::Internal, format!("{doing} {what}"), panic))
+    })
+}

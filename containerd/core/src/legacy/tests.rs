@@ -1,0 +1,219 @@
+//! What can be tried without a shim. How containers run is tried from outside.
+
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use containerd_api::events::{TaskExit, TaskOom, TaskStart};
+use prost::{Message, Name};
+use runtime_v2::{Any, Manager, ManagerConfig, Timeouts};
+
+use super::*;
+use crate::{
+    containers::Container as StoredContainer,
+    content::{Content, ContentConfig, Sharing},
+    diff::{Diff, DiffConfig},
+    events::{Ending, ExchangeConfig},
+    tasks::TasksConfig,
+    testing::{World, container, id},
+};
+
+/// Writes an image, and fails if it is told to.
+#[derive(Default)]
+struct Fake {
+    fails: AtomicBool,
+}
+
+#[async_trait]
+impl Checkpointer for Fake {
+    async fn checkpoint(&self, _: &Target, _: &Checkpoint, folder: &Path) -> Result<()> {
+        fs::write(folder.join("image"), "").unwrap();
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(Error::unavailable("no luck"));
+        }
+        Ok(())
+    }
+
+    async fn restore(&self, folder: &Path) -> Result<Any> {
+        Ok(Any { type_url: folder.display().to_string(), value: Vec::new() })
+    }
+}
+
+/// A daemon without shims.
+struct Fixture {
+    legacy: Arc<Legacy>,
+    events: Arc<Exchange>,
+    containers: Containers,
+    fake: Arc<Fake>,
+    folder: tempfile::TempDir,
+    _world: World,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+        let path = |name: &str| folder.path().join(name);
+        let journal = ExchangeConfig { journal: path("journal"), boot_replay: Duration::ZERO };
+        let events = Exchange::open(journal).unwrap();
+        let manager = ManagerConfig {
+            root: path("root"),
+            state: path("state"),
+            grpc_address: String::new(),
+            ttrpc_address: String::new(),
+            env: Vec::new(),
+            debug: false,
+            timeouts: Timeouts::default(),
+        };
+        let config = TasksConfig {
+            default_runtime: "io.example.none.v1".into(),
+            state_timeout: Duration::from_secs(1),
+            concurrency: 0,
+        };
+        let content =
+            ContentConfig { root: path("content"), sharing: Sharing::default(), foreign: false };
+        let content = Content::open(content, world.db.clone()).await.unwrap();
+        let containers = world.containers.clone();
+        let tasks = Tasks::new(
+            config,
+            containers.clone(),
+            world.namespaces.clone(),
+            Manager::new(manager, events.clone()),
+            events.clone(),
+            Diff::new(DiffConfig { sync: false }, content),
+        );
+        let config = LegacyConfig {
+            namespace: id("legacy"),
+            runtime: "io.example.none.v1".into(),
+            id: "box".into(),
+            oom_notify: true,
+        };
+        let fake = Arc::new(Fake::default());
+        let legacy = Legacy::new(config, containers.clone(), tasks, events.clone(), fake.clone());
+        Self { legacy, events, containers, fake, folder, _world: world }
+    }
+
+    /// A container of ours, with a bundle.
+    async fn add(&self, name: &str, more: Vec<(String, Any)>) {
+        let bundle = self.folder.path().join(name);
+        fs::create_dir(&bundle).unwrap();
+        let extensions = more.into_iter().chain([record::bundle(bundle).unwrap()]).collect();
+        let stored = StoredContainer { extensions, ..container(name) };
+        self.containers.create(&id("legacy"), stored).await.unwrap();
+    }
+
+    fn publish<M: Message + Name>(&self, topic: &str, message: &M) {
+        let event = Any { type_url: M::full_name(), value: message.encode_to_vec() };
+        self.events.publish(&id("legacy"), topic, event).unwrap();
+    }
+}
+
+fn checkpoint(name: &str) -> Checkpoint {
+    Checkpoint {
+        name: name.into(),
+        created: UNIX_EPOCH,
+        exit: false,
+        tcp: true,
+        unix_sockets: false,
+        shell: false,
+    }
+}
+
+fn ending(pid: u32, status: u32, at: u64) -> Ending {
+    Ending { pid, status, at: UNIX_EPOCH + Duration::from_secs(at) }
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_whole_or_not_there() {
+    let fixture = Fixture::new().await;
+    let legacy = &fixture.legacy;
+    assert!(legacy.create_checkpoint("a", checkpoint("one")).await.unwrap_err().is_not_found());
+    fixture.add("a", Vec::new()).await;
+    fixture.fake.fails.store(true, Ordering::Relaxed);
+    let failed = legacy.create_checkpoint("a", checkpoint("one")).await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+    assert_eq!(legacy.list_checkpoints("a").await.unwrap(), []);
+    assert!(!fixture.folder.path().join("a/checkpoints/one").exists());
+
+    fixture.fake.fails.store(false, Ordering::Relaxed);
+    legacy.create_checkpoint("a", checkpoint("one")).await.unwrap();
+    let again = legacy.create_checkpoint("a", checkpoint("one")).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+    let listed = legacy.list_checkpoints("a").await.unwrap();
+    assert_eq!((listed[0].name.as_str(), listed[0].tcp), ("one", true));
+    assert!(listed[0].created > UNIX_EPOCH);
+    let folder = fixture.folder.path().join("a/checkpoints/one");
+    let options = legacy.restore_from(&fixture.folder.path().join("a"), "one").await.unwrap();
+    assert_eq!(options.type_url, folder.display().to_string());
+    legacy.delete_checkpoint("a", "one").await.unwrap();
+    assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn records_keep_what_they_are_given() {
+    let fixture = Fixture::new().await;
+    let spec = ProcessSpec { args: vec!["true".into()], ..ProcessSpec::default() };
+    let exec = record::process(&id("x-1"), &spec).unwrap();
+    fixture.add("a", vec![exec, record::exit(ending(7, 3, 9)).unwrap()]).await;
+    let record = fixture.legacy.record(&id("a")).await.unwrap();
+    assert_eq!(record.exit, Some(ending(7, 3, 9)));
+    assert_eq!(record.processes[&id("x-1")], spec);
+    let target = fixture.legacy.target(&id("a"), Some(id("x-1")));
+    fixture.legacy.forget_process(&target).await.unwrap();
+    fixture.legacy.forget_process(&target).await.unwrap();
+    let record = fixture.legacy.record(&id("a")).await.unwrap();
+    assert!(record.processes.is_empty() && record.is_ours());
+}
+
+#[tokio::test]
+async fn the_unseen_is_told_first_and_once() {
+    let fixture = Fixture::new().await;
+    fixture.add("a", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
+    fixture.publish("/tasks/start", &TaskStart { container_id: "a".into(), pid: 7 });
+    let mut events = fixture.legacy.subscribe().await.unwrap();
+    let exit = |container: &str, pid, exit_status| TaskExit {
+        container_id: container.into(),
+        id: container.into(),
+        pid,
+        exit_status,
+        exited_at: Some(SystemTime::now().into()),
+    };
+    fixture.publish("/tasks/exit", &exit("a", 7, 3));
+    fixture.publish("/tasks/start", &TaskStart { container_id: "b".into(), pid: 8 });
+    fixture.publish("/tasks/oom", &TaskOom { container_id: "b".into() });
+    fixture.publish("/tasks/exit", &exit("b", 8, 4));
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        let event = events.next().await.unwrap().unwrap();
+        told.push((event.kind, event.id.to_string(), event.pid, event.status));
+    }
+    let wanted = [
+        (EventKind::Exit, "a".to_owned(), 7, 3),
+        (EventKind::StartContainer, "b".to_owned(), 8, 0),
+        (EventKind::Oom, "b".to_owned(), 0, 0),
+        (EventKind::Exit, "b".to_owned(), 8, 4),
+    ];
+    assert_eq!(told, wanted);
+    fixture.events.close();
+    assert_eq!(events.next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_never_ran_is_taken_away_at_boot_and_what_ended_is_not() {
+    let fixture = Fixture::new().await;
+    fixture.add("half", Vec::new()).await;
+    fixture.add("ended", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
+    let other = container("other");
+    fixture.containers.create(&id("legacy"), other).await.unwrap();
+    let keeper = Keeper::start(fixture.legacy.clone()).await.unwrap();
+    let left = fixture.containers.list::<&str>(&id("legacy"), &[]).await.unwrap();
+    assert_eq!(left.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["ended", "other"]);
+    let state = fixture.legacy.state().await.unwrap();
+    assert_eq!(state.len(), 1);
+    assert_eq!((state[0].id.as_str(), state[0].status), ("ended", Status::Stopped(3)));
+    assert_eq!(state[0].processes[0].pid, 7);
+    keeper.shutdown().await;
+}
