@@ -4,7 +4,9 @@
 //! <state>/<namespace>/<id>/
 //!     config.json        the OCI runtime configuration
 //!     rootfs/            what the shim mounts as the container's root
-//!     work               link to <root>/<namespace>/<id>/
+//!     work               link to <root>/<namespace>/<id>/, where there may be
+//!         restore/       the images that the task is restored from
+//!         checkpoint-…/  images that are on their way to somewhere else
 //!     shim-binary-path   the shim that was, or is about to be, started
 //!     bootstrap.json     how to reach it; written when it runs
 //!     address            the same as a bare address, for older readers
@@ -32,6 +34,7 @@ use tracing::warn;
 
 use crate::{ManagerConfig, address::Bootstrap, mounts};
 
+mod images;
 mod remove;
 
 const CONFIG: &str = "config.json";

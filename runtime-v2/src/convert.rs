@@ -21,8 +21,8 @@ use shim_protocol::{
 };
 
 use crate::{
-    Any, CreateTask, Deleted, ExecProcess, Exit, Mount, Process, ProcessInfo, RuntimeInfo, Status,
-    Stdio,
+    Any, Checkpoint, CreateTask, Deleted, ExecProcess, Exit, Mount, Process, ProcessInfo,
+    RuntimeInfo, Status, Stdio,
 };
 
 pub(crate) fn any_to_wire(any: Any) -> WireAny {
@@ -58,7 +58,13 @@ pub(crate) fn create_to_wire(
         stdin: request.stdio.stdin,
         stdout: request.stdio.stdout,
         stderr: request.stdio.stderr,
-        checkpoint: request.checkpoint.as_deref().map(utf8).transpose()?.unwrap_or_default(),
+        checkpoint: match &request.checkpoint {
+            None => String::new(),
+            Some(Checkpoint::Folder(path)) => utf8(path)?,
+            Some(Checkpoint::Images(_)) => {
+                return Err(Error::internal("a checkpoint that was not brought"));
+            }
+        },
         options: request.options.map(any_to_wire).into(),
         ..Default::default()
     })

@@ -3,12 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use shim_protocol::{
-    Error, ErrorKind, Result,
+    Context, Error, ErrorKind, Result,
     proto::task_v2::{CreateTaskRequest, CreateTaskResponse},
 };
 
 use crate::{
-    CreateTask, Task, Timeouts,
+    Checkpoint, CreateTask, Task, Timeouts,
     bundle::Bundle,
     cleanup,
     client::Connection,
@@ -85,16 +85,15 @@ async fn steps(
         let connected = connected.clone();
         async move { cleanup::discard(&shared, &bundle, &binary, connected.get()).await.map(drop) }
     });
-    let folder = bundle.clone();
     // Neither is given up when the other fails: what is under way is undone when
     // it has come to its end.
     let (started, work) = tokio::join!(
         shared.launcher.start(&binary, bundle, request.options.as_ref()),
-        blocking(move || folder.create_work()),
+        make_work(bundle, &mut request.checkpoint),
     );
     let Started { bootstrap, is_ours } = started?;
     shared.registry.note_address(bundle, bootstrap.address.parse()?);
-    work?;
+    let is_restored = work?;
 
     let connection = Connection::dial(&bootstrap, bundle.namespace(), &shared.closing);
     let connection = connection.await.map_err(unreachable)?;
@@ -119,9 +118,25 @@ async fn steps(
 
     let seen = Seen::init(answer.pid);
     let task = Task::new(shared, bundle.clone(), binary, connection, Some(log), seen);
+    if is_restored {
+        task.will_be_restored();
+    }
     shared.registry.insert(task.clone());
     supervise::watch(shared, &task);
     Ok(task)
+}
+
+/// Makes the work folder, and brings the images there that the task is restored
+/// from, if they are to be brought; answers whether they were.
+async fn make_work(bundle: &Bundle, checkpoint: &mut Option<Checkpoint>) -> Result<bool> {
+    let folder = bundle.clone();
+    blocking(move || folder.create_work()).await?;
+    let Some(Checkpoint::Images(images)) = checkpoint else { return Ok(false) };
+    let owner = bundle.clone();
+    let folder = blocking(move || owner.make_restore_folder()).await?;
+    images.unpack(&folder).await.context("bring the checkpoint of", bundle.id())?;
+    *checkpoint = Some(Checkpoint::Folder(folder));
+    Ok(true)
 }
 
 /// It must not look as if there were no such container.

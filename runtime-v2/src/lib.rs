@@ -31,7 +31,7 @@ mod undo;
 pub use manager::Manager;
 pub use task::Task;
 pub use types::{
-    Any, CreateTask, Deleted, EventSink, ExecProcess, Exit, ManagerConfig, Mount, Process,
-    ProcessInfo, Recovered, RuntimeInfo, Status, Stdio, Timeouts,
+    Any, Checkpoint, CreateTask, Deleted, EventSink, ExecProcess, Exit, Images, ManagerConfig,
+    Mount, Process, ProcessInfo, Recovered, RuntimeInfo, Status, Stdio, Timeouts,
 };
 pub use undo::Undo;

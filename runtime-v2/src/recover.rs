@@ -220,6 +220,9 @@ async fn take_over(
         }
     };
     shared.registry.note_address(&bundle, connection.address().clone());
+    if matches!(status, Status::Running | Status::Paused) {
+        forget_checkpoints(shared, &bundle);
+    }
     let log = log.map(AbortOnDrop::detach);
     let task = Task::new(shared, bundle, binary, connection, log, seen);
     shared.registry.insert(task.clone());
@@ -231,6 +234,18 @@ async fn take_over(
         Status::Stopped => Outcome::Stopped,
         _ => Outcome::Live,
     }
+}
+
+/// Removes checkpoints that nobody will put anywhere. Those of a task that has
+/// ended stay until it is deleted: there is nothing else left of it.
+fn forget_checkpoints(shared: &Shared, bundle: &Bundle) {
+    let bundle = bundle.clone();
+    shared.work.spawn(async move {
+        let id = bundle.id().clone();
+        if let Err(error) = blocking(move || bundle.remove_checkpoint_folders()).await {
+            warn!(%id, error = %error.report(), "an unfinished checkpoint stays");
+        }
+    });
 }
 
 /// Cleans up behind a shim that died while the daemon was away, or that nobody

@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -115,8 +117,28 @@ pub struct CreateTask {
     pub rootfs: Vec<Mount>,
     /// Standard streams of init.
     pub stdio: Stdio,
-    /// Checkpoint image to restore from.
-    pub checkpoint: Option<PathBuf>,
+    /// What it goes on from, in place of a fresh start.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// What a task goes on from.
+#[derive(Clone, Debug)]
+pub enum Checkpoint {
+    /// A folder with images, which is somebody else's.
+    Folder(PathBuf),
+    /// Images that are brought into a folder of the task.
+    Images(Arc<dyn Images>),
+}
+
+/// The images of a checkpoint, wherever they are.
+#[async_trait]
+pub trait Images: fmt::Debug + Send + Sync + 'static {
+    /// Brings them into a folder, which is empty. What was brought before a
+    /// failure is removed by the caller.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being brought.
+    async fn unpack(&self, folder: &Path) -> Result<()>;
 }
 
 /// A process to be added to a container.

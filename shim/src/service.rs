@@ -97,6 +97,7 @@ impl TryFrom<CreateTaskRequest> for Create {
                 terminal: request.terminal,
             },
             restore: path(request.checkpoint),
+            parent: path(request.parent_checkpoint),
             options: RuntimeOptions::from_any(request.options.as_ref())?,
         })
     }

@@ -105,14 +105,15 @@ pub fn commit(offset: i64, expected: &str) -> WriteContentRequest {
     }
 }
 
-/// Writes and commits `text`.
+/// Writes and commits `bytes`.
 ///
 /// # Errors
 /// The daemon's.
-pub async fn put(api: &Api, reference: &str, text: &str) -> Result<String, Status> {
+pub async fn put(api: &Api, reference: &str, bytes: impl AsRef<[u8]>) -> Result<String, Status> {
+    let bytes = bytes.as_ref();
+    let length = i64::try_from(bytes.len()).unwrap_or_default();
     let (mut write, _) = Write::open(api, stat(reference)).await?;
-    write.send(data(0, text)).await?;
-    let length = i64::try_from(text.len()).unwrap_or_default();
+    write.send(data(0, bytes)).await?;
     Ok(write.send(commit(length, "")).await?.digest)
 }
 

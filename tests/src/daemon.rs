@@ -156,6 +156,11 @@ impl Daemon {
         &self.config
     }
 
+    /// The folder with programs that come before those of the machine.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     /// The `state` folder.
     pub fn state(&self) -> &Path {
         &self.state

@@ -14,6 +14,8 @@ mod api;
 mod bed;
 mod container;
 pub mod content;
+pub mod counter;
+pub mod criu;
 mod ctr;
 mod daemon;
 mod events;

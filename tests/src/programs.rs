@@ -103,7 +103,7 @@ pub fn debug_dir() -> PathBuf {
 
 /// `<target>/debug` of `<target>/debug/deps/<test>`; of `<target>/release/measure`
 /// it is `<target>/release`.
-fn profile_dir() -> PathBuf {
+pub(crate) fn profile_dir() -> PathBuf {
     let test = env::current_exe().unwrap_or_default();
     let mut profile = test.parent().unwrap_or(Path::new("."));
     if profile.ends_with("deps") {

@@ -116,6 +116,17 @@ impl NewContainer {
         Ok(self)
     }
 
+    /// Its OCI configuration as it was written before.
+    pub(crate) fn any_spec(mut self, spec: Any) -> Self {
+        self.wire.spec = Some(spec);
+        self
+    }
+
+    /// Whether a snapshot is made for it.
+    pub(crate) fn has_new_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
     /// Its OCI configuration, to be built when it is made. If it gets a
     /// snapshot, the user is looked up in that.
     #[must_use]
@@ -288,6 +299,11 @@ impl Container {
     fn new(namespace: &Namespace, action: &str, wire: Option<Wire>) -> Result<Self> {
         let wire = wire.ok_or_else(|| Error::incomplete(action, "container"))?;
         Ok(Self { namespace: namespace.clone(), record: wire.into() })
+    }
+
+    /// The same container by another view of its namespace.
+    pub(crate) fn in_namespace(self, namespace: &Namespace) -> Self {
+        Self { namespace: namespace.clone(), ..self }
     }
 
     /// Its identifier.

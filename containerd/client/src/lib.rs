@@ -61,6 +61,7 @@
 //! Every failure is an [`Error`] with an [`ErrorKind`] that callers match on;
 //! the daemon's own words are in its chain of causes.
 
+mod checkpoint;
 mod client;
 mod container;
 mod content;
@@ -95,6 +96,7 @@ pub use containerd_images::{
 };
 pub use prost_types::Any;
 
+pub use checkpoint::{ContainerCheckpoint, Restore, TaskCheckpoint};
 pub use client::{Client, ConnectOptions};
 pub use container::{Container, ContainerRecord, NewContainer, Runtime};
 pub use content::{Content, ContentInfo, ContentReader, ContentWriter, Ingest};

@@ -39,7 +39,7 @@ impl Store {
     ///
     /// # Errors
     /// `Aborted` when it was collected meanwhile: it has to be written again.
-    async fn hold(&self, digest: &Digest) -> Result<()> {
+    pub(crate) async fn hold(&self, digest: &Digest) -> Result<()> {
         let Some(lease) = self.namespace.lease() else { return Ok(()) };
         let resource = Resource { id: digest.to_string(), kind: "content".into() };
         self.namespace.leases().add_resource(lease, resource).await?;

@@ -351,13 +351,15 @@ impl Task {
         })
     }
 
-    /// Freezes the task onto disk: into the folder that the options name, or
-    /// else into the content store. What is returned is in the content store.
+    /// Writes the task to disk: to the folder that the options name, or else to
+    /// the content store, and then answers what is there. [`Task::checkpoint`]
+    /// makes an image of it.
     ///
     /// # Errors
-    /// `NotFound`, or `FailedPrecondition` when the task does not run; those
+    /// `NotFound`; `FailedPrecondition` when the task does not run, or CRIU is
+    /// missing or too old; `Unimplemented` when its runtime cannot do it; those
     /// of the runtime.
-    pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<Vec<Descriptor>> {
+    pub async fn write_checkpoint(&self, options: &CheckpointOptions) -> Result<Vec<Descriptor>> {
         let request = self.namespace().request(CheckpointTaskRequest {
             container_id: self.id().into(),
             parent_checkpoint: String::new(),

@@ -8,8 +8,9 @@ use std::{path::Path, time::Duration};
 use common::{World, id, process, topics, until};
 use containerd_core::{
     Any,
-    tasks::{ExecProcess, Status, Stdio},
+    tasks::{ExecProcess, NewCheckpoint, Status, Stdio},
 };
+use containerd_images::{Descriptor, Digest, media_type};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -34,8 +35,13 @@ async fn a_task_from_create_to_delete() {
     wrong.runtime_path = "io.example.nowhere.v1".into();
     assert!(tasks.create(wrong).await.is_err());
     let mut restore = world.create("a");
-    restore.checkpoint = true;
-    assert_eq!(tasks.create(restore).await.unwrap_err().kind(), ErrorKind::Unimplemented);
+    let nothing = Digest::of(Default::default(), b"");
+    restore.checkpoint = Some(Descriptor::new(media_type::OCI_LAYER, nothing.clone(), 0));
+    let other = tasks.create(restore.clone()).await.unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::InvalidArgument);
+    restore.checkpoint = Some(Descriptor::new(media_type::CHECKPOINT, nothing, 0));
+    let absent = tasks.create(restore).await.unwrap_err();
+    assert_eq!(absent.kind(), ErrorKind::NotFound);
 
     let pid = tasks.create(world.create("a")).await.unwrap();
     let again = tasks.create(world.create("a")).await.unwrap_err();
@@ -55,8 +61,11 @@ async fn a_task_from_create_to_delete() {
     let others = tasks.metrics(&world.namespace, &["id==b".to_owned()]).await.unwrap();
     assert_eq!(others, []);
     assert!(tasks.list_pids(&a).await.unwrap().iter().any(|process| process.pid == pid));
-    let unnamed = tasks.checkpoint(&a, None).await.unwrap_err();
-    assert_eq!(unnamed.kind(), ErrorKind::Unimplemented);
+    let value = Vec::new();
+    let options = Some(Any { type_url: "other".into(), value });
+    let foreign = NewCheckpoint { options, ..Default::default() };
+    let error = tasks.checkpoint(&a, foreign).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
 
     let e = world.exec("a", "e");
     let spec = serde_json::to_vec(&process("exit 3")).unwrap();

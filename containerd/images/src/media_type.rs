@@ -24,6 +24,18 @@ pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// Docker's layer, compressed with zstd.
 pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+/// What CRIU has written of a container, as an archive (containerd,
+/// `core/images/mediatypes.go`, also below).
+pub const CHECKPOINT: &str = "application/vnd.containerd.container.criu.checkpoint.criu.tar";
+/// The OCI configuration of a container, as the message `Any`.
+pub const CHECKPOINT_CONFIG: &str =
+    "application/vnd.containerd.container.checkpoint.config.v1+proto";
+/// The options that a checkpoint was made with, as the message `Any`.
+pub const CHECKPOINT_OPTIONS: &str =
+    "application/vnd.containerd.container.checkpoint.options.v1+proto";
+/// The options of a container's runtime, as the message `Any`.
+pub const CHECKPOINT_RUNTIME_OPTIONS: &str =
+    "application/vnd.containerd.container.checkpoint.runtime.options+proto";
 
 /// Docker's layer that must not be given on, not compressed.
 const DOCKER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar";
@@ -64,12 +76,7 @@ pub fn is_config(media_type: &str) -> bool {
 
 /// Is it a configuration, or what checkpoints of containers have for one?
 pub fn is_known_config(media_type: &str) -> bool {
-    is_config(media_type)
-        || matches!(
-            media_type,
-            "application/vnd.containerd.container.criu.checkpoint.criu.tar"
-                | "application/vnd.containerd.container.checkpoint.config.v1+proto"
-        )
+    is_config(media_type) || matches!(media_type, CHECKPOINT | CHECKPOINT_CONFIG)
 }
 
 /// Is it a layer that must not be given on, such as those of Windows?

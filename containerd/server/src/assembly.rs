@@ -129,6 +129,7 @@ impl Core {
             namespaces.clone(),
             manager.clone(),
             events.clone(),
+            diff.clone(),
         );
         let legacy = Legacy::new(
             legacy_config(config)?,
@@ -161,6 +162,7 @@ impl Core {
     /// Ends what runs by itself, the youngest first. Containers are left alone.
     pub(crate) async fn shutdown(self) {
         self.legacy.shutdown().await;
+        self.tasks.shutdown().await;
         self.manager.shutdown().await;
         self.transfers.shutdown().await;
         self.diff.shutdown().await;

@@ -1,4 +1,4 @@
-use std::os::unix::fs::MetadataExt;
+use std::{fs::File, os::unix::fs::MetadataExt};
 
 use nix::mount::{MsFlags, mount};
 use tempfile::TempDir;
@@ -128,4 +128,29 @@ fn what_is_mounted_survives_and_what_is_in_the_root_does_too() {
     let error = bundle.remove().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     assert_eq!(fs::read_to_string(rootfs.join("file")).unwrap(), "data");
+}
+
+#[test]
+fn unfinished_checkpoints_are_removed_unless_they_are_in_use() {
+    let (_folder, bundle) = world();
+    bundle.remove_checkpoint_folders().unwrap();
+    bundle.create(b"{}", SHIM.as_ref()).unwrap();
+    bundle.create_work().unwrap();
+    let [left, used] = [(); 2].map(|()| bundle.make_checkpoint_folder().unwrap().keep());
+    fs::write(left.join("core-1.img"), "image").unwrap();
+    let restore = bundle.make_restore_folder().unwrap();
+    assert_eq!((mode(&left), mode(&restore)), (0o700, 0o700));
+    let lock = File::open(&used).unwrap();
+    lock.lock().unwrap();
+    bundle.remove_checkpoint_folders().unwrap();
+    assert!(!left.exists() && used.exists() && restore.exists());
+    drop(lock);
+    bundle.remove_checkpoint_folders().unwrap();
+    assert!(!used.exists() && restore.exists());
+    bundle.remove_restore_folder().unwrap();
+    bundle.remove_restore_folder().unwrap();
+    assert!(!restore.exists());
+    let last = bundle.make_checkpoint_folder().unwrap().keep();
+    bundle.remove().unwrap();
+    assert!(!last.exists(), "it goes with the bundle");
 }

@@ -6,7 +6,10 @@ mod requests;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use tokio::{
     sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, watch},
     task::AbortHandle,
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     Deleted, Exit, Status,
@@ -40,6 +43,8 @@ pub struct Task {
     ending: AsyncMutex<()>,
     seen: Mutex<Seen>,
     log: Option<AbortHandle>,
+    /// It is restored, when it is started, from images in a folder of its own.
+    to_restore: AtomicBool,
 }
 
 /// Where a task is in its life, as far as its shim is concerned.
@@ -99,7 +104,27 @@ impl Task {
             ending: AsyncMutex::new(()),
             seen: Mutex::new(seen),
             log,
+            to_restore: AtomicBool::new(false),
         })
+    }
+
+    /// Its start will use images in its own folder.
+    pub(crate) fn will_be_restored(&self) {
+        self.to_restore.store(true, Ordering::Relaxed);
+    }
+
+    /// It was started: the images, if there were any, are of no use any more.
+    fn was_restored(&self) {
+        if !self.to_restore.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let bundle = self.bundle.clone();
+        self.shared.work.spawn(async move {
+            let id = bundle.id().clone();
+            if let Err(error) = blocking(move || bundle.remove_restore_folder()).await {
+                warn!(%id, error = %error.report(), "images of a checkpoint stay");
+            }
+        });
     }
 
     /// Namespace of the container.

@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use protobuf::{Message, MessageField, well_known_types::empty::Empty};
 use shim_protocol::{ErrorKind, Id, Result, proto::task_v2 as wire};
+use tempfile::TempDir;
 
 use super::{Life, SeenProcess, Task, name};
-use crate::{Any, Deleted, ExecProcess, Process, ProcessInfo, Status, convert};
+use crate::{Any, Deleted, ExecProcess, Process, ProcessInfo, Status, convert, manager::blocking};
 
 impl Task {
     /// Asks the shim for the state of init or an exec.
@@ -41,6 +42,9 @@ impl Task {
         };
         let answer = self.call("Start", &request, self.limit()).await;
         let answer: wire::StartResponse = self.explain(answer, exec, &[Status::Created]).await?;
+        if exec.is_none() {
+            self.was_restored();
+        }
         let mut seen = self.seen_mut();
         match exec {
             None => seen.init.pid = answer.pid,
@@ -153,7 +157,7 @@ impl Task {
         Ok(convert::pids_from_wire(self.call("Pids", &request, self.limit()).await?))
     }
 
-    /// Writes a checkpoint image to `path`.
+    /// Writes the images of a checkpoint to `path`, however long that takes.
     ///
     /// # Errors
     /// What the shim says.
@@ -164,7 +168,17 @@ impl Task {
             options: options.map(convert::any_to_wire).into(),
             ..Default::default()
         };
-        self.tell("Checkpoint", &request).await
+        self.call::<_, Empty>("Checkpoint", &request, None).await.map(drop)
+    }
+
+    /// A folder for the images of a checkpoint, which is removed with the answer.
+    /// If the daemon dies before, the next one removes it.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn checkpoint_folder(&self) -> Result<TempDir> {
+        let bundle = self.bundle_of().clone();
+        blocking(move || bundle.make_checkpoint_folder()).await
     }
 
     /// Sets new limits: OCI Linux resources as JSON in an `Any`.
@@ -204,10 +218,10 @@ impl Task {
         &self,
         method: &'static str,
         request: &Q,
-        limit: Duration,
+        limit: impl Into<Option<Duration>>,
     ) -> Result<R> {
         let connection = self.connection()?;
-        match connection.task(method, request, Some(limit)).await {
+        match connection.task(method, request, limit.into()).await {
             // Was it the end of the shim? Then there is no such task any more.
             Err(lost) if connection.is_closed() => {
                 let timeouts = &self.shared.config.timeouts;

@@ -16,6 +16,7 @@ use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 use super::{
     Checkpoint, ContainerState, Create, Exec, Restore, Runtime, Started, Status,
     call::{Call, TempFile, read_pid},
+    criu::{self, Allowed},
 };
 use crate::reaper::Reaper;
 
@@ -92,6 +93,13 @@ impl BinaryRuntime {
         )
     }
 
+    /// Whether it is crun, whatever it is called: its restore has flags of its own.
+    async fn is_crun(&self) -> Result<bool> {
+        let mut call = self.call("--version")?;
+        call.capture();
+        Ok(call.run(&self.reaper).await?.starts_with(b"crun "))
+    }
+
     /// All runc-like runtimes keep a folder per container.
     fn knows(&self, id: &Id) -> bool {
         self.config.root.join(id).exists()
@@ -119,6 +127,31 @@ impl BinaryRuntime {
         call.run(&self.reaper).await?;
         let pid = read_pid(pid_file)?;
         Ok(Started { pid, exit: expectation.watch(pid)? })
+    }
+}
+
+/// What CRIU is allowed, at a checkpoint and at its restore.
+fn allow(call: &mut Call, allowed: &Allowed) {
+    call.flag("--tcp-established", allowed.open_tcp)
+        .flag("--ext-unix-sk", allowed.external_unix_sockets)
+        .flag("--shell-job", allowed.terminal)
+        .flag("--file-locks", allowed.file_locks);
+    for namespace in &allowed.empty_namespaces {
+        call.option("--empty-ns", namespace);
+    }
+    if !allowed.cgroups_mode.is_empty() {
+        call.option("--manage-cgroups-mode", &allowed.cgroups_mode);
+    }
+}
+
+/// A failure with what CRIU says of it: runtimes tell only where its log is.
+fn told(error: Error, work: Option<&Path>, log: &str) -> Error {
+    match work.and_then(|work| criu::complaint(work, log)) {
+        Some(complaint) => {
+            let kind = error.kind();
+            Error::caused(kind, format!("CRIU: {complaint}"), error)
+        }
+        None => error,
     }
 }
 
@@ -203,41 +236,50 @@ impl Runtime for BinaryRuntime {
         self.run(id, call, "update").await.map(drop)
     }
 
+    async fn can_checkpoint(&self) -> Result<()> {
+        criu::check(&self.reaper, &self.config.work).await
+    }
+
     async fn checkpoint(&self, id: &Id, request: &Checkpoint) -> Result<()> {
+        self.can_checkpoint().await?;
         let mut call = self.call("checkpoint")?;
         call.option("--image-path", &request.image_path);
         if let Some(work_path) = &request.work_path {
+            criu::forget(work_path, criu::DUMP_LOG)?;
             call.option("--work-path", work_path);
         }
         if let Some(parent_path) = &request.parent_path {
             call.option("--parent-path", parent_path);
         }
-        call.flag("--leave-running", !request.exit)
-            .flag("--tcp-established", request.open_tcp)
-            .flag("--ext-unix-sk", request.external_unix_sockets)
-            .flag("--shell-job", request.terminal)
-            .flag("--file-locks", request.file_locks);
-        for namespace in &request.empty_namespaces {
-            call.option("--empty-ns", namespace);
+        let allowed = Allowed::from(request);
+        allow(call.flag("--leave-running", !request.exit), &allowed);
+        if let Err(error) = self.run(id, call, "checkpoint").await {
+            return Err(told(error, request.work_path.as_deref(), criu::DUMP_LOG));
         }
-        if !request.cgroups_mode.is_empty() {
-            call.option("--manage-cgroups-mode", &request.cgroups_mode);
-        }
-        self.run(id, call, "checkpoint").await.map(drop)
+        allowed.write(&request.image_path)
     }
 
     async fn restore(&self, id: &Id, request: Restore<'_>) -> Result<Started> {
+        self.can_checkpoint().await?;
+        let allowed = Allowed::read(request.image_path)?;
         let mut call = self.call("restore")?;
         call.option("--bundle", request.bundle).option("--image-path", request.image_path);
         if let Some(work_path) = request.work_path {
+            criu::forget(work_path, criu::RESTORE_LOG)?;
             call.option("--work-path", work_path);
         }
-        // Without --no-subreaper runc would adopt what is ours to reap.
+        if let Some(parent_path) = request.parent_path {
+            call.option("--parent-path", parent_path);
+        }
+        allow(&mut call, &allowed);
+        // Without --no-subreaper runc would adopt what is ours to reap. crun never
+        // does, and does not know the flag.
         call.arg("--detach")
-            .arg("--no-subreaper")
+            .flag("--no-subreaper", !self.is_crun().await?)
             .flag("--no-pivot", request.no_pivot_root)
             .stdio(request.stdio);
-        self.make(id, call).await
+        let made = self.make(id, call).await;
+        made.map_err(|error| told(error, request.work_path, criu::RESTORE_LOG))
     }
 
     async fn ps(&self, id: &Id) -> Result<Vec<u32>> {

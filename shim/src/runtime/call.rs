@@ -58,6 +58,10 @@ impl TempFile {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+
+    pub(super) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
 }
 
 impl Drop for TempFile {

@@ -20,6 +20,7 @@ use crate::reaper::ExitFuture;
 
 pub mod binary;
 mod call;
+mod criu;
 pub mod embedded;
 mod log;
 #[cfg(test)]
@@ -113,6 +114,8 @@ pub struct Restore<'a> {
     pub image_path: &'a Path,
     /// Folder for work files and logs; the runtime's own choice if absent.
     pub work_path: Option<&'a Path>,
+    /// The checkpoint that the images build upon.
+    pub parent_path: Option<&'a Path>,
     /// Streams of its first process.
     pub stdio: ChildStdio,
     /// Do not use pivot_root.
@@ -223,16 +226,25 @@ pub trait Runtime: Send + Sync {
     /// See the trait.
     async fn update(&self, id: &Id, resources: &[u8]) -> Result<()>;
 
-    /// Writes the container's processes to disk.
+    /// Whether containers can be written to disk and brought back here. Nothing
+    /// is done to any.
     ///
     /// # Errors
-    /// See the trait.
+    /// `Unimplemented` when this runtime cannot do it; `FailedPrecondition` when
+    /// what it takes is missing or too old.
+    async fn can_checkpoint(&self) -> Result<()>;
+
+    /// Writes the container's processes to disk. If that fails, they are as they
+    /// were, but may be frozen.
+    ///
+    /// # Errors
+    /// As [`Runtime::can_checkpoint`], before anything is done; see the trait.
     async fn checkpoint(&self, id: &Id, request: &Checkpoint) -> Result<()>;
 
     /// Makes a container from a checkpoint; it runs at once.
     ///
     /// # Errors
-    /// As [`Runtime::create`].
+    /// As [`Runtime::create`] and [`Runtime::can_checkpoint`].
     async fn restore(&self, id: &Id, request: Restore<'_>) -> Result<Started>;
 
     /// All processes of the container, as seen by this process.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use shim_protocol::{Error, ErrorKind, Id, Result};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -27,8 +28,8 @@ pub(super) const RUNTIME_GRACE: Duration = Duration::from_secs(10);
 
 /// A container and its processes.
 ///
-/// No lock in here is held across an await: each guards one map or the
-/// lifecycle for as long as it takes to look or to change.
+/// But for `steering`, no lock in here is held across an await: each guards one
+/// map or the lifecycle for as long as it takes to look or to change.
 pub struct Container {
     pub(super) id: Id,
     pub(super) bundle: Bundle,
@@ -43,6 +44,8 @@ pub struct Container {
     pub(super) own_pid_namespace: bool,
     /// The checkpoint that the container is restored from when it is started.
     pub(super) restore: Option<PathBuf>,
+    /// The checkpoint that this one builds upon.
+    pub(super) parent: Option<PathBuf>,
     /// Known once init exists.
     pub(super) cgroup: Mutex<Option<Cgroup>>,
     /// Notice of out-of-memory kills, once init exists.
@@ -51,6 +54,9 @@ pub struct Container {
     pub(super) init_gone: CancellationToken,
     /// Ends the watch for out-of-memory kills.
     pub(super) unwatch: CancellationToken,
+    /// Held by what must not overlap: freezing, thawing, other limits, and
+    /// checkpoints, which freeze and thaw too.
+    pub(super) steering: AsyncMutex<()>,
     life: Mutex<Lifecycle>,
     execs: Mutex<BTreeMap<Id, Arc<ExecSpec>>>,
     streams: Mutex<BTreeMap<Option<Id>, Arc<ProcessIo>>>,
@@ -75,10 +81,12 @@ impl Container {
             rootfs,
             own_pid_namespace: spec.has_own_pid_namespace(),
             restore: request.restore.clone(),
+            parent: request.parent.clone(),
             cgroup: Mutex::default(),
             oom: Mutex::default(),
             init_gone: CancellationToken::new(),
             unwatch: CancellationToken::new(),
+            steering: AsyncMutex::default(),
             life: Mutex::new(Lifecycle::new(None)),
             execs: Mutex::default(),
             streams: Mutex::default(),

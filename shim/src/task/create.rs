@@ -28,6 +28,8 @@ pub struct Create {
     pub stdio: Stdio,
     /// Folder of a checkpoint to restore it from when it is started.
     pub restore: Option<PathBuf>,
+    /// The checkpoint that `restore` builds upon.
+    pub parent: Option<PathBuf>,
     /// How to use the OCI runtime.
     pub options: RuntimeOptions,
 }
@@ -38,24 +40,27 @@ impl Container {
     /// before it are undone.
     ///
     /// # Errors
-    /// `InvalidArgument` for a broken bundle or bad streams; else those of
-    /// mounts and of the OCI runtime.
+    /// `InvalidArgument` for a broken bundle or bad streams; `Unimplemented` or
+    /// `FailedPrecondition` when it cannot be restored from a checkpoint; else
+    /// those of mounts and of the OCI runtime.
     pub async fn create(context: Arc<Context>, request: Create) -> Result<Arc<Self>> {
         let bundle = Bundle::new(&request.bundle);
         let spec = bundle.spec()?;
         bundle.write_options(&request.options)?;
         let rootfs = mount_rootfs(&bundle, &request.rootfs).await?;
         let container = Arc::new(Self::new(context, &request, &spec, rootfs));
-        let init = match &container.restore {
-            Some(_) => None,
-            None => match container.make_init().await {
-                Ok(init) => Some(init),
-                Err(error) => {
-                    let undone = unmount_rootfs(container.rootfs.clone()).await;
-                    undone.unwrap_or_else(|e| warn!("{}", e.report()));
-                    return Err(error);
-                }
-            },
+        let made = match &container.restore {
+            // The start does the rest; what it cannot do is told before.
+            Some(_) => container.runtime.can_checkpoint().await.map(|()| None),
+            None => container.make_init().await.map(Some),
+        };
+        let init = match made {
+            Ok(init) => init,
+            Err(error) => {
+                let undone = unmount_rootfs(container.rootfs.clone()).await;
+                undone.unwrap_or_else(|e| warn!("{}", e.report()));
+                return Err(error);
+            }
         };
         container.publish_create(&request);
         if let Some(Started { pid, exit }) = init {

@@ -88,6 +88,7 @@ impl Container {
             bundle: self.bundle.path(),
             image_path: restore,
             work_path: Some(&work_path),
+            parent_path: self.parent.as_deref(),
             stdio,
             no_pivot_root: self.options.no_pivot_root,
         };

@@ -1,13 +1,18 @@
 //! What can be done to a container or process that is there.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::Value;
 use shim_protocol::{Context as _, Error, ErrorKind, Id, Result};
+use tracing::warn;
 
 use super::{Container, ExecSpec, state::State};
 use crate::{
-    runtime::Checkpoint,
+    runtime::{Checkpoint, Status},
     sys::{process, wait},
 };
 
@@ -61,6 +66,7 @@ impl Container {
     /// # Errors
     /// `FailedPrecondition` unless it runs.
     pub async fn pause(&self) -> Result<()> {
+        let _steering = self.steering.lock().await;
         self.life().step(State::begin_pause)?;
         match self.unless_gone(self.runtime.pause(&self.id)).await {
             Ok(()) => self.try_announce(|life| life.paused()),
@@ -77,6 +83,7 @@ impl Container {
     /// # Errors
     /// `FailedPrecondition` unless it is frozen.
     pub async fn resume(&self) -> Result<()> {
+        let _steering = self.steering.lock().await;
         self.life().step(State::begin_resume)?;
         match self.unless_gone(self.runtime.resume(&self.id)).await {
             Ok(()) => self.try_announce(|life| life.resumed()),
@@ -92,15 +99,19 @@ impl Container {
     /// # Errors
     /// `FailedPrecondition` unless there is an init; else the OCI runtime's.
     pub async fn update(&self, resources: &[u8]) -> Result<()> {
+        let _steering = self.steering.lock().await;
         self.life().snapshot(None)?.state.may_update()?;
         self.unless_gone(self.runtime.update(&self.id, resources)).await
     }
 
-    /// Writes the container's processes to disk.
+    /// Writes the container's processes to disk. If that fails, they go on as
+    /// before.
     ///
     /// # Errors
-    /// `FailedPrecondition` unless it runs; else the OCI runtime's.
+    /// `FailedPrecondition` unless it runs, or when CRIU is missing or too old;
+    /// else the OCI runtime's.
     pub async fn checkpoint(&self, mut request: Checkpoint) -> Result<()> {
+        let _steering = self.steering.lock().await;
         self.life().snapshot(None)?.state.may_checkpoint()?;
         if request.image_path.as_os_str().is_empty() {
             request.image_path = PathBuf::from(&self.options.criu_image_path);
@@ -109,10 +120,43 @@ impl Container {
             return Err(Error::invalid("a checkpoint needs a folder for its images"));
         }
         request.work_path.get_or_insert_with(|| self.criu_work_path());
+        // What is locked is in use: a daemon that was started meanwhile leaves it.
+        let _held = lock_folder(&request.image_path);
         // Not given up when init is gone: it may end init itself, and not be done yet.
-        self.runtime.checkpoint(&self.id, &request).await?;
+        if let Err(error) = self.runtime.checkpoint(&self.id, &request).await {
+            self.undo_freeze().await;
+            return Err(error);
+        }
         self.publish_checkpoint(&request.image_path.to_string_lossy());
         Ok(())
+    }
+
+    /// CRIU freezes what it writes, and may have died before it thawed it. Only
+    /// what the client has paused stays as it is.
+    async fn undo_freeze(&self) {
+        let wanted = |state| match state {
+            State::Running => Some(false),
+            State::Paused => Some(true),
+            _ => None,
+        };
+        let Some(paused) = self.life().snapshot(None).ok().and_then(|init| wanted(init.state))
+        else {
+            return;
+        };
+        let undone = async {
+            let is_paused = self.runtime.state(&self.id).await?.status == Status::Paused;
+            match (is_paused, paused) {
+                (true, false) => self.runtime.resume(&self.id).await,
+                (false, true) => self.runtime.pause(&self.id).await,
+                _ => Ok(()),
+            }
+        };
+        match undone.await {
+            Err(e) if !e.is_not_found() => {
+                warn!("after a failed checkpoint of {}: {}", self.id, e.report());
+            }
+            _ => {}
+        }
     }
 
     /// Where CRIU works and logs, where a request does not say.
@@ -159,6 +203,13 @@ impl Container {
         }
         Ok(())
     }
+}
+
+/// A folder with a lock on it, if it is there and nobody else has locked it.
+fn lock_folder(path: &Path) -> Option<File> {
+    let folder = File::open(path).ok()?;
+    folder.try_lock().ok()?;
+    Some(folder)
 }
 
 /// The process with the request's word on whether it has a terminal.

@@ -97,6 +97,11 @@ impl Diff {
         Self(Arc::new(Inner { content, config, work: TaskTracker::new() }))
     }
 
+    /// Where layers are.
+    pub(crate) fn content(&self) -> &Content {
+        &self.0.content
+    }
+
     /// Unpacks a layer onto `mounts`; answers what it is without its
     /// compression. If the caller goes away, it ends soon after; what was
     /// unpacked until then stays, as it does after an error.

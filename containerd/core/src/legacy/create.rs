@@ -81,7 +81,7 @@ impl Legacy {
                 stdio,
                 options,
                 runtime_path: String::new(),
-                checkpoint: false,
+                checkpoint: None,
                 task_api_address: String::new(),
             };
             self.tasks.create(create).await?;

@@ -15,6 +15,8 @@ use runtime_v2::{Any, Manager, ManagerConfig, Timeouts};
 use super::*;
 use crate::{
     containers::Container as StoredContainer,
+    content::{Content, ContentConfig, Sharing},
+    diff::{Diff, DiffConfig},
     events::{Ending, ExchangeConfig},
     tasks::TasksConfig,
     testing::{World, container, id},
@@ -52,7 +54,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new() -> Self {
+    async fn new() -> Self {
         let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
         let path = |name: &str| folder.path().join(name);
         let journal = ExchangeConfig { journal: path("journal"), boot_replay: Duration::ZERO };
@@ -71,6 +73,9 @@ impl Fixture {
             state_timeout: Duration::from_secs(1),
             concurrency: 0,
         };
+        let content =
+            ContentConfig { root: path("content"), sharing: Sharing::default(), foreign: false };
+        let content = Content::open(content, world.db.clone()).await.unwrap();
         let containers = world.containers.clone();
         let tasks = Tasks::new(
             config,
@@ -78,6 +83,7 @@ impl Fixture {
             world.namespaces.clone(),
             Manager::new(manager, events.clone()),
             events.clone(),
+            Diff::new(DiffConfig { sync: false }, content),
         );
         let config = LegacyConfig {
             namespace: id("legacy"),
@@ -122,7 +128,7 @@ fn ending(pid: u32, status: u32, at: u64) -> Ending {
 
 #[tokio::test]
 async fn a_checkpoint_is_whole_or_not_there() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     let legacy = &fixture.legacy;
     assert!(legacy.create_checkpoint("a", checkpoint("one")).await.unwrap_err().is_not_found());
     fixture.add("a", Vec::new()).await;
@@ -148,7 +154,7 @@ async fn a_checkpoint_is_whole_or_not_there() {
 
 #[tokio::test]
 async fn records_keep_what_they_are_given() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     let spec = ProcessSpec { args: vec!["true".into()], ..ProcessSpec::default() };
     let exec = record::process(&id("x-1"), &spec).unwrap();
     fixture.add("a", vec![exec, record::exit(ending(7, 3, 9)).unwrap()]).await;
@@ -164,7 +170,7 @@ async fn records_keep_what_they_are_given() {
 
 #[tokio::test]
 async fn the_unseen_is_told_first_and_once() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     fixture.add("a", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
     fixture.publish("/tasks/start", &TaskStart { container_id: "a".into(), pid: 7 });
     let mut events = fixture.legacy.subscribe().await.unwrap();
@@ -197,7 +203,7 @@ async fn the_unseen_is_told_first_and_once() {
 
 #[tokio::test]
 async fn what_never_ran_is_taken_away_at_boot_and_what_ended_is_not() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     fixture.add("half", Vec::new()).await;
     fixture.add("ended", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
     let other = container("other");

@@ -48,7 +48,7 @@ pub(super) async fn start(
         stdio,
         options: None,
         runtime_path: String::new(),
-        checkpoint: false,
+        checkpoint: None,
         task_api_address: String::new(),
     };
     tasks.create(create).await?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use prost::{Message, Name};
-use runtime_v2::{Any, CreateTask};
+use runtime_v2::{Any, Checkpoint, CreateTask};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{Create, Tasks};
@@ -18,16 +18,10 @@ impl Tasks {
     /// # Errors
     /// `NotFound` when there is no such container, `AlreadyExists` when it has a
     /// task, `FailedPrecondition` when it has no OCI configuration or its
-    /// runtime is not installed, `Unimplemented` for a checkpoint in the
-    /// content store or a task API that is served by somebody else, and what
+    /// runtime is not installed, `InvalidArgument` for a checkpoint that is none,
+    /// `Unimplemented` for a task API that is served by somebody else, and what
     /// [`Manager::create`](runtime_v2::Manager::create) says.
     pub async fn create(&self, request: Create) -> Result<u32> {
-        if request.checkpoint {
-            return Err(Error::unimplemented(
-                "restore from a checkpoint in the content store: name a folder in the runtime \
-                 options' criu_image_path instead",
-            ));
-        }
         if !request.task_api_address.is_empty() {
             return Err(Error::unimplemented(format!(
                 "task API at {:?}: tasks of a sandbox's shim",
@@ -50,7 +44,14 @@ impl Tasks {
         } else {
             request.runtime_path
         };
-        let checkpoint = request.options.as_ref().map(restore_folder).transpose()?.flatten();
+        let folder = request.options.as_ref().map(restore_folder).transpose()?.flatten();
+        let checkpoint = match (folder, request.checkpoint) {
+            (Some(folder), _) => Some(Checkpoint::Folder(folder)),
+            (None, Some(stored)) => {
+                Some(Checkpoint::Images(self.images(&request.namespace, stored)?))
+            }
+            (None, None) => None,
+        };
         let options = request.options.filter(|o| !o.value.is_empty()).or(container.runtime.options);
         let spec = container.spec.ok_or_else(|| {
             Error::precondition(format!("container {:?} has no OCI configuration", container.id))

@@ -4,6 +4,7 @@
 //! module knows which shim, which options and which mounts a container gets;
 //! how shims are started, watched and cleaned up is `runtime-v2`'s matter.
 
+mod checkpoint;
 mod create;
 mod list;
 mod process;
@@ -14,12 +15,15 @@ use std::{sync::Arc, time::Duration};
 
 use runtime_v2::{Manager, Task};
 use shim_protocol::{Id, Result};
+use tokio_util::task::TaskTracker;
 
 use self::starts::Starts;
 use crate::{
-    containers::Containers, events::Exchange, namespaces::Namespaces, telemetry::Measured,
+    containers::Containers, diff::Diff, events::Exchange, namespaces::Namespaces,
+    telemetry::Measured,
 };
 
+pub use checkpoint::NewCheckpoint;
 pub use request::{Create, Metric, Target};
 pub use runtime_v2::{Deleted, ExecProcess, Exit, Mount, Process, ProcessInfo, Status, Stdio};
 
@@ -42,20 +46,27 @@ pub struct Tasks {
     namespaces: Namespaces,
     manager: Arc<Manager>,
     events: Arc<Exchange>,
+    /// Where checkpoints are kept.
+    diff: Diff,
+    /// Work that must end well whatever becomes of the client that asked.
+    work: TaskTracker,
     starts: Starts,
 }
 
 impl Tasks {
-    /// Tasks of the containers in `containers`, held by the shims of `manager`.
+    /// Tasks of the containers in `containers`, held by the shims of `manager`;
+    /// their checkpoints are archives that `diff` makes.
     pub fn new(
         config: TasksConfig,
         containers: Containers,
         namespaces: Namespaces,
         manager: Arc<Manager>,
         events: Arc<Exchange>,
+        diff: Diff,
     ) -> Arc<Self> {
         let starts = Starts::new(config.concurrency);
-        Arc::new(Self { config, containers, namespaces, manager, events, starts })
+        let work = TaskTracker::new();
+        Arc::new(Self { config, containers, namespaces, manager, events, diff, work, starts })
     }
 
     /// How long it took to make and start tasks.

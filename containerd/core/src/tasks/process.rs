@@ -1,11 +1,9 @@
 //! What is asked of one task or of one of its processes.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
-use containerd_api::runc::v1::CheckpointOptions;
-use prost::{Message, Name};
 use runtime_v2::{Any, Deleted, ExecProcess, Exit, Process, ProcessInfo, Task};
-use shim_protocol::{Context, Error, ErrorKind, Result};
+use shim_protocol::{Context, Result};
 
 use super::{Target, Tasks};
 
@@ -116,24 +114,6 @@ impl Tasks {
         self.of(target)?.pids().await.context("list processes of", target)
     }
 
-    /// Writes a checkpoint to the folder that the options name.
-    ///
-    /// # Errors
-    /// `NotFound`; `InvalidArgument` for options that make no sense;
-    /// `Unimplemented` when they name no folder, which asks for a checkpoint
-    /// in the content store; and what the shim says.
-    pub async fn checkpoint(&self, target: &Target, options: Option<Any>) -> Result<()> {
-        let task = self.of(target)?;
-        let folder = options.as_ref().map(checkpoint_folder).transpose()?.flatten();
-        let folder = folder.ok_or_else(|| {
-            Error::unimplemented(
-                "checkpoint to the content store: name a folder in the checkpoint options' \
-                 image_path instead",
-            )
-        })?;
-        task.checkpoint(&folder, options).await.context("checkpoint", target)
-    }
-
     /// Sets new limits: most often OCI Linux resources as JSON.
     ///
     /// # Errors
@@ -156,19 +136,7 @@ impl Tasks {
         task.wait(target.exec.as_ref()).await.context("wait for", target)
     }
 
-    fn of(&self, target: &Target) -> Result<std::sync::Arc<Task>> {
+    pub(super) fn of(&self, target: &Target) -> Result<std::sync::Arc<Task>> {
         self.task(&target.namespace, &target.container)
     }
-}
-
-/// Where a checkpoint goes, by runc's options for it (containerd,
-/// `plugins/services/tasks/local.go`).
-fn checkpoint_folder(options: &Any) -> Result<Option<PathBuf>> {
-    let name = CheckpointOptions::full_name();
-    if options.type_url.rsplit('/').next() != Some(name.as_str()) {
-        return Err(Error::invalid(format!("expected {name}, got {:?}", options.type_url)));
-    }
-    let options = CheckpointOptions::decode(options.value.as_slice())
-        .map_err(|e| Error::caused(ErrorKind::InvalidArgument, format!("decode {name}"), e))?;
-    Ok((!options.image_path.is_empty()).then(|| options.image_path.into()))
 }

@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt, time::SystemTime};
 use runtime_v2::{Any, Mount, Stdio, Task};
 use shim_protocol::Id;
 
-use crate::filter::Adaptor;
+use crate::{filter::Adaptor, images::Descriptor};
 
 /// One process of a task: init, or one that was added by exec.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +41,8 @@ pub struct Create {
     pub options: Option<Any>,
     /// Absolute path of the shim; empty: what the container names.
     pub runtime_path: String,
-    /// Restore from a checkpoint in the content store.
-    pub checkpoint: bool,
+    /// The checkpoint in the content store that it goes on from.
+    pub checkpoint: Option<Descriptor>,
     /// Task API that is already served somewhere; empty: start a shim.
     pub task_api_address: String,
 }

@@ -21,6 +21,8 @@ use containerd_core::{
     Any,
     announce::Announcer,
     containers::{Container, Containers, Runtime},
+    content::{Content, ContentConfig, Sharing},
+    diff::{Diff, DiffConfig},
     events::{Envelope, Exchange, ExchangeConfig, Subscribe, Subscription, Timestamp},
     metadata::Db,
     namespaces::Namespaces,
@@ -76,6 +78,7 @@ pub(crate) struct Daemon {
     pub(crate) events: Arc<Exchange>,
     pub(crate) namespaces: Namespaces,
     pub(crate) containers: Containers,
+    pub(crate) content: Content,
     pub(crate) manager: Arc<Manager>,
     pub(crate) tasks: Arc<Tasks>,
 }
@@ -146,6 +149,13 @@ impl World {
             debug: false,
             timeouts: Timeouts::default(),
         };
+        let content = ContentConfig {
+            root: path.join("content"),
+            sharing: Sharing::default(),
+            foreign: false,
+        };
+        let content = Content::open(content, db.clone()).await.unwrap();
+        let diff = Diff::new(DiffConfig { sync: false }, content.clone());
         let manager = Manager::new(config, events.clone());
         manager.recover().await.unwrap();
         let config = TasksConfig {
@@ -159,8 +169,9 @@ impl World {
             namespaces.clone(),
             manager.clone(),
             events.clone(),
+            diff,
         );
-        Daemon { endpoint, announcer, db, events, namespaces, containers, manager, tasks }
+        Daemon { endpoint, announcer, db, events, namespaces, containers, content, manager, tasks }
     }
 
     pub(crate) fn target(&self, container: &str) -> Target {
@@ -184,7 +195,7 @@ impl World {
             stdio: Stdio::default(),
             options: None,
             runtime_path: String::new(),
-            checkpoint: false,
+            checkpoint: None,
             task_api_address: String::new(),
         }
     }
@@ -322,7 +333,9 @@ impl Daemon {
     /// Ends it; its shims and containers go on.
     pub(crate) async fn stop(mut self) {
         self.events.close();
+        self.tasks.shutdown().await;
         self.manager.shutdown().await;
+        self.content.shutdown().await;
         self.endpoint.shutdown().await.unwrap();
         self.db.shutdown().await;
         self.announcer.shutdown().await;

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use containerd_client::Container;
+use containerd_client::{Container, Image, Namespace, Restore};
 
 use crate::{
     attach::StdioArgs,
@@ -18,12 +18,20 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(override_usage = "ctr run [OPTIONS] IMAGE CONTAINER [COMMAND] [ARG]...\n       \
                             ctr run [OPTIONS] --rootfs ROOTFS CONTAINER [COMMAND] [ARG]...\n       \
-                            ctr run [OPTIONS] --config FILE CONTAINER")]
+                            ctr run [OPTIONS] --config FILE CONTAINER\n       \
+                            ctr run [OPTIONS] --checkpoint IMAGE CONTAINER")]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) container: ContainerArgs,
     #[command(flatten)]
     stdio: StdioArgs,
+    /// Go on from a checkpoint, which says all that is to be said of the container
+    #[arg(
+        long,
+        value_name = "IMAGE",
+        conflicts_with_all = ["ContainerArgs", "RuntimeArgs", "SnapshotterArgs"]
+    )]
+    checkpoint: Option<String>,
     /// Delete the container with its snapshot when its process has ended
     #[arg(long, conflicts_with = "detach")]
     pub(crate) rm: bool,
@@ -38,8 +46,14 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) async fn run(self, global: &Global) -> Result<ExitCode> {
         let namespace = session::namespace(global).await?;
-        let container = self.container.create(&namespace, &self.args).await?;
-        let result = self.start(&container).await;
+        let (container, checkpoint) = match &self.checkpoint {
+            Some(name) => {
+                let checkpoint = namespace.images().get(name).await?;
+                (self.restore(&namespace, &checkpoint).await?, Some(checkpoint))
+            }
+            None => (self.container.create(&namespace, &self.args).await?, None),
+        };
+        let result = self.start(&container, checkpoint.as_ref()).await;
         if self.rm
             && let Err(error) = container.delete_with_snapshot().await
         {
@@ -48,12 +62,21 @@ impl Run {
         result
     }
 
-    async fn start(&self, container: &Container) -> Result<ExitCode> {
+    async fn restore(&self, namespace: &Namespace, checkpoint: &Image) -> Result<Container> {
+        let [id] = self.args.as_slice() else {
+            bail!("with --checkpoint, only the id of the container can be given")
+        };
+        let parts = Restore::new().image().spec().runtime().files();
+        Ok(namespace.restore(id, checkpoint, &parts).await?)
+    }
+
+    async fn start(&self, container: &Container, checkpoint: Option<&Image>) -> Result<ExitCode> {
         let options = StartOptions {
             stdio: &self.stdio,
             detach: self.detach,
             no_pivot: self.container.no_pivot,
             pid_file: self.container.pid_file.as_deref(),
+            checkpoint,
         };
         start(container, options).await
     }

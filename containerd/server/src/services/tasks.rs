@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use containerd_api::{services::tasks::v1 as api, types::Metric, v1::types::ProcessInfo};
-use containerd_core::tasks::{self, Deleted, ExecProcess, Stdio, Target, Tasks};
+use containerd_core::tasks::{self, Deleted, ExecProcess, NewCheckpoint, Stdio, Target, Tasks};
 use shim_protocol::{Error, Id, Result};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{
-    convert::{any_in, any_out, exit_out, mount_in, process_out, required},
+    convert::{
+        any_in, any_out, descriptor_in, descriptor_out, exit_out, mount_in, process_out, required,
+    },
     headers,
 };
 use crate::status;
@@ -43,7 +45,7 @@ fn create_in(request: Request<api::CreateTaskRequest>) -> Result<tasks::Create> 
         },
         options: request.options.map(any_in),
         runtime_path: request.runtime_path,
-        checkpoint: request.checkpoint.is_some(),
+        checkpoint: request.checkpoint.map(descriptor_in).transpose()?,
         task_api_address: request.task_api_address,
     })
 }
@@ -219,10 +221,17 @@ impl api::tasks_server::Tasks for Service {
     ) -> Result<Response<api::CheckpointTaskResponse>, Status> {
         let target =
             target(request.metadata(), &request.get_ref().container_id, "").map_err(status::of)?;
-        let options = request.into_inner().options.map(any_in);
-        self.tasks.checkpoint(&target, options).await.map_err(status::of)?;
-        // What was written to a folder has no descriptors.
-        Ok(Response::new(api::CheckpointTaskResponse { descriptors: Vec::new() }))
+        let lease = headers::lease(request.metadata()).map_err(status::of)?.map(str::to_owned);
+        let request = request.into_inner();
+        if !request.parent_checkpoint.is_empty() {
+            let parent = request.parent_checkpoint;
+            let text = format!("a checkpoint that builds upon {parent} in the content store");
+            return Err(status::of(Error::unimplemented(text)));
+        }
+        let options = request.options.map(any_in);
+        let made = self.tasks.checkpoint(&target, NewCheckpoint { options, lease }).await;
+        let descriptors = made.map_err(status::of)?.into_iter().map(descriptor_out).collect();
+        Ok(Response::new(api::CheckpointTaskResponse { descriptors }))
     }
 
     async fn update(

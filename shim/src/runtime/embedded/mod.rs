@@ -233,6 +233,10 @@ impl Runtime for EmbeddedRuntime {
         self.files(id, move |store, id| oci::update(store, id, &resources)).await
     }
 
+    async fn can_checkpoint(&self) -> Result<()> {
+        Err(unable("checkpoint and restore"))
+    }
+
     async fn checkpoint(&self, _: &Id, _: &Checkpoint) -> Result<()> {
         Err(unable("checkpoint"))
     }

@@ -125,6 +125,10 @@ impl Runtime for Stub {
         self.call("update").await
     }
 
+    async fn can_checkpoint(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn checkpoint(&self, _: &Id, _: &Checkpoint) -> Result<()> {
         self.call("checkpoint").await
     }
@@ -194,6 +198,7 @@ impl Bench {
             rootfs: Vec::new(),
             stdio: Stdio::default(),
             restore: None,
+            parent: None,
             options: RuntimeOptions::default(),
         }
     }

@@ -1,20 +1,51 @@
 //! `ctr containers checkpoint`
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
+use containerd_client::{CheckpointOptions, ContainerCheckpoint};
 
-/// Save a container as an image (not supported yet).
+use crate::{cli::Global, commands::tasks::checkpoint::AllowArgs, session};
+
+/// Save a container as an image. A task that runs is paused meanwhile.
 #[derive(Debug, Args)]
 pub(crate) struct Checkpoint {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    _args: Vec<String>,
+    /// Include what the container has written to its snapshot
+    #[arg(long)]
+    rw: bool,
+    /// Include the image that the container was made from
+    #[arg(long)]
+    image: bool,
+    /// Include the task, with CRIU
+    #[arg(long)]
+    task: bool,
+    /// End the task when it is on disk
+    #[arg(long, requires = "task")]
+    exit: bool,
+    #[command(flatten)]
+    allow: AllowArgs,
+    /// Id of the container
+    container: String,
+    /// Name of the image
+    reference: String,
 }
 
 impl Checkpoint {
-    pub(crate) fn run(self) -> Result<()> {
-        bail!(
-            "saving a container as an image is not supported yet; \
-             `ctr tasks checkpoint --image-path` saves its task to a folder"
-        )
+    pub(crate) async fn run(self, global: &Global) -> Result<()> {
+        let container = session::namespace(global).await?.container(&self.container).await?;
+        // File locks are kept in any case, as with containerd's `ctr`.
+        let options =
+            CheckpointOptions { exit: self.exit, file_locks: true, ..self.allow.options() };
+        let mut parts = ContainerCheckpoint::new().options(options);
+        if self.image {
+            parts = parts.image();
+        }
+        if self.rw {
+            parts = parts.files();
+        }
+        if self.task {
+            parts = parts.task();
+        }
+        container.checkpoint(&self.reference, &parts).await?;
+        Ok(())
     }
 }

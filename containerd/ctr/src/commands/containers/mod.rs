@@ -40,10 +40,10 @@ enum Command {
     List(list::List),
     /// Set and clear labels of a container
     Label(label::Label),
-    /// Save a container as an image (not supported yet)
+    /// Save a container as an image
     Checkpoint(checkpoint::Checkpoint),
-    /// Make a container from a saved one (not supported yet)
-    Restore(restore::Restore),
+    /// Make a container from a saved one, and start it
+    Restore(Box<restore::Restore>),
     /// Start a container from a bundle (2015)
     Start(legacy::start::Start),
     /// Send a signal to a process of a container (2015)
@@ -75,8 +75,8 @@ impl Command {
             Self::Info(command) => command.run(global).await,
             Self::List(command) => command.run(global).await,
             Self::Label(command) => command.run(global).await,
-            Self::Checkpoint(command) => command.run(),
-            Self::Restore(command) => command.run(),
+            Self::Checkpoint(command) => command.run(global).await,
+            Self::Restore(command) => return command.run(global).await,
         }?;
         Ok(ExitCode::SUCCESS)
     }

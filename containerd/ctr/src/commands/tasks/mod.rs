@@ -1,7 +1,7 @@
 //! `ctr tasks`
 
 mod attach;
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod delete;
 mod exec;
 mod kill;
@@ -23,7 +23,7 @@ use crate::cli::Global;
 pub(crate) enum Command {
     /// Stay with a running task: its output, and input for it
     Attach(attach::Attach),
-    /// Freeze a task onto disk
+    /// Write a task to disk
     Checkpoint(checkpoint::Checkpoint),
     /// Delete tasks that have ended
     #[command(visible_aliases = ["del", "remove", "rm"])]

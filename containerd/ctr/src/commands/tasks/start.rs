@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
-use containerd_client::{Container, NewTask, Task};
+use containerd_client::{Container, ErrorKind, Image, NewTask, Task};
 
 use crate::{
     attach::{Attachment, StdioArgs, exit_code},
@@ -47,6 +47,7 @@ impl Start {
             detach: self.detach,
             no_pivot: self.no_pivot,
             pid_file: self.pid_file.as_deref(),
+            checkpoint: None,
         };
         start(&container, options).await
     }
@@ -58,6 +59,8 @@ pub(crate) struct StartOptions<'a> {
     pub(crate) detach: bool,
     pub(crate) no_pivot: bool,
     pub(crate) pid_file: Option<&'a Path>,
+    /// The image that the task goes on from.
+    pub(crate) checkpoint: Option<&'a Image>,
 }
 
 /// Makes the container's task and starts it. Unless it is detached, stays until
@@ -74,6 +77,9 @@ pub(crate) async fn start(container: &Container, options: StartOptions<'_>) -> R
     let mut task = NewTask::new(io.stdio());
     if let Some(any) = spec::task_options(container, options.no_pivot)? {
         task = task.options(any);
+    }
+    if let Some(checkpoint) = options.checkpoint {
+        task = task.from_checkpoint(container.namespace(), checkpoint).await?;
     }
     let task = container.create_task(task).await?;
 
@@ -105,8 +111,12 @@ pub(crate) async fn start(container: &Container, options: StartOptions<'_>) -> R
 /// Ends and deletes a task that was not started, or that was lost hold of.
 async fn discard(task: &Task) {
     let end = async {
-        task.kill(SIGKILL).await?;
-        task.wait().await?;
+        match task.kill(SIGKILL).await {
+            Ok(()) => drop(task.wait().await?),
+            // One that could not be restored has no process.
+            Err(e) if e.kind() == ErrorKind::FailedPrecondition => {}
+            Err(e) => return Err(e),
+        }
         task.delete().await
     };
     if let Err(error) = end.await

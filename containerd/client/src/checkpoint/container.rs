@@ -1,0 +1,127 @@
+//! Checkpoints of containers.
+
+use containerd_api::to_any;
+use containerd_images::media_type::{CHECKPOINT_OPTIONS, CHECKPOINT_RUNTIME_OPTIONS};
+
+use super::{IMAGE, RUNTIME, SNAPSHOTTER, index::NewIndex, task_of, while_paused};
+use crate::{CheckpointOptions, Container, Image, Namespace, Result, image::descriptor_from_wire};
+
+/// What of a container goes into a checkpoint. Its runtime always does.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerCheckpoint {
+    image: bool,
+    files: bool,
+    task: bool,
+    options: Option<CheckpointOptions>,
+}
+
+impl ContainerCheckpoint {
+    /// Names of image, runtime and snapshotter, and the options of the runtime.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The image that the container was made from, so that the checkpoint can be
+    /// taken to where that is not.
+    #[must_use]
+    pub fn image(mut self) -> Self {
+        self.image = true;
+        self
+    }
+
+    /// What it has written to its snapshot.
+    #[must_use]
+    pub fn files(mut self) -> Self {
+        self.files = true;
+        self
+    }
+
+    /// Its task, with its configuration.
+    #[must_use]
+    pub fn task(mut self) -> Self {
+        self.task = true;
+        self
+    }
+
+    /// Ends the task when it is written.
+    #[must_use]
+    pub fn exit(mut self) -> Self {
+        self.options.get_or_insert_with(default_options).exit = true;
+        self
+    }
+
+    /// How the task is written, in place of the default: all with its file
+    /// locks.
+    #[must_use]
+    pub fn options(mut self, options: CheckpointOptions) -> Self {
+        self.options = Some(options);
+        self
+    }
+}
+
+fn default_options() -> CheckpointOptions {
+    CheckpointOptions { file_locks: true, ..CheckpointOptions::default() }
+}
+
+impl Container {
+    /// Checkpoints the container as an image of the name `reference`. Its task,
+    /// if there is one, is paused meanwhile.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for the name of the image; `NotFound` when there is no
+    /// task or image that is asked for; `FailedPrecondition` when CRIU is missing
+    /// or too old, and `Unimplemented` when the runtime cannot do it; those of
+    /// the runtime. The task then goes on.
+    pub async fn checkpoint(&self, reference: &str, parts: &ContainerCheckpoint) -> Result<Image> {
+        self.namespace()
+            .under_lease(async |namespace| {
+                let container = namespace.container(self.id()).await?;
+                let mut index = NewIndex::new();
+                let mut write = async || container.write_parts(namespace, parts, &mut index).await;
+                match task_of(namespace, self.id()).await? {
+                    Some(task) => while_paused(&task, write).await?,
+                    None => write().await?,
+                }
+                let target = index.write(namespace).await?;
+                namespace.images().create(Image::new(reference, target)).await
+            })
+            .await
+    }
+
+    async fn write_parts(
+        &self,
+        namespace: &Namespace,
+        parts: &ContainerCheckpoint,
+        index: &mut NewIndex,
+    ) -> Result<()> {
+        let record = self.record();
+        for (key, value) in [
+            (IMAGE, &record.image),
+            (RUNTIME, &record.runtime.name),
+            (SNAPSHOTTER, &record.snapshotter),
+        ] {
+            if !value.is_empty() {
+                index.annotate(key, value);
+            }
+        }
+        if let Some(options) = record.runtime.options.as_ref().filter(|any| !any.value.is_empty()) {
+            index.add_message(namespace, CHECKPOINT_RUNTIME_OPTIONS, options).await?;
+        }
+        if parts.image {
+            index.add_image(namespace.images().get(&record.image).await?.target);
+        }
+        // First the task: what it writes to files comes before it is written.
+        if parts.task {
+            let options = parts.options.clone().unwrap_or_else(default_options);
+            let task = namespace.task(self.id()).await?;
+            for part in task.write_checkpoint(&options).await? {
+                index.add(descriptor_from_wire(part)?);
+            }
+            index.add_message(namespace, CHECKPOINT_OPTIONS, &to_any(&options)).await?;
+        }
+        if parts.files {
+            index.add_files(namespace, self).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! Checkpoints: tasks on disk, and tasks that go on from there.
+//!
+//! In the content store a checkpoint is two blobs: an archive of the images, and
+//! the OCI configuration of the container. Clients make an index of them, and of
+//! whatever else belongs to it (containerd, `plugins/services/tasks/local.go`).
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use containerd_api::runc::v1::CheckpointOptions;
+use containerd_images::media_type::{CHECKPOINT, CHECKPOINT_CONFIG, OCI_LAYER};
+use prost::{Message, Name};
+use runtime_v2::{Any, Images, Mount, Task};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+
+use super::{Target, Tasks};
+use crate::{
+    content::{Algorithm, Content, Digest, Ingestion},
+    diff::{ApplyOptions, Diff, NewLayer},
+    fault,
+    images::Descriptor,
+};
+
+/// A checkpoint to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NewCheckpoint {
+    /// `containerd.runc.v1.CheckpointOptions`, or none.
+    pub options: Option<Any>,
+    /// The lease that holds what is written to the content store.
+    pub lease: Option<String>,
+}
+
+impl Tasks {
+    /// Writes a checkpoint: to the folder that the options name, or else to the
+    /// content store, and then answers what was written there. Goes on if the
+    /// caller goes away.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for options that make no sense;
+    /// `FailedPrecondition` when the task does not run, or what it takes is
+    /// missing; and what the shim says. The task goes on as before then.
+    pub async fn checkpoint(
+        self: &Arc<Self>,
+        target: &Target,
+        request: NewCheckpoint,
+    ) -> Result<Vec<Descriptor>> {
+        let (tasks, target) = (self.clone(), target.clone());
+        let work = async move {
+            let written = tasks.write_checkpoint(&target, request).await;
+            written.context("checkpoint", target)
+        };
+        let done = self.work.spawn(work).await;
+        done.unwrap_or_else(|e| Err(Error::caused(ErrorKind::Internal, "write a checkpoint", e)))
+    }
+
+    async fn write_checkpoint(
+        &self,
+        target: &Target,
+        request: NewCheckpoint,
+    ) -> Result<Vec<Descriptor>> {
+        let task = self.of(target)?;
+        let NewCheckpoint { options, lease } = request;
+        if let Some(folder) = options.as_ref().map(image_folder).transpose()?.flatten() {
+            task.checkpoint(&folder, options).await?;
+            return Ok(Vec::new());
+        }
+        // Before anything is stopped.
+        let container = self.containers.get(&target.namespace, &target.container).await?;
+        let spec = container.spec.unwrap_or_default();
+        let spec = prost_types::Any { type_url: spec.type_url, value: spec.value };
+
+        let folder = task.checkpoint_folder().await?;
+        let stored = self.store(&task, folder.path(), options, spec.encode_to_vec(), lease).await;
+        let removed = tokio::task::spawn_blocking(move || folder.close()).await;
+        match removed.map_err(io::Error::other).flatten() {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%target, error = %e, "images of a checkpoint stay");
+            }
+            _ => {}
+        }
+        stored
+    }
+
+    async fn store(
+        &self,
+        task: &Task,
+        folder: &Path,
+        options: Option<Any>,
+        spec: Vec<u8>,
+        lease: Option<String>,
+    ) -> Result<Vec<Descriptor>> {
+        task.checkpoint(folder, options).await?;
+        fault::point("tasks.checkpoint.written");
+        let archive = NewLayer {
+            right: vec![bind(folder)?],
+            media_type: OCI_LAYER.into(),
+            lease: lease.clone(),
+            ..Default::default()
+        };
+        let mut images = self.diff.create(task.namespace(), archive).await?;
+        images.media_type = CHECKPOINT.into();
+        fault::point("tasks.checkpoint.stored");
+        let config = write(self.diff.content(), task.namespace(), spec, lease).await?;
+        Ok(vec![images, config])
+    }
+
+    /// Ends what goes on after its caller has gone away.
+    pub async fn shutdown(&self) {
+        self.work.close();
+        if tokio::time::timeout(self.config.state_timeout, self.work.wait()).await.is_err() {
+            // A shim needs nobody to go on, nor to be told what came of it.
+            tracing::warn!(left = self.work.len(), "unfinished checkpoints are left behind");
+        }
+    }
+
+    /// Images in the content store, as a task is made from them.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is something else.
+    pub(super) fn images(&self, namespace: &Id, checkpoint: Descriptor) -> Result<Arc<dyn Images>> {
+        if checkpoint.media_type != CHECKPOINT {
+            let text = format!("{:?} is no type of checkpoints", checkpoint.media_type);
+            return Err(Error::invalid(text));
+        }
+        let archive = Descriptor { media_type: OCI_LAYER.into(), ..checkpoint };
+        Ok(Arc::new(Archive { diff: self.diff.clone(), namespace: namespace.clone(), archive }))
+    }
+}
+
+/// Images in the content store.
+struct Archive {
+    diff: Diff,
+    namespace: Id,
+    archive: Descriptor,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.archive.digest, self.namespace)
+    }
+}
+
+#[async_trait]
+impl Images for Archive {
+    async fn unpack(&self, folder: &Path) -> Result<()> {
+        let mounts = vec![bind(folder)?];
+        self.diff.apply(&self.namespace, &self.archive, mounts, ApplyOptions::default()).await?;
+        Ok(())
+    }
+}
+
+/// A folder as what layers are made of and unpacked to.
+fn bind(folder: &Path) -> Result<Mount> {
+    let source = folder
+        .to_str()
+        .ok_or_else(|| Error::invalid(format!("path {} is not UTF-8", folder.display())))?;
+    Ok(Mount {
+        kind: "bind".into(),
+        source: source.into(),
+        options: vec!["rbind".into()],
+        ..Default::default()
+    })
+}
+
+/// Writes the configuration; again is fine.
+async fn write(
+    content: &Content,
+    namespace: &Id,
+    data: Vec<u8>,
+    lease: Option<String>,
+) -> Result<Descriptor> {
+    let size = data.len() as u64;
+    let digest = Digest::of(Algorithm::default(), &data);
+    let ingestion = Ingestion {
+        reference: format!("checkpoint-config-{digest}"),
+        total: size,
+        expected: Some(digest.clone()),
+        lease,
+    };
+    let exists = |result: Result<()>| match result {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    };
+    let written = async {
+        let mut writer = content.writer(namespace, ingestion).await?;
+        writer.clear().await?;
+        writer.write(data).await?;
+        writer.commit(size, Some(digest.clone()), Default::default()).await.map(drop)
+    };
+    exists(written.await).context("write", "the configuration")?;
+    Ok(Descriptor::new(CHECKPOINT_CONFIG, digest, size))
+}
+
+/// Where a checkpoint goes, by runc's options for it.
+fn image_folder(options: &Any) -> Result<Option<PathBuf>> {
+    if options.type_url.is_empty() {
+        return Ok(None);
+    }
+    let name = CheckpointOptions::full_name();
+    if options.type_url.rsplit('/').next() != Some(name.as_str()) {
+        return Err(Error::invalid(format!("expected {name}, got {:?}", options.type_url)));
+    }
+    let options = CheckpointOptions::decode(options.value.as_slice())
+        .map_err(|e| Error::caused(ErrorKind::InvalidArgument, format!("decode {name}"), e))?;
+    Ok((!options.image_path.is_empty()).then(|| options.image_path.into()))
+}
