@@ -40,6 +40,13 @@ tests::pairing!(
     description_is_true,
 );
 
+tests::with_criu!(
+    runc,
+    tests::Pairing::OURS_WITH_RUNC,
+    checkpoints_are_made_and_gone_on_from,
+    a_checkpoint_that_fails_leaves_nothing,
+);
+
 /// Memory that requests may cost the daemon for good, in KiB.
 const GROWTH: u64 = 32 << 10;
 
@@ -64,8 +71,13 @@ impl Answer {
 impl Rest {
     /// Has the daemon serve on some port of this host.
     async fn enable(bed: &mut Bed) -> Result<Self> {
+        Self::enable_with(bed, "").await
+    }
+
+    /// The same, with more of the section of its containers.
+    async fn enable_with(bed: &mut Bed, more: &str) -> Result<Self> {
         let rest = "[plugins.\"io.containerd.legacy.v1.rest\"]\naddress = \"127.0.0.1:0\"\n";
-        bed.enable_legacy(rest).await?;
+        bed.enable_legacy(&format!("{more}{rest}")).await?;
         Self::find(bed)
     }
 
@@ -319,6 +331,80 @@ async fn readme_of_2015(bed: &mut Bed) -> Result<()> {
     assert_eq!(run(kill).await?.code, 404);
     let empty = run("curl -s localhost:8888/state").await?.json()?;
     assert_eq!(empty["containers"], json!([]));
+    Ok(())
+}
+
+/// The lines of the README on checkpoints, where the OCI runtime makes some.
+async fn checkpoints_are_made_and_gone_on_from(bed: &mut Bed) -> Result<()> {
+    let rest = Rest::enable_with(bed, "binary_name = \"runc\"\n").await?;
+    let count = "n=0; while :; do n=$((n+1)); echo $n >/count; sleep 0.02; done";
+    let first = rest.start(bed, "redis", count).await?;
+    let bundle = bed.sandbox.path("bundles/redis");
+    let number =
+        || -> Result<u64> { Ok(fs::read_to_string(bundle.join("rootfs/count"))?.trim().parse()?) };
+    let goes_on = async |from: u64| {
+        eventually(async || {
+            let now = number()?;
+            ensure!(now > from, "{now} after {from}");
+            Ok(now)
+        })
+        .await
+    };
+    let run = async |line: &str| rest.printed(line, &bundle).await;
+    let checkpoint = r#"curl -s -XPOST localhost:8888/containers/redis/checkpoint/test1 -d '{
+        "exit": false,
+        "tcp": false,
+        "unixSockets": false,
+        "shell": false
+    }'"#;
+    let before = goes_on(0).await?;
+    assert_eq!(run(checkpoint).await?.code, 201);
+    // It goes on.
+    ensure!(proc::is_alive(first), "it has ended");
+    assert_eq!(rest.container("redis").await?["state"], json!({ "status": "running" }));
+    goes_on(before).await?;
+    assert_eq!(run(checkpoint).await?.code, 409, "there is one");
+
+    let last = checkpoint.replace("test1", "test2").replace("\"exit\": false", "\"exit\": true");
+    assert_eq!(run(&last).await?.code, 201);
+    rest.gone("redis").await?;
+    let reached = number()?;
+    // With the container went what could list them; the bundle has them.
+    for name in ["test1", "test2"] {
+        ensure!(bundle.join("checkpoints").join(name).join("inventory.img").exists(), "{name}");
+    }
+    let start = r#"curl -XPOST localhost:8888/containers/redis -d '{
+    "bundlePath": "/containers/redis",
+    "checkpoint": "test2"
+    }'"#;
+    assert_eq!(run(start).await?.code, 201);
+    ensure!(goes_on(reached).await? >= reached, "it began again");
+    let listed = run("curl -s localhost:8888/containers/redis/checkpoint").await?.json()?;
+    let names: Vec<_> = listed.as_array().context("list")?.iter().map(|c| &c["name"]).collect();
+    assert_eq!(names, ["test1", "test2"]);
+    let delete = "curl -XDELETE -s localhost:8888/containers/redis/checkpoint/test1";
+    assert_eq!(run(delete).await?.code, 200);
+    ensure!(!bundle.join("checkpoints/test1").exists(), "left behind");
+    rest.end("redis").await
+}
+
+/// Where the OCI runtime makes none, the answer says what to do about it.
+async fn a_checkpoint_that_fails_leaves_nothing(bed: &mut Bed) -> Result<()> {
+    let rest = Rest::enable(bed).await?;
+    let pid = rest.start(bed, "one", "sleep 1000").await?;
+    let answer = rest.send("POST", "/containers/one/checkpoint/a", Some(&json!({}))).await?;
+    assert_eq!(answer.code, 501, "{answer:?}");
+    ensure!(answer.text.contains("binary_name"), "{answer:?}");
+    ensure!(proc::is_alive(pid), "it did not go on");
+    let folder = bed.sandbox.path("bundles/one/checkpoints/a");
+    ensure!(!folder.exists(), "left behind");
+    // Nor does it start from one that is there.
+    rest.end("one").await?;
+    fs::create_dir_all(&folder)?;
+    let body = json!({ "bundlePath": text(&bed.sandbox.path("bundles/one"))?, "checkpoint": "a" });
+    let answer = rest.send("POST", "/containers/one", Some(&body)).await?;
+    assert_eq!(answer.code, 501, "{answer:?}");
+    assert_eq!(rest.state().await?["containers"], json!([]));
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use containerd_core::{
     gc::{Collector, Scheduler},
     images::Images,
     leases::Leases,
-    legacy::{Legacy, LegacyConfig, NoCheckpoints},
+    legacy::{Legacy, LegacyConfig, TaskCheckpoints},
     metadata::Db,
     namespaces::Namespaces,
     sandboxes::Sandboxes,
@@ -136,7 +136,7 @@ impl Core {
             containers.clone(),
             tasks.clone(),
             events.clone(),
-            Arc::new(NoCheckpoints),
+            Arc::new(TaskCheckpoints::new(tasks.clone(), config.legacy.binary.clone())),
         );
         Ok(Self {
             db,
@@ -234,7 +234,8 @@ fn transfer_config(config: &Config) -> TransferConfig {
 }
 
 fn legacy_config(config: &Config) -> Result<LegacyConfig> {
-    let crate::config::Legacy { namespace, runtime, id, oom_notify } = config.legacy.clone();
+    let crate::config::Legacy { namespace, runtime, binary, id, oom_notify } =
+        config.legacy.clone();
     let id = if id.is_empty() {
         let name = nix::unistd::gethostname().map_err(std::io::Error::from);
         name.context("ask for", "the name of the host")?.to_string_lossy().into_owned()
@@ -242,7 +243,7 @@ fn legacy_config(config: &Config) -> Result<LegacyConfig> {
         id
     };
     let runtime = if runtime.is_empty() { DEFAULT_RUNTIME.to_owned() } else { runtime };
-    Ok(LegacyConfig { namespace, runtime, id, oom_notify })
+    Ok(LegacyConfig { namespace, runtime, binary, id, oom_notify })
 }
 
 fn manager_config(config: &Config) -> ManagerConfig {

@@ -17,13 +17,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use containerd_api::runc::v1::{CheckpointOptions, Options};
+use prost::{Message, Name};
 use prost_types::Timestamp;
 use runtime_v2::Undo;
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{Legacy, blocking, container_id};
-use crate::{Any, tasks::Target};
+use crate::{
+    Any,
+    tasks::{NewCheckpoint, Target, Tasks},
+};
 
 /// How long it may take to remove what a checkpoint that failed has left.
 const CLEANUP: Duration = Duration::from_secs(30);
@@ -72,19 +77,78 @@ pub trait Checkpointer: Send + Sync {
     async fn restore(&self, folder: &Path) -> Result<Any>;
 }
 
-/// Nobody does.
-#[derive(Clone, Copy, Debug)]
-pub struct NoCheckpoints;
+/// The tasks themselves do, where their OCI runtime can.
+pub struct TaskCheckpoints {
+    tasks: Arc<Tasks>,
+    binary: String,
+}
+
+/// What to do where it cannot.
+const REMEDY: &str = "checkpoints are made by runc or crun: name one as binary_name in the section \
+                      io.containerd.legacy.v1.containers";
+
+impl TaskCheckpoints {
+    /// `binary` is the OCI runtime of the containers; empty: the shim's own.
+    pub fn new(tasks: Arc<Tasks>, binary: String) -> Self {
+        Self { tasks, binary }
+    }
+}
 
 #[async_trait]
-impl Checkpointer for NoCheckpoints {
-    async fn checkpoint(&self, _: &Target, _: &Checkpoint, _: &Path) -> Result<()> {
-        Err(Error::unimplemented("this daemon cannot make checkpoints by name"))
+impl Checkpointer for TaskCheckpoints {
+    async fn checkpoint(
+        &self,
+        target: &Target,
+        checkpoint: &Checkpoint,
+        folder: &Path,
+    ) -> Result<()> {
+        let options = CheckpointOptions {
+            exit: checkpoint.exit,
+            open_tcp: checkpoint.tcp,
+            external_unix_sockets: checkpoint.unix_sockets,
+            terminal: checkpoint.shell,
+            image_path: path(folder)?,
+            ..CheckpointOptions::default()
+        };
+        let options = Some(any(&options));
+        let written = self.tasks.checkpoint(target, NewCheckpoint { options, lease: None }).await;
+        written.map(drop).map_err(with_remedy)
     }
 
-    async fn restore(&self, _: &Path) -> Result<Any> {
-        Err(Error::unimplemented("this daemon cannot start containers from checkpoints by name"))
+    async fn restore(&self, folder: &Path) -> Result<Any> {
+        if self.binary.is_empty() {
+            return Err(Error::unimplemented(REMEDY));
+        }
+        Ok(any(&Options {
+            criu_image_path: path(folder)?,
+            binary_name: self.binary.clone(),
+            ..Options::default()
+        }))
     }
+}
+
+fn with_remedy(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Unimplemented => Error::caused(ErrorKind::Unimplemented, REMEDY, error),
+        _ => error,
+    }
+}
+
+fn any<M: Message + Name>(message: &M) -> Any {
+    Any { type_url: M::full_name(), value: message.encode_to_vec() }
+}
+
+/// Protocol buffers hold text.
+fn path(folder: &Path) -> Result<String> {
+    let text = folder.to_str();
+    let text = text.ok_or_else(|| Error::invalid(format!("{} is no text", folder.display())))?;
+    Ok(text.to_owned())
+}
+
+/// Options of the runtime for containers whose OCI runtime is `binary`.
+pub(super) fn runtime_options(binary: &str) -> Option<Any> {
+    let options = Options { binary_name: binary.to_owned(), ..Options::default() };
+    (!binary.is_empty()).then(|| any(&options))
 }
 
 /// `config.json`, with the names of the daemons that wrote it first

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{
     Create, Legacy, Streams, blocking,
     bundle::{self, Bundle},
-    container_id, or_gone, record,
+    checkpoint, container_id, or_gone, record,
 };
 use crate::{containers, tasks};
 
@@ -104,7 +104,10 @@ impl Legacy {
             id: id.clone(),
             labels: BTreeMap::new(),
             image: String::new(),
-            runtime: containers::Runtime { name: self.config.runtime.clone(), options: None },
+            runtime: containers::Runtime {
+                name: self.config.runtime.clone(),
+                options: checkpoint::runtime_options(&self.config.binary),
+            },
             spec: Some(Any { type_url: SPEC.to_owned(), value: bundle.spec }),
             snapshotter: String::new(),
             snapshot_key: String::new(),

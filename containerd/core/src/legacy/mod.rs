@@ -52,7 +52,7 @@ use crate::{
     tasks::{Target, Tasks},
 };
 
-pub use checkpoint::{Checkpoint, Checkpointer, NoCheckpoints};
+pub use checkpoint::{Checkpoint, Checkpointer, TaskCheckpoints};
 pub use events::{Event, EventKind, LegacyEvents};
 pub use keeper::Keeper;
 pub use machine::Machine;
@@ -65,6 +65,8 @@ pub struct LegacyConfig {
     pub namespace: Id,
     /// What runs them, such as `io.containerd.runc.v2`.
     pub runtime: String,
+    /// Their OCI runtime, such as `runc`; empty: the shim's own.
+    pub binary: String,
     /// Name of this instance, which clients are told.
     pub id: String,
     /// Whether subscribers hear of it when the kernel kills for want of memory.

@@ -88,6 +88,7 @@ impl Fixture {
         let config = LegacyConfig {
             namespace: id("legacy"),
             runtime: "io.example.none.v1".into(),
+            binary: String::new(),
             id: "box".into(),
             oom_notify: true,
         };

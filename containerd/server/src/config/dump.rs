@@ -112,10 +112,11 @@ impl Config {
     }
 
     fn legacy(&self) -> Table {
-        let super::Legacy { namespace, runtime, id, oom_notify } = &self.legacy;
+        let super::Legacy { namespace, runtime, binary, id, oom_notify } = &self.legacy;
         table([
             ("namespace", namespace.as_str().into()),
             ("runtime", runtime.clone().into()),
+            ("binary_name", binary.clone().into()),
             ("id", id.clone().into()),
             ("oom_notify", (*oom_notify).into()),
         ])

@@ -112,6 +112,8 @@ pub(crate) struct Legacy {
     pub(crate) namespace: Id,
     /// Runtime of those; empty: the one of all containers that name none.
     pub(crate) runtime: String,
+    /// Their OCI runtime; empty: the shim's own.
+    pub(crate) binary: String,
     /// Name of this instance; empty: the name of the host.
     pub(crate) id: String,
     /// Whether subscribers hear of it when the kernel kills for want of memory.
@@ -131,7 +133,8 @@ impl Default for Legacy {
     fn default() -> Self {
         // A constant that is well formed.
         let namespace = Id::new("namespace", "legacy").unwrap_or_else(|e| unreachable!("{e:?}"));
-        Self { namespace, runtime: String::new(), id: String::new(), oom_notify: true }
+        let (runtime, binary, id) = Default::default();
+        Self { namespace, runtime, binary, id, oom_notify: true }
     }
 }
 

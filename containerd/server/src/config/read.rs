@@ -187,6 +187,7 @@ impl Config {
                 Id::new("namespace", &namespace).context("section", section::LEGACY)?;
         }
         self.legacy.runtime = legacy.text("runtime")?.unwrap_or_default();
+        self.legacy.binary = legacy.text("binary_name")?.unwrap_or_default();
         self.legacy.id = legacy.text("id")?.unwrap_or_default();
         if let Some(notify) = legacy.boolean("oom_notify")? {
             self.legacy.oom_notify = notify;
