@@ -6,6 +6,7 @@ use containerd_client::{CheckpointOptions, Client, ConnectOptions, NewTask, Task
 use tests::{
     Bed, Origin, Store,
     counter::{Counter, cgroups_mode, pulled, save},
+    eventually,
     registry::Registry,
     with_criu,
 };
@@ -182,8 +183,8 @@ async fn options_reach_the_runtime(bed: &mut Bed) -> Result<()> {
     let more = ["--cgroups-mode", "soft", "--exit", "--image-path", &folder, "--work-path", &work];
     let words = [&["tasks", "checkpoint"][..], &flags, &more, &["counter"]].concat();
     assert_eq!(counter.ctr.ok(&words).await?, "", "a folder has no name");
-    let count = counter.ctr.run(&["tasks", "ls"]).await?;
-    ensure!(count.stdout.contains("STOPPED"), "{count:?}");
+    // The shim hears of the end a little later than CRIU.
+    eventually(async || counter.is("STOPPED").await).await?;
     counter.end_task().await?;
 
     let client = connect(bed).await?;

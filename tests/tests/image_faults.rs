@@ -53,8 +53,10 @@ async fn a_death_does_no_harm_2(bed: &mut Bed) -> Result<()> {
 
 async fn die_everywhere(bed: &mut Bed, share: usize) -> Result<()> {
     let mut all = faults::places()?;
-    // Those of the comparison are in diff.rs.
-    all.retain(|place| !place.starts_with("diff.create."));
+    // Those of the comparison are in diff.rs, those of checkpoints in
+    // checkpoint_faults.rs.
+    let elsewhere = ["diff.create.", "tasks.checkpoint."];
+    all.retain(|place| !elsewhere.iter().any(|group| place.starts_with(group)));
     let mut failures = Vec::new();
     let work = Work::new(bed).await?;
     bed.daemon.use_debug_build()?;
