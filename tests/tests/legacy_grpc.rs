@@ -22,7 +22,7 @@ use nix::{
 };
 use serde_json::json;
 use tests::{
-    Bed, Status, code, eventually, leaks,
+    Bed, Origin, Status, code, eventually, leaks,
     legacy::{LegacyEvents, text},
     proc, within,
 };
@@ -171,8 +171,11 @@ async fn every_method(bed: &mut Bed) -> Result<()> {
         id: "redis".into(),
         checkpoint: Some(Checkpoint { name: "one".into(), ..Checkpoint::default() }),
     };
-    let (kind, message) = code(api.create_checkpoint(request).await)?;
-    assert_eq!(kind, Code::Unimplemented, "{message}");
+    // Go's shim has runc try, which may find CRIU or not.
+    if bed.daemon.pairing().shim == Origin::Ours {
+        let (kind, message) = code(api.create_checkpoint(request).await)?;
+        assert_eq!(kind, Code::Unimplemented, "{message}");
+    }
     let list = ListCheckpointRequest { id: "redis".into() };
     assert_eq!(api.list_checkpoint(list).await?.into_inner().checkpoints, []);
     let request = DeleteCheckpointRequest { id: "redis".into(), name: "one".into() };

@@ -106,11 +106,13 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     record.pid = init.pid;
     record.began = record::Birth::of(init.pid).map(|birth| birth.began).unwrap_or_default();
     undo.init = Some(init);
+    raise(store, request.id, &config, &record, place.has_new_user(), maker)?;
     drop(holder);
+    // Not while init opens devices: who makes the groups may take them away and give
+    // them back when it is told of other limits.
     if let Some(resources) = limits.last() {
         record.groups.update(resources)?;
     }
-    raise(store, request.id, &config, &record, place.has_new_user(), maker)?;
     process::limit(record.pid, &config.process.process, place.has_user())?;
     store.write(request.id, &record)?;
     if let Some(path) = request.pid_file {

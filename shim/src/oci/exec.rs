@@ -12,9 +12,9 @@ use shim_protocol::{Context, Error, ErrorKind, Id, Result, note};
 use super::{
     Record, Store, Streams, capabilities,
     init::{self, Birth},
+    inside::Inside,
     line::{Line, Point},
-    listener,
-    process::{self, Inside},
+    listener, process,
     seccomp::Filter,
     spec,
 };

@@ -21,6 +21,7 @@ mod executed;
 mod hooks;
 mod idle;
 mod init;
+mod inside;
 mod line;
 mod listener;
 mod prepared;
