@@ -36,13 +36,8 @@ pub(crate) async fn create(shared: &Arc<Shared>, request: CreateTask) -> Result<
             Ok(())
         }
     });
-    match steps(shared, request, &bundle, &mut undo).await {
-        Ok(task) => {
-            undo.commit();
-            Ok(task)
-        }
-        Err(cause) => Err(undo.roll_back(cause).await),
-    }
+    let made = steps(shared, request, &bundle, &mut undo).await;
+    undo.settle(made).await
 }
 
 async fn steps(

@@ -12,8 +12,8 @@ type Step = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 /// deadline of its own, and one that fails does not keep the others from
 /// running. A step must treat "already gone" as success.
 ///
-/// The normal ways out are [`Undo::commit`] and [`Undo::roll_back`]. If it is
-/// dropped instead, the steps run on the tracker it was made with.
+/// The normal ways out are [`Undo::settle`] by the outcome, or [`Undo::commit`]
+/// and [`Undo::roll_back`]. If it is dropped instead, the steps run on the tracker it was made with.
 pub struct Undo {
     steps: Vec<(&'static str, Step)>,
     tasks: TaskTracker,
@@ -45,6 +45,20 @@ impl Undo {
     pub async fn roll_back(mut self, cause: Error) -> Error {
         run(std::mem::take(&mut self.steps), self.limit).await;
         cause
+    }
+
+    /// Commits or rolls back, as the sequence came out.
+    ///
+    /// # Errors
+    /// What made it necessary to undo everything.
+    pub async fn settle<T>(self, outcome: Result<T>) -> Result<T> {
+        match outcome {
+            Ok(made) => {
+                self.commit();
+                Ok(made)
+            }
+            Err(cause) => Err(self.roll_back(cause).await),
+        }
     }
 }
 

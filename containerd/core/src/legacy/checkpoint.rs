@@ -205,13 +205,8 @@ impl Legacy {
                 let path = folder.clone();
                 blocking("write", folder.display(), move || write(&path, &checkpoint)).await
             };
-            match made.await {
-                Ok(()) => {
-                    undo.commit();
-                    Ok(())
-                }
-                Err(cause) => Err(undo.roll_back(cause).await),
-            }
+            let made = made.await;
+            undo.settle(made).await
         })
         .await
     }

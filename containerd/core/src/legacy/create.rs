@@ -89,13 +89,8 @@ impl Legacy {
             undo.push("task", async move { this.end(&name).await });
             self.tasks.start(&target).await
         };
-        match started.await {
-            Ok(pid) => {
-                undo.commit();
-                Ok(pid)
-            }
-            Err(cause) => Err(undo.roll_back(cause).await),
-        }
+        let started = started.await;
+        undo.settle(started).await
     }
 
     fn describe(&self, id: &Id, bundle: Bundle) -> Result<containers::Container> {

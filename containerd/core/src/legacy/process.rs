@@ -85,13 +85,8 @@ impl Legacy {
             undo.push("exec", async move { this.end_exec(&name).await });
             self.tasks.start(&target).await
         };
-        match started.await {
-            Ok(pid) => {
-                undo.commit();
-                Ok(pid)
-            }
-            Err(cause) => Err(undo.roll_back(cause).await),
-        }
+        let started = started.await;
+        undo.settle(started).await
     }
 
     /// Signals the process of a container that has `pid`; 0 is its first one.
