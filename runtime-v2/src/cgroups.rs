@@ -54,29 +54,36 @@ pub(crate) fn remove(bundle: &Path) -> Result<()> {
 /// # Errors
 /// When the bundle's configuration cannot be read, or there is no such process.
 pub(crate) fn contains(bundle: &Path, pid: u32) -> Result<bool> {
-    let Some(path) = cgroups_path(bundle)? else { return Ok(false) };
+    let path = cgroups_path(bundle)?.unwrap_or_default();
     let file = format!("/proc/{pid}/cgroup");
     // hierarchy:controllers:path, one line each (cgroups(7)).
     let lines = fs::read_to_string(&file).context("read", file)?;
     let mut paths = lines.lines().filter_map(|line| line.splitn(3, ':').nth(2)).map(Path::new);
-    Ok(match (below_root(&path), scope(&path)) {
-        (Some(path), _) => {
-            paths.any(|found| found.strip_prefix("/").is_ok_and(|found| found.starts_with(path)))
-        }
-        (None, Some(scope)) => {
-            paths.any(|found| found.components().any(|part| part.as_os_str() == scope.as_str()))
-        }
-        (None, None) => false,
-    })
+    if let Some(path) = below_root(&path) {
+        let is_below = |found: &Path| found.strip_prefix("/").is_ok_and(|f| f.starts_with(path));
+        return Ok(paths.any(is_below));
+    }
+    let id = bundle.file_name().unwrap_or_default().to_string_lossy();
+    let scopes = scopes(&path, &id);
+    let is_one =
+        |part: Component<'_>| scopes.iter().any(|scope| part.as_os_str() == scope.as_str());
+    Ok(paths.any(|found| found.components().any(is_one)))
 }
 
-/// Name of systemd's scope for a path of the form `slice:prefix:name`, as runc
-/// and crun make it.
-fn scope(path: &Path) -> Option<String> {
-    let mut parts = path.to_str()?.splitn(3, ':').skip(1);
-    let (prefix, name) = (parts.next()?, parts.next()?);
-    let dash = if prefix.is_empty() { "" } else { "-" };
-    (!name.is_empty()).then(|| format!("{prefix}{dash}{name}.scope"))
+/// Names that systemd's scope may have for a path of the form
+/// `slice:prefix:name`, or for none: runc and our shim always put a dash between
+/// prefix and name, crun does not if there is no prefix.
+fn scopes(path: &Path, id: &str) -> Vec<String> {
+    let path = path.to_string_lossy();
+    if path.is_empty() {
+        return vec![format!("runc-{id}.scope"), format!("crun-{id}.scope")];
+    }
+    let mut parts = path.splitn(3, ':').skip(1);
+    match (parts.next(), parts.next()) {
+        (_, None | Some("")) | (None, _) => Vec::new(),
+        (Some(""), Some(name)) => vec![format!("-{name}.scope"), format!("{name}.scope")],
+        (Some(prefix), Some(name)) => vec![format!("{prefix}-{name}.scope")],
+    }
 }
 
 /// The cgroup of the bundle's configuration, relative to a hierarchy's root.
@@ -163,12 +170,13 @@ mod tests {
 
     #[test]
     fn systemd_makes_a_scope_of_prefix_and_name() {
-        let scope = |path: &str| scope(Path::new(path));
-        assert_eq!(scope("system.slice:cri-containerd:a").unwrap(), "cri-containerd-a.scope");
-        assert_eq!(scope(":runc:a").unwrap(), "runc-a.scope");
-        assert_eq!(scope("user.slice::a").unwrap(), "a.scope");
-        for other in ["", "/a/b", "a:b", "a:b:"] {
-            assert_eq!(scope(other), None, "{other}");
+        let scopes = |path: &str| scopes(Path::new(path), "id");
+        assert_eq!(scopes("system.slice:cri-containerd:a"), ["cri-containerd-a.scope"]);
+        assert_eq!(scopes(":runc:a"), ["runc-a.scope"]);
+        assert_eq!(scopes("user.slice::a"), ["-a.scope", "a.scope"]);
+        assert_eq!(scopes(""), ["runc-id.scope", "crun-id.scope"]);
+        for other in ["/a/b", "a:b", "a:b:"] {
+            assert!(scopes(other).is_empty(), "{other}");
         }
     }
 

@@ -131,12 +131,15 @@ impl Launcher {
         let (program, candidate) = self.programs.get(binary);
         if let Some(candidate) = candidate {
             let limit = self.config.timeouts.load;
-            let programs = self.programs.clone();
+            let (programs, path) = (self.programs.clone(), binary.to_owned());
             self.work.spawn(async move {
                 match can_be_executed_by_descriptor(&candidate, limit).await {
                     Ok(true) => programs.prefer(candidate),
                     Ok(false) => {}
-                    Err(error) => debug!(error = %error.report(), "a shim does not tell"),
+                    Err(error) => {
+                        debug!(error = %error.report(), "a shim does not tell");
+                        programs.forget_after(&path, &error);
+                    }
                 }
             });
         }

@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use shim_protocol::{Context, Result};
+use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::process::Command;
 
 /// How many binaries are remembered. Clients name them, so there is a limit.
@@ -127,10 +127,20 @@ impl Programs {
         }
         known.insert(path.to_owned(), Known { identity, sealed: None });
         drop(known);
-        let candidate = seal(path, identity).inspect_err(|error| {
+        let candidate = seal(path, identity).unwrap_or_else(|error| {
             tracing::debug!(path = %path.display(), error = %error.report(), "executed by its path");
+            self.forget_after(path, &error);
+            None
         });
-        (by_path, candidate.ok().flatten())
+        (by_path, candidate)
+    }
+
+    /// Has the next start find out about the file at `path` once more, if what went
+    /// wrong says something of this moment and not of the file.
+    pub(crate) fn forget_after(&self, path: &Path, error: &Error) {
+        if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::ResourceExhausted) {
+            self.known().remove(path);
+        }
     }
 
     /// From now on a candidate is executed by its descriptor.

@@ -33,6 +33,11 @@ pub(crate) fn init_own(debug: bool, file: Option<(File, Format)>) {
     let _ = tracing::subscriber::set_global_default(Lines { max, is_own: true, file });
 }
 
+/// Are debug messages logged, too?
+pub(crate) fn is_debug() -> bool {
+    LevelFilter::current() >= LevelFilter::DEBUG
+}
+
 /// What a line of a log looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {

@@ -8,7 +8,7 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     thread,
 };
@@ -16,11 +16,16 @@ use std::{
 use nix::mount::{MsFlags, mount};
 use rustix::{
     fs::CWD,
-    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+    mount::{MoveMountFlags, move_mount},
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use crate::{mount::MAX_DATA_BYTES, overlay, private, sys};
+use crate::{
+    attributes,
+    mount::MAX_DATA_BYTES,
+    overlay, private, sys,
+    tree::{self, Depth},
+};
 
 /// Ids of users and groups, in the format of the kernel's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,24 +67,10 @@ fn lines(map: &str) -> Result<String> {
 /// # Errors
 /// `InvalidArgument` when the filesystem cannot be mapped.
 pub(crate) fn remap(mounted: &OwnedFd, mapping: &Mapping) -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | OpenTreeFlags::AT_RECURSIVE;
-    let tree = open_tree(mounted, "", flags).map_err(io::Error::from);
-    let tree = tree.context("clone", "the mount")?;
-    let mapped = sys::map_ids(&tree, &mapping.namespace()?);
+    let tree = tree::clone_open(mounted.as_fd(), Depth::All).context("clone", "the mount")?;
+    let mapped = attributes::map_ids(tree.as_fd(), mapping.namespace()?.as_fd(), true);
     mapped.context_as(ErrorKind::InvalidArgument, "map ids of", "the mount")?;
     Ok(tree)
-}
-
-/// Attaches a detached mount.
-///
-/// # Errors
-/// Those of the system.
-pub(crate) fn attach(tree: &OwnedFd, target: &OwnedFd) -> Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(tree, "", target, "", flags).map_err(io::Error::from).context("attach", "a mount")
 }
 
 /// An overlay with mapped lower folders, detached.
@@ -102,11 +93,9 @@ pub(crate) fn overlay(flags: MsFlags, data: &[String], mapping: &Mapping) -> Res
 }
 
 fn assemble(base: &Path, data: &str, flags: MsFlags, namespace: &OwnedFd) -> Result<OwnedFd> {
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     private::isolate()?;
-    let layers = open_tree(CWD, base, clone).map_err(io::Error::from);
-    let layers = layers.context("clone", base.display())?;
-    sys::map_ids(&layers, namespace).context_as(
+    let layers = tree::clone_path(base, Depth::One).context("clone", base.display())?;
+    attributes::map_ids(layers.as_fd(), namespace.as_fd(), true).context_as(
         ErrorKind::InvalidArgument,
         "map ids of",
         base.display(),
@@ -126,7 +115,7 @@ fn assemble(base: &Path, data: &str, flags: MsFlags, namespace: &OwnedFd) -> Res
     mount(Some("overlay"), &merged, Some("overlay"), flags, Some(data)).map_err(|errno| {
         Error::caused(ErrorKind::InvalidArgument, "mount an overlay with mapped ids", errno)
     })?;
-    let tree = open_tree(CWD, &merged, clone).map_err(io::Error::from);
+    let tree = tree::clone_path(&merged, Depth::One);
     tree.context("take out", "an overlay")
 }
 

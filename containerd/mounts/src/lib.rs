@@ -6,7 +6,9 @@
 //!
 //! What it deliberately does not know: where mounts come from.
 
+pub mod attributes;
 pub mod mountinfo;
+pub mod tree;
 
 mod idmap;
 mod mount;
@@ -21,3 +23,4 @@ mod tests;
 pub use mount::{Mount, mount_all, unmount_all};
 pub use private::with_mounted;
 pub use sealed::sealed;
+pub use sys::user_namespace;

@@ -4,7 +4,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use nix::{
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use crate::{idmap, mountinfo, options::Options, overlay};
+use crate::{idmap, mountinfo, options::Options, overlay, tree};
 
 /// What mount(2) copies of its data: a page, with the final zero.
 pub(crate) const MAX_DATA_BYTES: usize = 4095;
@@ -147,7 +147,7 @@ fn mount_one(request: &Mount, rootfs: &Path) -> Result<()> {
     match &options.mapping {
         Some(mapping) if request.kind == "overlay" => {
             let tree = idmap::overlay(options.flags, &options.data, mapping);
-            idmap::attach(&tree.context("mount", describe())?, &open()?)?;
+            attach(&tree.context("mount", describe())?, &open()?)?;
         }
         mapping => {
             call(request, options.mount_flags(), &options.data, open()?)
@@ -158,7 +158,7 @@ fn mount_one(request: &Mount, rootfs: &Path) -> Result<()> {
                 let point = fs::read_link(by_descriptor(&mounted));
                 drop(mounted);
                 unmount(&point.context("find", describe())?)?;
-                idmap::attach(&tree, &open()?)?;
+                attach(&tree, &open()?)?;
             }
         }
     }
@@ -240,4 +240,8 @@ fn open_target(rootfs: &Path, target: &str) -> io::Result<OwnedFd> {
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     Ok(openat2(&rootfs, target, how)?)
+}
+
+fn attach(tree: &OwnedFd, target: &OwnedFd) -> Result<()> {
+    tree::attach(tree.as_fd(), target.as_fd()).context("attach", "a mount")
 }

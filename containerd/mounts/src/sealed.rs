@@ -1,13 +1,15 @@
 //! A file that cannot be written to by whoever gets at it.
 
-use std::{io, os::fd::OwnedFd, path::Path};
-
-use rustix::{
-    fs::CWD,
-    mount::{OpenTreeFlags, open_tree},
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
 };
 
-use crate::sys;
+use crate::{
+    attributes::{self, Attributes},
+    tree::{self, Depth},
+};
 
 /// A mount of one file that only allows reading and that is attached nowhere:
 /// no path leads to it, and nobody can change it. It goes with the last process
@@ -16,9 +18,8 @@ use crate::sys;
 /// # Errors
 /// EPERM without the capability to mount, ENOSYS before Linux 5.12.
 pub fn sealed(file: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, file, flags)?;
-    sys::allow_reading_only(&tree)?;
+    let tree = tree::clone_path(file, Depth::One)?;
+    attributes::change(tree.as_fd(), Attributes::READ_ONLY, false)?;
     Ok(tree)
 }
 

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use nix::{libc, unistd::pipe2};
@@ -15,7 +15,7 @@ use nix::{libc, unistd::pipe2};
 ///
 /// # Errors
 /// When the kernel refuses maps or namespace.
-pub(crate) fn user_namespace(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
+pub fn user_namespace(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
     let (ours, theirs) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     // A process lives in a new one for as long as it takes to write the maps. No
     // signal tells of its end, and only who asks for such children (__WCLONE)
@@ -57,38 +57,26 @@ fn wait_and_exit(ours: libc::c_int, theirs: libc::c_int) -> ! {
     }
 }
 
-/// Lets all files of a detached mount, and of those below it, belong to whom
-/// `namespace` maps their owners to.
-///
-/// # Errors
-/// EINVAL when the filesystem cannot do that, or the mount is mapped already.
-pub(crate) fn map_ids(tree: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> {
-    let namespace = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
-    set(tree, libc::MOUNT_ATTR_IDMAP, namespace)
-}
-
-/// Lets nobody write through a detached mount.
+/// Sets and clears attributes of a mount, and of those below it if it is
+/// `recursive` (mount_setattr(2)).
 ///
 /// # Errors
 /// ENOSYS before Linux 5.12.
-pub(crate) fn allow_reading_only(tree: &OwnedFd) -> io::Result<()> {
-    set(tree, libc::MOUNT_ATTR_RDONLY, 0)
-}
-
-/// Sets an attribute of a detached mount and of those below it
-/// (mount_setattr(2)).
-fn set(tree: &OwnedFd, attribute: u64, namespace: u64) -> io::Result<()> {
-    let attributes =
-        libc::mount_attr { attr_set: attribute, attr_clr: 0, propagation: 0, userns_fd: namespace };
+pub(crate) fn set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: libc::mount_attr,
+    recursive: bool,
+) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is empty and ends in a zero; the kernel reads the
     // attributes only, and as many bytes of them as is said.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
+            mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-            std::ptr::from_ref(&attributes),
+            flags,
+            &raw const attributes,
             size_of_val(&attributes),
         )
     };

@@ -31,8 +31,9 @@ pub fn main() -> ExitCode {
 fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
     let mut args = args.peekable();
     if args.next_if(|word| word == helper::COMMAND).is_some() {
-        let parent = args.next();
-        return helper::main(parent.as_ref().and_then(|parent| parent.to_str())).map(|()| 0);
+        let (parent, log_level) = (args.next(), args.next());
+        let text = |word: &'_ Option<OsString>| word.as_ref()?.to_str().map(str::to_owned);
+        return helper::main(text(&parent).as_deref(), text(&log_level).as_deref()).map(|()| 0);
     }
     if args.next_if(|word| word == oci::COMMAND).is_some() {
         return oci::run(&mut args);

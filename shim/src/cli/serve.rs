@@ -76,11 +76,11 @@ pub struct Config {
 /// # Errors
 /// When the runtime, the reaper or the server cannot be set up.
 pub fn run(config: Config) -> Result<()> {
+    log::init(config.debug);
     // Nothing is here yet that a fork must not copy.
     let bundle = config.bundle.path();
     let helper = if config.is_embedded { Forked::new(bundle)? } else { None };
     process::trim_allocator();
-    log::init(config.debug);
     let runtime = runtime()?;
     let served = runtime.block_on(serve(config, helper));
     // All that matters has ended. Threads without work go with the process.

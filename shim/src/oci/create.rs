@@ -87,7 +87,8 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     let mut record = plan(&request, &config)?;
 
     store.reserve(request.id)?;
-    let mut undo = Undo { store, id: request.id, groups: None, init: None, is_done: false };
+    let mut undo =
+        Undo { store, id: request.id, groups: None, init: None, began: None, is_done: false };
     record.groups.require_unused()?;
     store.write(request.id, &record)?;
     if let Some(seccomp) = &config.process.seccomp {
@@ -106,6 +107,7 @@ pub(crate) fn create(store: &Store, mut request: Create<'_>) -> Result<u32> {
     record.pid = init.pid;
     record.began = record::Birth::of(init.pid).map(|birth| birth.began).unwrap_or_default();
     undo.init = Some(init);
+    undo.began = Some(record.clone());
     raise(store, request.id, &config, &record, place.has_new_user(), maker)?;
     drop(holder);
     // Not while init opens devices: who makes the groups may take them away and give
@@ -254,6 +256,8 @@ struct Undo<'a> {
     id: &'a Id,
     groups: Option<Groups>,
     init: Option<Cloned>,
+    /// The container that hooks may have seen.
+    began: Option<Record>,
     is_done: bool,
 }
 
@@ -269,6 +273,10 @@ impl Undo<'_> {
         }
         if let Some(groups) = &self.groups {
             groups.remove()?;
+        }
+        // Whatever hooks have made, these are to take away.
+        if let Some(record) = &self.began {
+            hooks::after(self.store, self.id, record);
         }
         self.store.remove(self.id)
     }

@@ -1,6 +1,5 @@
 //! Removing a container.
 
-use libcontainer::container::ContainerStatus;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{Record, Store, hooks};
@@ -45,9 +44,6 @@ pub(crate) fn delete_read(
     // Also processes that outlive init because they share a pid namespace.
     record.groups.empty().context("end container", id)?;
     record.groups.remove().context("remove container", id)?;
-    if !record.poststop.is_empty() {
-        let view = hooks::view(store, id, &record, ContainerStatus::Stopped);
-        hooks::run_all(&record.poststop, "poststop", &view);
-    }
+    hooks::after(store, id, &record);
     store.remove(id)
 }

@@ -40,6 +40,14 @@ pub(super) fn run(
         .map_err(|e| Error::caused(ErrorKind::Unknown, format!("hooks.{name}"), e))
 }
 
+/// Runs those of a container that is gone but for its record.
+pub(super) fn after(store: &Store, id: &Id, record: &Record) {
+    if !record.poststop.is_empty() {
+        let view = view(store, id, record, ContainerStatus::Stopped);
+        run_all(&record.poststop, "poststop", &view);
+    }
+}
+
 /// Runs hooks that come too late to change anything: each is run, and what
 /// fails is logged.
 pub(super) fn run_all(hooks: &[Hook], name: &str, container: &Container) {

@@ -100,7 +100,7 @@ pub(super) struct First<'a> {
 /// # Errors
 /// What the kernel refuses.
 pub(super) fn hide() -> Result<()> {
-    sys::process::set_dumpable(false).context("hide", "from the container")?;
+    sys::process::forbid_looking_in().context("hide", "from the container")?;
     nix(setgroups(&[])).context("leave", "all groups")
 }
 

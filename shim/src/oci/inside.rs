@@ -1,7 +1,7 @@
 //! Makes a process inside of a container that runs.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
         unix::net::UnixStream,
@@ -11,7 +11,6 @@ use std::{
 use nix::{
     libc::ENOMEM,
     sched::{CloneFlags, setns},
-    sys::socket::{ControlMessage, MsgFlags, sendmsg},
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
@@ -97,13 +96,9 @@ impl Inside<'_> {
             Err((step, error)) => (step, error.raw_os_error().unwrap_or_default() as u32, None),
         };
         let text = [word.to_ne_bytes(), number.to_ne_bytes()].concat();
-        let fds: Vec<_> = fd.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&fds)];
-        let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
-        let text = [IoSlice::new(&text)];
+        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
         // Whoever does not hear it is gone, and the other one ends for want of a word.
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<()>(to.as_raw_fd(), &text, rights, flags, None).is_err().into()
+        fd::send(to.as_fd(), &text, &fds).is_err().into()
     }
 
     /// What the process between has made.

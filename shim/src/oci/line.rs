@@ -14,13 +14,14 @@
 use std::{
     io::{self, PipeReader, PipeWriter, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
 };
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use shim_protocol::{Context, Error, ErrorKind, Result};
+
+use crate::sys::fd;
 
 /// The most that is read of what a process says about its failure, in bytes.
 const MAX_WORDS_BYTES: u64 = 16 * 1024;
@@ -170,14 +171,7 @@ impl Child {
     /// When nobody waits for one.
     pub(super) fn send_listener(&self, listener: BorrowedFd<'_>) -> Result<()> {
         let socket = self.listener.as_ref().ok_or_else(|| Error::internal("nobody listens"))?;
-        let fds = [listener.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&fds)];
-        let byte = [io::IoSlice::new(b"l")];
-        let socket = socket.as_fd().as_raw_fd();
-        sendmsg::<()>(socket, &byte, &rights, MsgFlags::MSG_NOSIGNAL, None)
-            .map_err(io::Error::from)
-            .context("send", "the listener")?;
-        Ok(())
+        fd::send(socket.as_fd(), b"l", &[listener]).context("send", "the listener").map(drop)
     }
 
     /// Says why the process has failed. Nobody listens to one that was started

@@ -3,14 +3,9 @@
 
 use std::{
     collections::HashMap,
-    io::{self, IoSlice},
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::net::UnixStream,
-    },
+    os::{fd::AsFd, unix::net::UnixStream},
 };
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use oci_spec::runtime::LinuxSeccomp;
 use serde::Serialize;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
@@ -73,11 +68,8 @@ pub(super) fn pass_on(
     let what = || format!("linux.seccomp.listenerPath: {}", path.display());
     let to =
         UnixStream::connect(path).context_as(ErrorKind::InvalidArgument, "connect to", what())?;
-    let fds = [listener.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let text = [IoSlice::new(&json)];
-    let sent = sendmsg::<()>(to.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None);
-    match sent.map_err(io::Error::from).context("send to", what())? {
+    let sent = fd::send(to.as_fd(), &json, &[listener.as_fd()]);
+    match sent.context("send to", what())? {
         sent if sent == json.len() => Ok(()),
         _ => Err(Error::internal(format!("send to {}: it takes only a part", what()))),
     }

@@ -187,33 +187,16 @@ fn offsets(linux: &Linux) -> String {
     offsets.map(line).collect()
 }
 
-/// Tells a container's new user namespace which ids it has.
+/// Tells a container's new user namespace which ids it has (user_namespaces(7)).
 ///
 /// # Errors
 /// `InvalidArgument` for a mapping that the kernel refuses.
 pub(super) fn map_ids(pid: u32, linux: &Linux) -> Result<()> {
-    let list = |list: &Option<Vec<LinuxIdMapping>>| list.clone().unwrap_or_default();
-    write_ids(pid, "linux", &list(linux.uid_mappings()), &list(linux.gid_mappings()))
-}
-
-/// Tells a new user namespace which ids it has (user_namespaces(7)); `field` is
-/// where the mappings are in the configuration.
-///
-/// # Errors
-/// `InvalidArgument` for a mapping that the kernel refuses.
-pub(super) fn write_ids(
-    pid: u32,
-    field: &str,
-    uids: &[LinuxIdMapping],
-    gids: &[LinuxIdMapping],
-) -> Result<()> {
-    for (file, name, mappings) in
-        [("uid_map", "uidMappings", uids), ("gid_map", "gidMappings", gids)]
-    {
-        let field = format!("{field}.{name}");
-        let line =
-            |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
-        let text: String = mappings.iter().map(line).collect();
+    for (file, field, mappings) in [
+        ("uid_map", "linux.uidMappings", linux.uid_mappings()),
+        ("gid_map", "linux.gidMappings", linux.gid_mappings()),
+    ] {
+        let text = id_map(mappings.as_deref().unwrap_or_default());
         if text.is_empty() {
             return Err(Error::invalid(format!("{field}: none for a new user namespace")));
         }
@@ -221,9 +204,15 @@ pub(super) fn write_ids(
             .write(true)
             .open(format!("/proc/{pid}/{file}"))
             .and_then(|mut file| file.write_all(text.as_bytes()))
-            .context_as(ErrorKind::InvalidArgument, "set", &field)?;
+            .context_as(ErrorKind::InvalidArgument, "set", field)?;
     }
     Ok(())
+}
+
+/// Mappings as the kernel reads them.
+pub(super) fn id_map(mappings: &[LinuxIdMapping]) -> String {
+    let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
+    mappings.iter().map(line).collect()
 }
 
 /// Sets what a process in a user namespace may not set for itself, and what

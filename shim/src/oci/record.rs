@@ -229,12 +229,16 @@ impl Store {
         }
     }
 
-    /// Forgets a container. Gone already is fine.
+    /// Forgets a container. Gone already is fine. The record goes last: without it
+    /// what is left would be taken for another runtime's.
     ///
     /// # Errors
     /// Those of the file system.
     pub(crate) fn remove(&self, id: &Id) -> Result<()> {
         let folder = self.folder(id);
+        for name in [NOTIFY, SECCOMP, EXECUTED] {
+            note::remove(&folder.join(name))?;
+        }
         match fs::remove_dir_all(&folder) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(e).context("remove", folder.display())

@@ -2,24 +2,23 @@
 //! sent to whoever holds the container's streams.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
 };
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use containerd_mounts::tree::{self, Depth};
 use oci_spec::runtime::Box as Size;
 use rustix::{
     fs::{FileType, Mode, OFlags, fstat, fstatfs, major, minor, open, openat},
-    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
     pty::unlockpt,
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
 };
 use shim_protocol::{Context, Result};
 
-use crate::sys::tty;
+use crate::sys::{fd, tty};
 
 /// Where a new terminal comes from.
 const SOURCE: &str = "/dev/ptmx";
@@ -45,7 +44,9 @@ pub(super) fn make(socket: &UnixStream, size: Option<&Size>, console: bool) -> R
     if console {
         cover_console(slave.as_fd()).context("mount", "/dev/console")?;
     }
-    send(socket, master.as_fd()).context("send", "the terminal")?;
+    // With the terminal's name, as runc has it.
+    fd::send(socket.as_fd(), SOURCE.as_bytes(), &[master.as_fd()])
+        .context("send", "the terminal")?;
     let connect = || -> io::Result<()> {
         rustix::process::ioctl_tiocsctty(&slave)?;
         dup2_stdin(&slave)?;
@@ -81,19 +82,5 @@ fn cover_console(slave: BorrowedFd<'_>) -> io::Result<()> {
     }
     let target =
         openat(&dev, "console", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(slave, "", flags)?;
-    let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(&tree, "", &target, "", whole)?)
-}
-
-fn send(socket: &UnixStream, master: BorrowedFd<'_>) -> io::Result<()> {
-    let fds = [master.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    // The terminal's name, as runc has it.
-    let text = [IoSlice::new(SOURCE.as_bytes())];
-    sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
-    Ok(())
+    tree::attach(tree::clone_open(slave, Depth::One)?.as_fd(), target.as_fd())
 }

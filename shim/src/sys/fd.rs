@@ -1,13 +1,13 @@
 //! Descriptors: polled, received from elsewhere, and what is in a pipe.
 
 use std::{
-    io::{self, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 use nix::{
     cmsg_space,
-    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -26,6 +26,23 @@ pub(crate) fn bytes_to_read(fd: BorrowedFd<'_>) -> io::Result<usize> {
     // SAFETY: FIONREAD writes one int, which `count` is.
     unsafe { fionread(fd.as_raw_fd(), &raw mut count)? };
     Ok(usize::try_from(count).unwrap_or_default())
+}
+
+/// Sends as many of the bytes as fit now, and descriptors with them (unix(7),
+/// SCM_RIGHTS); gives how many bytes that were.
+///
+/// # Errors
+/// Those of sendmsg(2); a peer that is gone raises no signal.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    text: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };
+    let text = [IoSlice::new(text)];
+    Ok(sendmsg::<()>(socket.as_raw_fd(), &text, rights, MsgFlags::MSG_NOSIGNAL, None)?)
 }
 
 /// Receives one message with a descriptor (unix(7), SCM_RIGHTS).

@@ -5,7 +5,6 @@ pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod command;
 pub(crate) mod fd;
-pub(crate) mod mount;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod tty;

@@ -267,13 +267,13 @@ pub(crate) fn ignore_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-/// Sets whether others may look into this process, and follow its links in
+/// Keeps others from looking into this process, and from following its links in
 /// `/proc` (PR_SET_DUMPABLE).
 ///
 /// # Errors
 /// Those of prctl(2).
-pub(crate) fn set_dumpable(yes: bool) -> io::Result<()> {
-    Ok(nix::sys::prctl::set_dumpable(yes)?)
+pub(crate) fn forbid_looking_in() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
 /// The standard input as a descriptor that is closed on exec and on drop.

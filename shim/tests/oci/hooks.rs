@@ -50,9 +50,14 @@ fn each_at_its_time() {
 fn one_that_fails_ends_the_container() {
     for list in ["prestart", "createRuntime", "createContainer"] {
         let Some(bed) = Bed::new(&format!("hook-{list}"), "true") else { return };
-        let bed = bed.set(&format!("/hooks/{list}"), json!([{"path": "/bin/false"}]));
+        let (after, notes) = (hook(&bed, "poststop"), bed.path("notes"));
+        let bed = bed
+            .set(&format!("/hooks/{list}"), json!([{"path": "/bin/false"}]))
+            .set("/hooks/poststop", after);
         let words = bed.refusal();
         assert!(words.contains("hook"), "{list}: {words}");
+        // Others may have made something before.
+        assert_eq!(fs::read_to_string(notes).unwrap(), "poststop b stopped\n");
     }
 }
 

@@ -163,11 +163,6 @@ impl Groups {
         unified || (pages && self.v1("hugetlb").is_none()) || (rdma && self.v1("rdma").is_none())
     }
 
-    /// Are there hierarchies of the first version?
-    pub(super) fn has_v1(&self) -> bool {
-        !self.v1.is_empty()
-    }
-
     /// Those hierarchies, by their controllers with "," between them or by
     /// "name=", and the group in each.
     pub(super) fn hierarchies(&self) -> impl Iterator<Item = (&str, &Path)> {
@@ -215,7 +210,7 @@ impl Groups {
     }
 
     /// Has the machine no v1 hierarchies?
-    fn is_unified(&self) -> bool {
+    pub(super) fn is_unified(&self) -> bool {
         self.v1.is_empty()
     }
 
@@ -358,13 +353,19 @@ impl Groups {
     /// already is fine.
     ///
     /// # Errors
-    /// `DeadlineExceeded` when a process in them does not end.
+    /// `DeadlineExceeded` when a process in them does not end, or systemd does not
+    /// answer.
     pub(crate) fn remove(&self) -> Result<()> {
-        if let Some(unit) = &self.unit {
+        let stopped = match &self.unit {
             // systemd would ask them to end first, and wait.
-            self.empty()?;
-            unit.stop()?;
-        }
+            Some(unit) => self.empty().and_then(|()| unit.stop()),
+            None => Ok(()),
+        };
+        // Worth doing even if systemd does not answer.
+        self.remove_all_folders().and(stopped)
+    }
+
+    fn remove_all_folders(&self) -> Result<()> {
         let deadline = Instant::now() + EMPTY_TIMEOUT;
         loop {
             match self.remove_folders() {

@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use containerd_mounts::tree::{self, Depth};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use rustix::{
     fs::{
@@ -13,12 +14,11 @@ use rustix::{
         symlinkat, unlinkat,
     },
     io::Errno,
-    mount::OpenTreeFlags,
     process::umask,
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
-use super::{mounts, root::Root};
+use super::root::Root;
 
 /// What each container has (OCI runtime specification, `config-linux.md`,
 /// "Default Devices"), by major and minor number.
@@ -133,9 +133,8 @@ impl Node<'_> {
     }
 
     fn bind(&self, root: &Root) -> io::Result<()> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let device = rustix::mount::open_tree(rustix::fs::CWD, self.path, flags)?;
-        mounts::attach(device.as_fd(), root.file(self.path)?.as_fd())
+        let device = tree::clone_path(self.path, Depth::One)?;
+        tree::attach(device.as_fd(), root.file(self.path)?.as_fd())
     }
 }
 

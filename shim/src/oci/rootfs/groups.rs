@@ -6,20 +6,19 @@ use std::{
     path::Path,
 };
 
+use containerd_mounts::{
+    attributes::{self, Attributes},
+    tree::{self, Depth},
+};
 use nix::libc;
 use oci_spec::runtime::Mount;
-use rustix::{
-    fs::CWD,
-    io::Errno,
-    mount::{MountFlags, OpenTreeFlags, open_tree},
-};
+use rustix::{io::Errno, mount::MountFlags};
 use shim_protocol::{Context, Error, Result};
 
 use super::{
     mounts::{self, Place},
     options::Options,
 };
-use crate::sys::mount as attributes;
 
 /// No program and no device belongs there.
 const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
@@ -30,9 +29,9 @@ pub(super) fn mount(place: &Place<'_>, spec: &Mount, options: &Options) -> Resul
     let point = spec.destination();
     let target = place.root.folder(point).context("find", "the mount point")?;
     mounts::check(spec, target.as_fd(), false)?;
-    match place.groups.has_v1() {
-        false => unified(place, &target, options),
-        true => hierarchies(place, point, &target, options),
+    match place.groups.is_unified() {
+        true => unified(place, &target, options),
+        false => hierarchies(place, point, &target, options),
     }
 }
 
@@ -43,9 +42,9 @@ fn unified(place: &Place<'_>, target: &OwnedFd, options: &Options) -> Result<()>
         // Who is root of a user namespace only may not, or not with another view.
         Err(Errno::PERM | Errno::BUSY) => {
             let own = place.groups.unified().ok_or_else(|| Error::internal("no group"))?;
-            let tree = tree(own).context("clone", own.display())?;
+            let tree = tree::clone_path(own, Depth::All).context("clone", own.display())?;
             attributes::change(tree.as_fd(), options.own, false).context("set", "its options")?;
-            mounts::attach(tree.as_fd(), target.as_fd()).context("attach", own.display())
+            tree::attach(tree.as_fd(), target.as_fd()).context("attach", own.display())
         }
         mounted => mounted.map_err(io::Error::from).context("mount", "cgroup2"),
     }
@@ -65,8 +64,8 @@ fn hierarchies(place: &Place<'_>, point: &Path, target: &OwnedFd, options: &Opti
                 mounts::filesystem(source, target.as_fd(), "cgroup", FLAGS, &data)?;
             }
             false => {
-                let tree = tree(group).context("clone", group.display())?;
-                mounts::attach(tree.as_fd(), target.as_fd()).context("attach", group.display())?;
+                let tree = tree::clone_path(group, Depth::All).context("clone", group.display())?;
+                tree::attach(tree.as_fd(), target.as_fd()).context("attach", group.display())?;
             }
         }
         // Each controller is found by its own name, too.
@@ -78,15 +77,8 @@ fn hierarchies(place: &Place<'_>, point: &Path, target: &OwnedFd, options: &Opti
     }
     if options.own.has(libc::MOUNT_ATTR_RDONLY) {
         // Else a container could lift its own limits.
-        let read_only = attributes::Attributes::READ_ONLY;
+        let read_only = Attributes::READ_ONLY;
         attributes::change(folder.as_fd(), read_only, true).context("protect", "the groups")?;
     }
     Ok(())
-}
-
-fn tree(group: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    Ok(open_tree(CWD, group, flags)?)
 }

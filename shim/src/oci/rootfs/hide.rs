@@ -6,6 +6,10 @@ use std::{
     path::Path,
 };
 
+use containerd_mounts::{
+    attributes::{self, Attributes},
+    tree::{self, Depth},
+};
 use rustix::{
     fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat2},
     mount::MountFlags,
@@ -13,15 +17,14 @@ use rustix::{
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
 use super::{devices, mounts, root::here};
-use crate::sys::mount::{self as attributes, Attributes};
 
 /// Makes a path of this root read-only. One that is not there is fine.
 pub(super) fn protect(path: &Path) -> Result<()> {
     let made = || -> io::Result<()> {
         let target = here(path)?;
-        let tree = mounts::clone(target.as_fd(), true)?;
+        let tree = tree::clone_open(target.as_fd(), Depth::All)?;
         attributes::change(tree.as_fd(), Attributes::READ_ONLY, false)?;
-        mounts::attach(tree.as_fd(), target.as_fd())
+        tree::attach(tree.as_fd(), target.as_fd())
     };
     match made() {
         Err(e) if is_absent(&e) => Ok(()),
@@ -67,8 +70,8 @@ fn mask_one(
 
 fn cover(with: Option<&OwnedFd>, target: BorrowedFd<'_>) -> io::Result<()> {
     let Some(with) = with else { return Ok(()) };
-    let tree = mounts::clone(with.as_fd(), false)?;
-    mounts::attach(tree.as_fd(), target)
+    let tree = tree::clone_open(with.as_fd(), Depth::One)?;
+    tree::attach(tree.as_fd(), target)
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -3,10 +3,11 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use nix::{libc, sched::CloneFlags};
+use containerd_mounts::attributes;
+use nix::libc;
 use oci_spec::runtime::{Linux, LinuxIdMapping, Mount};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
@@ -14,10 +15,7 @@ use super::{
     mounts::{self, is_bind},
     options::Options,
 };
-use crate::{
-    oci::{idle::Idle, process},
-    sys::mount as attributes,
-};
+use crate::oci::process;
 
 fn options(mount: &Mount) -> Options {
     Options::parse(mount.options().iter().flatten())
@@ -49,7 +47,7 @@ pub(super) fn map(tree: &OwnedFd, mount: &Mount, namespaces: &mut Namespaces<'_>
     let field = mounts::name(mount);
     let namespace = namespaces.of(mount, &field)?;
     let recursive = options(mount).idmap == Some(true);
-    attributes::map_ids(tree.as_fd(), namespace.as_fd(), recursive).map_err(|error| {
+    attributes::map_ids(tree.as_fd(), namespace, recursive).map_err(|error| {
         // The kernel says EINVAL of a filesystem that cannot do it, and EPERM of a mount
         // that has other ids already.
         let (kind, what) = match error.raw_os_error() {
@@ -70,7 +68,7 @@ pub(super) struct Namespaces<'a> {
     new: Option<&'a Linux>,
     /// The container's, if it is there already.
     joined: Option<&'a File>,
-    made: Vec<(Mappings, File)>,
+    made: Vec<(Mappings, OwnedFd)>,
 }
 
 impl<'a> Namespaces<'a> {
@@ -79,14 +77,14 @@ impl<'a> Namespaces<'a> {
     }
 
     /// The one for a mount: by its own mappings, or else by the container's.
-    fn of(&mut self, mount: &Mount, field: &str) -> Result<&File> {
+    fn of(&mut self, mount: &Mount, field: &str) -> Result<BorrowedFd<'_>> {
         let own = (mount.uid_mappings(), mount.gid_mappings());
         let own = (own.0.clone().unwrap_or_default(), own.1.clone().unwrap_or_default());
         let (mappings, field) = match (own.0.is_empty(), own.1.is_empty()) {
             (false, false) => (own, field),
             (true, true) => {
                 if let Some(joined) = self.joined {
-                    return Ok(joined);
+                    return Ok(joined.as_fd());
                 }
                 let list = |list: &Option<Vec<_>>| list.clone().unwrap_or_default();
                 let Some(linux) = self.new else {
@@ -110,17 +108,16 @@ impl<'a> Namespaces<'a> {
                 self.made.len() - 1
             }
         };
-        let made = self.made.get(at).map(|(_, file)| file);
+        let made = self.made.get(at).map(|(_, file)| file.as_fd());
         made.ok_or_else(|| Error::internal("a user namespace is lost"))
     }
 }
 
 /// A new user namespace. It lives as long as somebody has it open.
-fn make((uids, gids): &Mappings, field: &str) -> Result<File> {
-    let holder = Idle::new(CloneFlags::CLONE_NEWUSER)?;
-    process::write_ids(holder.pid(), field, uids, gids)?;
-    let path = format!("/proc/{}/ns/user", holder.pid());
-    File::open(&path).context("open", &path)
+fn make((uids, gids): &Mappings, field: &str) -> Result<OwnedFd> {
+    let made = containerd_mounts::user_namespace(&process::id_map(uids), &process::id_map(gids));
+    let what = format_args!("{field}.uidMappings, {field}.gidMappings");
+    made.context_as(ErrorKind::InvalidArgument, "set", what)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::{
     path::Path,
 };
 
+use containerd_mounts::attributes::{self, Attributes};
 use oci_spec::runtime::{Linux, Spec};
 use rustix::{
     fs::{fstat, stat},
@@ -27,7 +28,6 @@ use rustix::{
 use shim_protocol::{Context, Error, Result};
 
 use super::{cgroup::Groups, process, spec::Config};
-use crate::sys::mount::{self as attributes, Attributes};
 
 mod copy;
 pub(super) mod devices;

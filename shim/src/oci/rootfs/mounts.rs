@@ -7,18 +7,20 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use containerd_mounts::{
+    attributes,
+    tree::{self, Depth},
+};
 use nix::libc;
 use oci_spec::runtime::Mount;
 use rustix::{
-    fs::{CWD, FileType, PROC_SUPER_MAGIC, fstat, fstatfs},
-    mount::{
-        MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, move_mount, open_tree,
-    },
+    fs::{FileType, PROC_SUPER_MAGIC, fstat, fstatfs},
+    mount::{MountFlags, mount, mount_change},
 };
 use shim_protocol::{Context, Error, ErrorKind, Result};
 
 use super::{copy, groups, options::Options, root::Root};
-use crate::{oci::cgroup::Groups, sys::mount as attributes};
+use crate::oci::cgroup::Groups;
 
 /// Files of `/proc` that may be mounted on: none of them says anything about
 /// who a process is or what it may do. The list is runc's
@@ -65,11 +67,8 @@ pub(in crate::oci) fn source(mount: &Mount, bundle: &Path) -> Result<OwnedFd> {
     if path.as_os_str().is_empty() {
         return Err(Error::invalid(format!("{}: no source", name(mount))));
     }
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if options.bind == Some(true) {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    open_tree(CWD, bundle.join(path), flags).map_err(io::Error::from).context_as(
+    let depth = if options.bind == Some(true) { Depth::All } else { Depth::One };
+    tree::clone_path(&bundle.join(path), depth).context_as(
         ErrorKind::InvalidArgument,
         "mount",
         format_args!("{} from {}", name(mount), path.display()),
@@ -183,25 +182,8 @@ fn bind(place: &Place<'_>, spec: &Mount, options: &Options, tree: OwnedFd) -> Re
     let change = |attributes, recursive| attributes::change(tree.as_fd(), attributes, recursive);
     change(options.own, false).context_as(ErrorKind::InvalidArgument, "set", "its options")?;
     change(options.deep, true).context_as(ErrorKind::InvalidArgument, "set", "its options")?;
-    attach(tree.as_fd(), target.as_fd()).context("attach", "it")?;
+    tree::attach(tree.as_fd(), target.as_fd()).context("attach", "it")?;
     propagate(tree.as_fd(), options)
-}
-
-/// Attaches a mount that is attached nowhere.
-pub(super) fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(tree, "", target, "", flags)?)
-}
-
-/// A file or folder once more, attached nowhere.
-pub(super) fn clone(from: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    Ok(open_tree(from, "", flags)?)
 }
 
 fn propagate(made: BorrowedFd<'_>, options: &Options) -> Result<()> {

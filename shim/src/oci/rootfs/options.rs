@@ -1,10 +1,9 @@
 //! The options of a mount (OCI runtime specification, `config.md`, "Linux mount
 //! options"). What is no option of mounts is one of the filesystem.
 
+use containerd_mounts::attributes::Attributes;
 use nix::libc;
 use rustix::mount::{MountFlags, MountPropagationFlags};
-
-use crate::sys::mount::Attributes;
 
 /// What a list of options asks for. Later words override earlier ones.
 #[derive(Clone, Debug, PartialEq, Eq)]

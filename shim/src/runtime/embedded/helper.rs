@@ -2,9 +2,9 @@
 
 use std::{
     ffi::CStr,
-    io::{self, IoSlice},
+    io,
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream as StdStream,
     },
     path::Path,
@@ -12,11 +12,7 @@ use std::{
 };
 
 use nix::{
-    sys::{
-        prctl,
-        signal::Signal,
-        socket::{ControlMessage, MsgFlags, sendmsg},
-    },
+    sys::{prctl, signal::Signal},
     unistd::{Pid, chdir},
 };
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
@@ -32,13 +28,15 @@ use crate::{
     reaper::{KillOnDrop, Reaper},
     sys::{
         clone::{How, clone},
-        process,
+        fd, process,
         program::{self, Sealed},
     },
 };
 
 /// The word on the command line that makes a helper.
 pub const COMMAND: &str = "oci-helper";
+/// The word behind that for one that logs debug messages, too.
+const DEBUG: &str = "debug";
 /// What a helper is called by those who look at processes, and so is a
 /// container's first one until it is the user's program.
 const NAME: &CStr = c"shim-helper";
@@ -134,6 +132,7 @@ impl Helper {
         command
             .arg(COMMAND)
             .arg(std::process::id().to_string())
+            .arg(if log::is_debug() { DEBUG } else { "" })
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             // The service manager hears from the daemon only.
@@ -162,12 +161,8 @@ impl Helper {
     async fn talk(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Result<Answer> {
         let (head, json) = wire::encode(request)?;
         let send = || {
-            let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-            let rights = [ControlMessage::ScmRights(&numbers)];
-            let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };
-            let text = [IoSlice::new(&head)];
-            let socket = self.socket.as_raw_fd();
-            Ok(sendmsg::<()>(socket, &text, rights, MsgFlags::MSG_NOSIGNAL, None)?)
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            fd::send(self.socket.as_fd(), &head, &fds)
         };
         let sent =
             self.socket.async_io(Interest::WRITABLE, send).await.context("write", "request")?;
@@ -188,7 +183,8 @@ impl Helper {
 ///
 /// # Errors
 /// `InvalidArgument` when it was not executed by a shim.
-pub fn main(parent: Option<&str>) -> Result<()> {
+pub fn main(parent: Option<&str>, log_level: Option<&str>) -> Result<()> {
+    log::init_own(log_level == Some(DEBUG), None);
     let parent = parent.and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
     let parent = parent.ok_or_else(|| Error::invalid("only a shim starts a helper"))?;
     program::seal_self().context("seal", "this program")?;
@@ -201,8 +197,6 @@ pub fn main(parent: Option<&str>) -> Result<()> {
 
 /// Answers one question.
 fn serve(socket: &StdStream, parent: Pid, bundle: Option<&Path>) -> u8 {
-    // One that was forked early came before the shim's log.
-    log::init_own(false, None);
     let prepared = || bundle.and_then(oci::Prepared::early);
     let served = ready(parent).map(|()| prepared()).and_then(|prepared| {
         match wire::receive(socket)? {

@@ -1,26 +1,29 @@
-//! Attributes of mounts (mount_setattr(2), since Linux 5.12), which no library
-//! has yet.
+//! Attributes of mounts (mount_setattr(2), since Linux 5.12).
 
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+use nix::libc;
+
+use crate::sys;
+
 /// Which attributes are to be set and which to be cleared; what is in neither
 /// stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Attributes {
+pub struct Attributes {
     set: u64,
     clear: u64,
 }
 
 impl Attributes {
     /// A mount that only allows reading.
-    pub(crate) const READ_ONLY: Self = Self { set: libc::MOUNT_ATTR_RDONLY, clear: 0 };
+    pub const READ_ONLY: Self = Self { set: libc::MOUNT_ATTR_RDONLY, clear: 0 };
 
     /// Sets or clears one more. The times of access are one attribute with
     /// several values, and the kernel wants it cleared in any case.
-    pub(crate) fn change(&mut self, set: bool, attribute: u64) {
+    pub fn change(&mut self, set: bool, attribute: u64) {
         let is_time = attribute & !libc::MOUNT_ATTR__ATIME == 0;
         match (set, is_time) {
             (true, true) => {
@@ -45,12 +48,12 @@ impl Attributes {
     }
 
     /// Is an attribute to be set?
-    pub(crate) fn has(self, attribute: u64) -> bool {
+    pub fn has(self, attribute: u64) -> bool {
         self.set & attribute == attribute
     }
 
     /// The same without one.
-    pub(crate) fn without(self, attribute: u64) -> Self {
+    pub fn without(self, attribute: u64) -> Self {
         Self { set: self.set & !attribute, ..self }
     }
 }
@@ -61,16 +64,16 @@ impl Attributes {
 /// # Errors
 /// `EINVAL` when `mount` is something in a mount; `EPERM` for an attribute that
 /// must not be cleared in a user namespace.
-pub(crate) fn change(
-    mount: BorrowedFd<'_>,
-    attributes: Attributes,
-    recursive: bool,
-) -> io::Result<()> {
+pub fn change(mount: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> io::Result<()> {
     if attributes == Attributes::default() {
         return Ok(());
     }
     let Attributes { set: attr_set, clear: attr_clr } = attributes;
-    set(mount, libc::mount_attr { attr_set, attr_clr, propagation: 0, userns_fd: 0 }, recursive)
+    sys::set_attributes(
+        mount,
+        libc::mount_attr { attr_set, attr_clr, propagation: 0, userns_fd: 0 },
+        recursive,
+    )
 }
 
 /// Has a mount and all that are mounted in it follow those that they are copies
@@ -78,9 +81,13 @@ pub(crate) fn change(
 ///
 /// # Errors
 /// As [`change`].
-pub(crate) fn follow(mount: BorrowedFd<'_>) -> io::Result<()> {
+pub fn follow(mount: BorrowedFd<'_>) -> io::Result<()> {
     let propagation = libc::MS_SLAVE;
-    set(mount, libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 }, true)
+    sys::set_attributes(
+        mount,
+        libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 },
+        true,
+    )
 }
 
 /// Lets the files of a mount that is attached nowhere, and of all that are
@@ -89,29 +96,16 @@ pub(crate) fn follow(mount: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// `EINVAL` when the filesystem cannot do that, `EPERM` when it is done already.
-pub(crate) fn map_ids(
+pub fn map_ids(
     mount: BorrowedFd<'_>,
     namespace: BorrowedFd<'_>,
     recursive: bool,
 ) -> io::Result<()> {
     let attr_set = libc::MOUNT_ATTR_IDMAP;
-    let userns_fd = namespace.as_raw_fd() as u64;
-    set(mount, libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd }, recursive)
-}
-
-fn set(mount: BorrowedFd<'_>, attributes: libc::mount_attr, recursive: bool) -> io::Result<()> {
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is empty and ends with a zero; the kernel reads one
-    // mount_attr of the given size and writes nothing.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size_of_val(&attributes),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let userns_fd = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
+    sys::set_attributes(
+        mount,
+        libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd },
+        recursive,
+    )
 }
