@@ -27,7 +27,10 @@ const PRIVATE: &str = "/run/systemd/private";
 /// The longest line of the authentication, in bytes.
 const MAX_LINE_BYTES: u64 = 512;
 /// How long all that is asked on a connection may take, as with runc.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// The same where a daemon waits for a container to be cleaned up, which it does
+/// for five seconds.
+pub(super) const CLEANUP_PATIENCE: Duration = Duration::from_secs(4);
 
 pub(super) const SYSTEMD: &str = "org.freedesktop.systemd1";
 const BUS: &str = "org.freedesktop.DBus";
@@ -50,10 +53,11 @@ impl Bus {
     ///
     /// # Errors
     /// `FailedPrecondition` when no systemd is there to talk to.
-    pub(super) fn connect() -> Result<Self> {
+    pub(super) fn connect(patience: Duration) -> Result<Self> {
+        let deadline = Instant::now() + patience;
         match UnixStream::connect(system_bus()?) {
             Ok(stream) => {
-                let mut bus = Self::authenticate(stream)?;
+                let mut bus = Self::authenticate(stream, deadline)?;
                 let hello = Call {
                     destination: BUS,
                     path: "/org/freedesktop/DBus",
@@ -69,7 +73,7 @@ impl Bus {
             }
             Err(no_bus) => match UnixStream::connect(PRIVATE) {
                 // It sends all there is, unasked.
-                Ok(stream) => Self::authenticate(stream),
+                Ok(stream) => Self::authenticate(stream, deadline),
                 Err(error) => {
                     tracing::debug!(%error, "connect to {PRIVATE}");
                     Err(no_bus).context_as(
@@ -82,8 +86,7 @@ impl Bus {
         }
     }
 
-    fn authenticate(stream: UnixStream) -> Result<Self> {
-        let deadline = Instant::now() + TIMEOUT;
+    fn authenticate(stream: UnixStream, deadline: Instant) -> Result<Self> {
         let mut bus = Self { stream, deadline, serial: 0, signals: Vec::new() };
         let user = nix::unistd::geteuid().to_string();
         let user: String = user.bytes().map(|digit| format!("{digit:02x}")).collect();

@@ -104,7 +104,7 @@ impl Scope {
         rules: &[Rule],
         is_unified: bool,
     ) -> Result<Idle> {
-        let mut bus = Bus::connect()?;
+        let mut bus = Bus::connect(bus::PATIENCE)?;
         let holder = Idle::new(CloneFlags::empty())?;
         let mut properties = self.properties(holder.pid(), is_unified);
         properties.extend(properties::devices(rules, is_unified));
@@ -160,7 +160,7 @@ impl Scope {
     /// # Errors
     /// `NotFound` when the unit is gone; else as [`Scope::start`].
     pub(super) fn update(&self, resources: &LinuxResources, is_unified: bool) -> Result<()> {
-        let mut bus = Bus::connect()?;
+        let mut bus = Bus::connect(bus::PATIENCE)?;
         let properties = properties::of(resources, is_unified, version(&mut bus)?)?;
         if properties.is_empty() {
             return Ok(());
@@ -179,7 +179,7 @@ impl Scope {
     /// # Errors
     /// What systemd answers.
     pub(super) fn stop(&self) -> Result<()> {
-        let mut bus = Bus::connect()?;
+        let mut bus = Bus::connect(bus::CLEANUP_PATIENCE)?;
         match self.job(&mut bus, "StopUnit", None) {
             Ok(result) if result == "done" => {}
             Ok(result) => {
