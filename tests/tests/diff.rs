@@ -113,9 +113,11 @@ async fn a_layer_is_made(bed: &mut Bed) -> Result<()> {
     let layer = layers::decompress(&read(bed.api(), &made.digest).await?)?;
     assert_eq!(layers::digest(&layer), diff_id);
     assert_eq!(layers::names(&layer)?, ["folder/", "folder/f", ".wh.gone", "other"]);
-    // The same again is the same.
+    // The same again is the same; but the original's whiteouts have the time of
+    // the request, in seconds.
+    let is_reproducible = bed.daemon.pairing().daemon == Origin::Ours;
     let again = diff(bed.api(), DiffRequest { r#ref: String::new(), ..request.clone() }).await?;
-    assert_eq!(again.digest, made.digest);
+    assert!(again.digest == made.digest || !is_reproducible, "{again:?}, {made:?}");
     assert_eq!(statuses(bed.api()).await?, []);
     delete(bed.api(), &made.digest).await?;
 
@@ -124,7 +126,9 @@ async fn a_layer_is_made(bed: &mut Bed) -> Result<()> {
         ..request.clone()
     };
     let plain = diff(bed.api(), plain).await?;
-    assert_eq!(plain.digest, diff_id);
+    assert!(plain.digest == diff_id || !is_reproducible, "{plain:?}, {diff_id}");
+    let plain_layer = read(bed.api(), &plain.digest).await?;
+    assert_eq!(layers::names(&plain_layer)?, layers::names(&layer)?);
     apply(bed.api(), plain, vec![bind(&old)]).await?;
     Scene::read(&new)?.must_be(&Scene::read(&old)?)?;
     Ok(())
