@@ -308,6 +308,36 @@ async fn limits_hold(bench: &Bench) -> Result<()> {
     bench.end("ours", "limited", "p-limited.scope")
 }
 
+/// A program that opens a device all the time does not notice that limits change;
+/// one that is paused stays so.
+async fn devices_stay(bench: &Bench) -> Result<()> {
+    if bench.is_unified {
+        // No controllers are there to be had.
+        return Ok(());
+    }
+    let script = "while true </dev/zero || echo lost >>/lost; do :; done";
+    let bundle = bench.bundle("busy", "a.slice:p:busy", script, &json!({}))?;
+    bench.create("ours", "busy", &bundle)?;
+    bench.call("ours", &["start", "busy"])?;
+    let resources = bench.sandbox.path("resources.json");
+    let update = |limit: u32| {
+        fs::write(&resources, json!({"pids": {"limit": limit}}).to_string())?;
+        let resources = resources.display().to_string();
+        bench.call("ours", &["update", "--resources", &resources, "busy"])
+    };
+    for limit in 100..120 {
+        update(limit)?;
+    }
+    let lost = fs::read_to_string(bench.sandbox.rootfs().join("lost")).unwrap_or_default();
+    ensure!(lost.is_empty(), "{} times", lost.lines().count());
+    assert_eq!(bench.state("ours", "busy")?["status"], "running");
+    bench.call("ours", &["pause", "busy"])?;
+    update(200)?;
+    assert_eq!(bench.state("ours", "busy")?["status"], "paused");
+    assert_eq!(bench.properties("p-busy.scope")?["TasksMax"], "200");
+    bench.end("ours", "busy", "p-busy.scope")
+}
+
 /// A limit of one process is for the container alone.
 async fn one_process(bench: &Bench) -> Result<()> {
     let bundle =
@@ -409,6 +439,7 @@ async fn all(bench: &Bench) -> Result<()> {
     as_with_runc(bench).await.context("as with runc")?;
     default_names(bench).await.context("default names")?;
     limits_hold(bench).await.context("limits hold")?;
+    devices_stay(bench).await.context("devices stay")?;
     one_process(bench).await.context("one process")?;
     failures(bench).await.context("failures")
 }

@@ -68,8 +68,24 @@ impl Groups {
     /// Those of [`Groups::apply`], and what systemd refuses.
     pub(crate) fn update(&self, resources: &LinuxResources) -> Result<()> {
         if let Some(unit) = &self.unit {
-            unit.update(resources, self.is_unified())?;
+            self.unseen(|| unit.update(resources, self.is_unified()))?;
         }
         self.apply(resources)
+    }
+
+    /// Has the container not see what `change` does. Whatever systemd is told of a
+    /// unit, it takes all devices away in v1 and gives them back; in v2 it replaces
+    /// one program with another.
+    fn unseen(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.is_unified() || self.v1("freezer").is_none() || self.is_frozen()? {
+            return change();
+        }
+        if let Err(error) = self.freeze() {
+            // A limit matters more than a device that is out of reach for a moment.
+            tracing::warn!(error = %error.report(), "freeze a container to change its limits");
+            return change();
+        }
+        let changed = change();
+        changed.and(self.thaw())
     }
 }
