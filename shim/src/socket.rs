@@ -6,17 +6,19 @@
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
-    io,
+    io::{self, Read, Write},
     os::unix::{
         fs::{DirBuilderExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 use shim_protocol::{Context, Error, Id, Result};
+use ttrpc::proto::MessageHeader;
 
 /// Folder of all shim sockets, whichever the daemon.
 pub const DEFAULT_FOLDER: &str = "/run/containerd/s";
@@ -24,6 +26,9 @@ pub const DEFAULT_FOLDER: &str = "/run/containerd/s";
 /// The longest path that fits into a socket address with its final zero
 /// (`sun_path`, unix(7)).
 const MAX_PATH: usize = 107;
+
+/// How long a shim that serves may take to say anything.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What came of an attempt to bind.
 #[derive(Debug)]
@@ -91,9 +96,21 @@ pub fn bind(path: &Path) -> Result<Bound> {
     Ok(Bound::New(socket))
 }
 
-/// Does anybody accept connections there?
+/// Does anybody answer there? A shim that was killed takes connections until the
+/// kernel has closed all that it had open, so it is asked something.
 pub fn is_served(path: &Path) -> bool {
-    UnixStream::connect(path).is_ok()
+    match UnixStream::connect(path).and_then(ask) {
+        Ok(answered) => answered,
+        // Whoever takes that long is stopped, and not gone.
+        Err(e) => matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+    }
+}
+
+/// Asks for a method without a name, which every server says that it has not.
+fn ask(mut server: UnixStream) -> io::Result<bool> {
+    server.set_read_timeout(Some(PATIENCE))?;
+    server.write_all(&Vec::from(MessageHeader::new_request(1, 0)))?;
+    Ok(server.read(&mut [0])? > 0)
 }
 
 /// Removes a socket; one that is gone is success.
@@ -138,9 +155,15 @@ impl Drop for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
+    use std::{
+        os::fd::{AsFd, AsRawFd},
+        thread,
+    };
 
-    use nix::sys::socket;
+    use nix::{
+        poll::{PollFd, PollFlags, PollTimeout, poll},
+        sys::socket,
+    };
 
     use super::*;
 
@@ -171,21 +194,49 @@ mod tests {
         assert!(path_in(&format!("/{}", "x".repeat(42))).starts_with(DEFAULT_FOLDER));
     }
 
+    /// Answers whatever it is asked, `times` times.
+    fn serve(listener: &UnixListener, times: usize) {
+        for _ in 0..times {
+            let (mut client, _) = listener.accept().unwrap();
+            client.read_exact(&mut [0; ttrpc::proto::MESSAGE_HEADER_LENGTH]).unwrap();
+            client.write_all(b"what?").unwrap();
+        }
+    }
+
     #[test]
     fn a_socket_is_bound_once_while_it_is_served() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sub/s");
         let socket = new(&path);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(bind(&path).unwrap(), Bound::InUse));
         let listener = socket.into_listener().unwrap();
-        assert!(path.exists() && is_served(&path));
+        thread::scope(|scope| {
+            scope.spawn(|| serve(&listener, 2));
+            assert!(matches!(bind(&path).unwrap(), Bound::InUse));
+            assert!(path.exists() && is_served(&path));
+        });
         // Not by closing it: a child that another test is about to start may hold a copy.
         socket::shutdown(listener.as_raw_fd(), socket::Shutdown::Both).unwrap();
         assert!(path.exists() && !is_served(&path));
         drop(new(&path));
         assert!(!path.exists());
         remove(&path).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_being_killed_serves_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let dying = new(&path).into_listener().unwrap();
+        thread::scope(|scope| {
+            let heir = scope.spawn(|| new(&path));
+            // What it asks will not be answered.
+            let mut asked = [PollFd::new(dying.as_fd(), PollFlags::POLLIN)];
+            poll(&mut asked, PollTimeout::NONE).unwrap();
+            assert!(!heir.is_finished());
+            drop(dying);
+            drop(heir.join().unwrap());
+        });
     }
 
     #[test]

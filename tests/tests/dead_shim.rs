@@ -21,6 +21,11 @@ async fn exit_and_delete_are_announced(bed: &mut Bed) -> Result<()> {
     let container = bed.container("victim", &spec).await?;
     let mut task = container.task(false, bed.rootfs_mounts(), Stdio::null()).await?;
     task.start().await?;
+    let is_original = bed.daemon.pairing().daemon == Origin::Debian;
+    if is_original {
+        // What the shim has not said when it dies, the original does not say for it.
+        events.wait_for("the start", |event| event.topic == tests::Topic::Start).await?;
+    }
     kill_shim(bed, "victim")?;
 
     let exit = events.exit_of("victim", "victim").await?;
@@ -36,10 +41,9 @@ async fn exit_and_delete_are_announced(bed: &mut Bed) -> Result<()> {
 
     // The record is still there, so the container can have a new task.
     // The original announces the end and then forgets the task.
-    let forgets_late = bed.daemon.pairing().daemon == Origin::Debian;
     let mut task =
         eventually(async || match container.task(false, Vec::new(), Stdio::null()).await {
-            Err(status) if forgets_late && status.code() == Code::AlreadyExists => {
+            Err(status) if is_original && status.code() == Code::AlreadyExists => {
                 Err(status.into())
             }
             other => Ok(other),
