@@ -43,6 +43,8 @@ async fn a_shim_is_small(bed: &mut Bed) -> Result<()> {
     let mut all = Vec::new();
     for pid in shims {
         all.push(proc::memory(pid)?);
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        ensure!(!maps.contains(".so"), "shared libraries cost time at each start:\n{maps}");
     }
     let count = all.len() as u64;
     let proportional = all.iter().map(|memory| memory.proportional).sum::<u64>() / count;
