@@ -209,11 +209,11 @@ async fn existing(what: &str, path: &str) -> Result<String> {
     if !path.starts_with('/') || path.contains('\0') {
         return Err(Error::invalid(format!("{what} {path:?} is no absolute path")));
     }
-    let exists = tokio::task::spawn_blocking({
+    let exists = blocking("look for", path, {
         let path = path.to_owned();
-        move || Path::new(&path).exists()
+        move || Ok(Path::new(&path).exists())
     });
-    if !exists.await.unwrap_or_default() {
+    if !exists.await? {
         return Err(Error::not_found(format!("{what} {path:?}")));
     }
     // A shim would take this for a URI, although nothing begins like that.

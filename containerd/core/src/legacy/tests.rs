@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -25,12 +25,15 @@ use crate::{
 /// Writes an image, and fails if it is told to.
 #[derive(Default)]
 struct Fake {
+    asked: AtomicUsize,
     fails: AtomicBool,
 }
 
 #[async_trait]
 impl Checkpointer for Fake {
     async fn checkpoint(&self, _: &Target, _: &Checkpoint, folder: &Path) -> Result<()> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        assert!(folder.join("config.json").is_file(), "what fails must fail before");
         fs::write(folder.join("image"), "").unwrap();
         if self.fails.load(Ordering::Relaxed) {
             return Err(Error::unavailable("no luck"));
@@ -137,7 +140,15 @@ async fn a_checkpoint_is_whole_or_not_there() {
     let failed = legacy.create_checkpoint("a", checkpoint("one")).await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
     assert_eq!(legacy.list_checkpoints("a").await.unwrap(), []);
-    assert!(!fixture.folder.path().join("a/checkpoints/one").exists());
+    let folder = fixture.folder.path().join("a/checkpoints");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+
+    // What cannot be written down is not begun.
+    fs::remove_dir(&folder).unwrap();
+    fs::write(&folder, "").unwrap();
+    legacy.create_checkpoint("a", checkpoint("one")).await.unwrap_err();
+    assert_eq!(fixture.fake.asked.load(Ordering::Relaxed), 1);
+    fs::remove_file(&folder).unwrap();
 
     fixture.fake.fails.store(false, Ordering::Relaxed);
     legacy.create_checkpoint("a", checkpoint("one")).await.unwrap();
