@@ -72,10 +72,10 @@ impl App {
         // Shims deliver what they kept while their states are asked for.
         let endpoint = Endpoint::start(ttrpc, core.events.clone()).await?;
         core.manager.recover().await.context("recover", "tasks")?;
-        let keeper =
-            Keeper::start(core.legacy.clone()).await.context("keep", "containers of 2015")?;
+        let keeper = Keeper::prepare(core.legacy.clone()).await;
         let stop = CancellationToken::new();
-        let background = Background::start(&core, &config, keeper, &stop);
+        // Nothing is waited for between this and the first answer.
+        let background = Background::start(&core, &config, keeper.serve(), &stop);
         let routes = services::routes(&core, identity, &config, &stop);
         let server = Server::builder()
             .add_routes(routes)

@@ -16,7 +16,7 @@ mod disk;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -26,14 +26,11 @@ use runtime_v2::Undo;
 use shim_protocol::{Error, ErrorKind, Id, Result};
 
 use self::disk::Place;
-use super::{Legacy, blocking, container_id};
+use super::{CLEANUP, Legacy, blocking, container_id};
 use crate::{
     Any,
     tasks::{NewCheckpoint, Target, Tasks},
 };
-
-/// How long it may take to remove what a checkpoint that failed has left.
-const CLEANUP: Duration = Duration::from_secs(30);
 
 /// A checkpoint, or one to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
