@@ -1,14 +1,17 @@
 //! Folders of checkpoints. One that is listed is whole: it is made and removed
 //! under another name, and what a daemon that died has left there is swept
-//! away by the next change. Whoever changes something has the container's lock.
+//! away by the next change, unless a shim still writes to it. Whoever changes
+//! something has the container's lock.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use nix::libc;
 use prost_types::Timestamp;
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
@@ -68,7 +71,8 @@ impl Place {
     /// Makes the folder for an image, and says in it what was asked for.
     ///
     /// # Errors
-    /// `AlreadyExists`; those of the disk.
+    /// `AlreadyExists`; `Unavailable` when a shim still makes one of that name;
+    /// those of the disk.
     pub(super) fn begin(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
         fs::create_dir_all(&self.all).context("make folder", self.all.display())?;
         sweep(&self.all)?;
@@ -76,10 +80,17 @@ impl Place {
         if fs::symlink_metadata(&folder).is_ok() {
             return Err(Error::already_exists(format!("checkpoint {}", folder.display())));
         }
-        fs::create_dir(&new).context("make folder", new.display())?;
-        write(&new, checkpoint)?;
-        sync(&new)?;
-        Ok(new)
+        if fs::symlink_metadata(&new).is_ok() {
+            return Err(Error::unavailable(format!("{} is still being made", new.display())));
+        }
+        // What is in a process's memory is nobody else's concern.
+        DirBuilder::new().mode(0o700).create(&new).context("make folder", new.display())?;
+        let written = write(&new, checkpoint).and_then(|()| sync(&new));
+        if written.is_err() {
+            // The first error says more, and the next change tries again.
+            let _ = self.discard();
+        }
+        written.map(|()| new)
     }
 
     /// The image is whole, and is to be seen.
@@ -94,7 +105,8 @@ impl Place {
         Ok(())
     }
 
-    /// Removes what was begun, if it was.
+    /// Removes what was begun, if it was. Not to be done while a shim may still
+    /// write to it.
     ///
     /// # Errors
     /// Those of the disk.
@@ -118,7 +130,8 @@ impl Place {
     }
 }
 
-/// Removes what was not made, or not removed, to its end.
+/// Removes what was not made, or not removed, to its end. What a shim writes to
+/// is locked by it.
 fn sweep(all: &Path) -> Result<()> {
     for entry in fs::read_dir(all).context("read folder", all.display())? {
         let entry = entry.context("read folder", all.display())?;
@@ -128,11 +141,24 @@ fn sweep(all: &Path) -> Result<()> {
         // What else there is is not ours.
         if of.is_some_and(|name| Id::new("checkpoint name", name).is_ok())
             && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && let Some(_lock) = lock(&entry.path())?
         {
             remove_hidden(&entry.path())?;
         }
     }
     Ok(())
+}
+
+/// The lock of a folder; none if somebody else has it, or it is none.
+fn lock(folder: &Path) -> Result<Option<File>> {
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(folder);
+    let file = file.context("open", folder.display())?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e).context("lock", folder.display()),
+    }
 }
 
 fn remove_hidden(hidden: &Path) -> Result<()> {
@@ -295,6 +321,24 @@ mod tests {
         place(&folder, "a").remove().unwrap();
         assert_eq!(names(), [".c d.new", ".mine"]);
         place(&folder, "a").discard().unwrap();
+    }
+
+    /// By a shim, for a daemon that is no more.
+    #[test]
+    fn what_is_still_written_to_stays() {
+        let bundle = tempfile::tempdir().unwrap();
+        let folder = folder_of(bundle.path());
+        let a = place(&folder, "a");
+        let new = a.begin(&checkpoint("a")).unwrap();
+        let held = lock(&new).unwrap().unwrap();
+        let refused = a.begin(&checkpoint("a")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+        assert!(refused.to_string().contains(".a.new"), "{refused}");
+        place(&folder, "b").begin(&checkpoint("b")).unwrap();
+        assert!(new.join(CONFIG).exists());
+        drop(held);
+        assert_eq!(a.begin(&checkpoint("a")).unwrap(), new);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }
 
     #[test]

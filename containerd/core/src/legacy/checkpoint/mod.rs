@@ -3,7 +3,7 @@
 //! ```text
 //! <bundle>/checkpoints/<name>/config.json   what was asked for, and when
 //!                             …             the image, as who restores it needs it
-//!                      .<name>.new          one that is being made
+//!                      .<name>.new          one that is being made, or was not answered for
 //!                      .<name>.removed      one that is being removed
 //! ```
 //!
@@ -22,11 +22,11 @@ use std::{
 use async_trait::async_trait;
 use containerd_api::runc::v1::{CheckpointOptions, Options};
 use prost::{Message, Name};
-use runtime_v2::Undo;
 use shim_protocol::{Error, ErrorKind, Id, Result};
+use tracing::warn;
 
 use self::disk::Place;
-use super::{CLEANUP, Legacy, blocking, container_id};
+use super::{Legacy, blocking, container_id};
 use crate::{
     Any,
     tasks::{NewCheckpoint, Target, Tasks},
@@ -57,7 +57,7 @@ pub trait Checkpointer: Send + Sync {
     ///
     /// # Errors
     /// `Unimplemented` when it cannot be done with this runtime, and what the
-    /// shim says.
+    /// shim says; `Unavailable` when there is no answer, and it may still write.
     async fn checkpoint(
         &self,
         target: &Target,
@@ -152,7 +152,9 @@ impl Legacy {
     ///
     /// # Errors
     /// `NotFound` for the container; `AlreadyExists` for the checkpoint;
-    /// `InvalidArgument` for its name; and what [`Checkpointer::checkpoint`] says.
+    /// `InvalidArgument` for its name; `Unavailable` when a shim still makes one
+    /// of that name for an earlier daemon; and what [`Checkpointer::checkpoint`]
+    /// says.
     pub async fn create_checkpoint(
         self: &Arc<Self>,
         container: &str,
@@ -166,17 +168,19 @@ impl Legacy {
             let place = Arc::new(Place::new(this.checkpoints(&id).await?, &name));
             let target = this.target(&id, None);
             checkpoint.created = SystemTime::now();
-            let mut undo = Undo::new(&this.work, CLEANUP);
-            let undone = place.clone();
-            undo.push("checkpoint folder", on_disk("remove", undone, Place::discard));
-            let made = async {
-                let wanted = checkpoint.clone();
-                let begin = move |place: &Place| place.begin(&wanted);
-                let folder = on_disk("make", place.clone(), begin).await?;
-                this.checkpointer.checkpoint(&target, &checkpoint, &folder).await
-            };
-            let made = made.await;
-            undo.settle(made).await?;
+            let wanted = checkpoint.clone();
+            let begin = move |place: &Place| place.begin(&wanted);
+            let folder = on_disk("make", place.clone(), begin).await?;
+            if let Err(error) = this.checkpointer.checkpoint(&target, &checkpoint, &folder).await {
+                // Without an answer a shim may still write to it. The next change
+                // sweeps it away then.
+                if error.kind() != ErrorKind::Unavailable {
+                    on_disk("remove", place, Place::discard).await.unwrap_or_else(|error| {
+                        warn!(error = %error.report(), "what a failed checkpoint left stays");
+                    });
+                }
+                return Err(error);
+            }
             // The container may have ended with it: the image is kept, whatever
             // happens now.
             on_disk("keep", place, Place::finish).await
