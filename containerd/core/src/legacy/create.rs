@@ -237,7 +237,7 @@ async fn existing(what: &str, path: &str) -> Result<String> {
     }
     let exists = blocking("look for", path, {
         let path = path.to_owned();
-        move || Ok(Path::new(&path).exists())
+        move || Path::new(&path).try_exists().context("look for", path)
     });
     if !exists.await? {
         return Err(Error::not_found(format!("{what} {path:?}")));

@@ -238,10 +238,10 @@ impl Legacy {
     /// What this machine is.
     ///
     /// # Errors
-    /// Those of reading `/proc`.
+    /// Those of the system.
     pub async fn machine(&self) -> Result<Machine> {
         let id = self.config.id.clone();
-        blocking("read", "/proc", move || machine::read(id)).await
+        blocking("ask", "the system", move || machine::read(id)).await
     }
 
     /// Waits for what was begun, but not longer than a deadline: then it is
