@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{self, Server};
 
 use crate::{
-    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, metrics, plugins,
-    rest, services, socket, ttrpc::Endpoint,
+    assembly::Core, authority::Lenient, config::Config, host, http, identity::Identity, metrics,
+    plugins, rest, services, socket, ttrpc::Endpoint,
 };
 
 /// How long requests may take to end once the daemon drains.
@@ -182,7 +182,7 @@ pub(crate) struct Running {
     stop: CancellationToken,
     server: JoinHandle<std::result::Result<(), transport::Error>>,
     rest: Option<rest::Running>,
-    metrics: Option<metrics::Running>,
+    metrics: Option<http::Running>,
 }
 
 impl Running {
