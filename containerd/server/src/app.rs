@@ -2,7 +2,7 @@
 //! touches nothing; an [`App`] holds root, state and sockets, but answers
 //! nobody; [`Running`] answers until it is drained.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use containerd_core::{
     legacy::Keeper,
@@ -75,15 +75,25 @@ impl App {
         let keeper = Keeper::prepare(core.legacy.clone()).await;
         let stop = CancellationToken::new();
         // Nothing is waited for between this and the first answer.
-        let background = Background::start(&core, &config, keeper.serve(), &stop);
-        let routes = services::routes(&core, identity, &config, &stop);
+        let keeper = keeper.serve();
+        let (routes, services) = services::routes(&core, identity, &config, &stop);
+        let calls = metrics
+            .is_some()
+            .then(|| Arc::new(metrics::Calls::new(&services, config.metrics.grpc_histogram)));
+        let sources = metrics::Sources {
+            tasks: core.tasks.clone(),
+            events: core.events.clone(),
+            gc: core.gc.clone(),
+            calls: calls.clone(),
+        };
+        let background = Background::start(&core, &config, keeper, sources.clone(), &stop);
         let server = Server::builder()
+            .layer(metrics::Count(calls))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming(grpc), stop.clone().cancelled_owned());
         tracing::info!(address = %config.grpc.socket.address.display(), "serving gRPC");
         tracing::info!(address = %config.ttrpc.address.display(), "serving ttrpc");
         let rest = rest.map(|bound| bound.serve(core.legacy.clone(), stop.clone()));
-        let sources = metrics::Sources { tasks: core.tasks.clone(), events: core.events.clone() };
         let metrics = metrics.map(|bound| bound.serve(sources, stop.clone()));
         let server = tokio::spawn(server);
         Ok(Running { config, core, endpoint, background, stop, server, rest, metrics })
@@ -104,7 +114,13 @@ struct Background {
 }
 
 impl Background {
-    fn start(core: &Core, config: &Config, keeper: Keeper, stop: &CancellationToken) -> Self {
+    fn start(
+        core: &Core,
+        config: &Config,
+        keeper: Keeper,
+        sources: metrics::Sources,
+        stop: &CancellationToken,
+    ) -> Self {
         let tasks = core.tasks.clone();
         let stopped = stop.clone().cancelled_owned();
         let lost = tokio::spawn(async move {
@@ -133,7 +149,6 @@ impl Background {
                 core.events.clone(),
             )
         });
-        let sources = metrics::Sources { tasks: core.tasks.clone(), events: core.events.clone() };
         let figures = metrics::Log::start(config.metrics.interval, sources, stop.clone());
         Self { lost, journal, monitor, keeper, figures }
     }

@@ -2,7 +2,9 @@
 //! `/v1/metrics`, and of the daemon alone in the log, as the first containerd
 //! wrote them there.
 
+mod calls;
 mod cgroups;
+mod count;
 mod log;
 mod own;
 mod text;
@@ -16,12 +18,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use containerd_core::{events::Exchange, tasks::Tasks};
+use containerd_core::{events::Exchange, gc::Scheduler, tasks::Tasks};
 use futures::future::join_all;
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use calls::Calls;
+pub(crate) use count::Count;
 pub(crate) use log::Log;
 
 use self::text::Families;
@@ -39,6 +43,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) struct Sources {
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) events: Arc<Exchange>,
+    pub(crate) gc: Scheduler,
+    /// Counted only if it is asked for.
+    pub(crate) calls: Option<Arc<Calls>>,
 }
 
 /// A port is bound, and nothing is served.
@@ -77,6 +84,9 @@ async fn metrics(State(sources): State<Sources>) -> Response {
             tracing::error!(error = %panic, "figures of the daemon ended in a panic");
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
+    }
+    if let Some(calls) = &sources.calls {
+        calls.add_to(&mut families);
     }
     // One that hangs costs its own figures, and the time of nobody else.
     let deadline = Instant::now() + DEADLINE;
