@@ -1,6 +1,6 @@
 //! Makes Rust of the gRPC API's `.proto` files, without `protoc`.
 
-use std::{env, error::Error};
+use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
 
 use tonic_prost_build::Builder;
 
@@ -72,10 +72,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     if env::var_os("CARGO_FEATURE_SERDE").is_some() {
         builder = with_serde(builder);
     }
-    builder
-        .btree_map(".")
-        .include_file("mod.rs")
-        .compile_fds_with_config(protox::compile(FILES, FOLDERS)?, names)?;
+    let files = protox::compile(FILES, FOLDERS)?;
+    let mut methods = String::from("[");
+    for file in &files.file {
+        for service in &file.service {
+            let name = format!("{}.{}", file.package(), service.name());
+            for method in &service.method {
+                write!(
+                    methods,
+                    "Method {{ service: {name:?}, name: {:?}, client_streams: {}, \
+                     server_streams: {} }},",
+                    method.name(),
+                    method.client_streaming(),
+                    method.server_streaming(),
+                )?;
+            }
+        }
+    }
+    methods.push(']');
+    let folder = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    fs::write(folder.join("methods.rs"), methods)?;
+    builder.btree_map(".").include_file("mod.rs").compile_fds_with_config(files, names)?;
     Ok(())
 }
 

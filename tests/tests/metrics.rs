@@ -53,9 +53,11 @@ async fn scrape(bed: &Bed) -> Result<(String, BTreeMap<String, f64>)> {
 
 /// Dashboards that were made for containerd find what they look for.
 async fn prometheus_is_served(bed: &mut Bed) -> Result<()> {
-    configure(bed, "[metrics]\naddress = \"127.0.0.1:0\"\n").await?;
+    configure(bed, "[metrics]\naddress = \"127.0.0.1:0\"\ngrpc_histogram = true\n").await?;
     let (_, before) = scrape(bed).await?;
     assert_eq!(before["containerd_containers"], 0.0);
+    let ghost = bed.process("ghost", "").kill(Signal::SIGKILL).await;
+    ensure!(ghost.is_err_and(|e| e.code() == tonic::Code::NotFound), "there is none");
     let tasks = [
         bed.start_container("one", "sleep 1000").await?,
         bed.start_container("two", "sleep 1000").await?,
@@ -69,6 +71,27 @@ async fn prometheus_is_served(bed: &mut Bed) -> Result<()> {
         ensure!(figures[name] > 0.0, "{name} in {text}");
     }
     ensure!(figures.keys().any(|name| name.starts_with("containerd_build_info_total{")), "{text}");
+    let of_tasks = |method: &str| {
+        let service = "grpc_service=\"containerd.services.tasks.v1.Tasks\"";
+        format!("grpc_method=\"{method}\",{service},grpc_type=\"unary\"")
+    };
+    let create = of_tasks("Create");
+    for name in ["started", "msg_received", "msg_sent"] {
+        assert_eq!(figures[&format!("grpc_server_{name}_total{{{create}}}")], 2.0, "{name}");
+    }
+    for (code, method, count) in
+        [("OK", "Create", 2.0), ("NotFound", "Kill", 1.0), ("Unavailable", "Kill", 0.0)]
+    {
+        let labels = of_tasks(method);
+        let name = format!("grpc_server_handled_total{{grpc_code=\"{code}\",{labels}}}");
+        assert_eq!(figures[&name], count, "{name}");
+    }
+    let of_grpc = |figures: &BTreeMap<String, f64>| {
+        figures.keys().filter(|name| name.starts_with("grpc_server_")).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(of_grpc(&before), of_grpc(&figures));
+    assert_eq!(figures["containerd_gc_collections_total{status=\"fail\"}"], 0.0);
+    ensure!(figures.contains_key("containerd_gc_gc_seconds_bucket{le=\"+Inf\"}"), "{text}");
     for id in ["one", "two"] {
         let labels = format!("{{container_id=\"{id}\",namespace=\"{}\"}}", bed.namespace());
         ensure!(figures[&format!("container_pids_current{labels}")] >= 1.0, "{text}");

@@ -15,8 +15,10 @@
 mod any;
 #[cfg(feature = "serde")]
 pub mod json;
+mod methods;
 
 pub use any::{AnyError, from_any, to_any};
+pub use methods::{METHODS, Method};
 
 /// Metadata key that says which namespace a request is about.
 pub const NAMESPACE_HEADER: &str = "containerd-namespace";

@@ -4,11 +4,15 @@
 //! (`go-metrics`): the latest durations are kept for the percentiles, and rates
 //! are moving averages that decay as the load of a system does.
 
+mod histogram;
+
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+pub use histogram::{Counted, Histogram};
 
 /// Durations that are kept (go-metrics, size of the sample of a timer).
 const SAMPLE: usize = 1028;

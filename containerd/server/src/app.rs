@@ -2,7 +2,7 @@
 //! touches nothing; an [`App`] holds root, state and sockets, but answers
 //! nobody; [`Running`] answers until it is drained.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use containerd_core::{
     legacy::Keeper,
@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{self, Server};
 
 use crate::{
-    assembly::Core, authority::Lenient, config::Config, host, identity::Identity, metrics, plugins,
-    rest, services, socket, ttrpc::Endpoint,
+    assembly::Core, authority::Lenient, config::Config, host, http, identity::Identity, metrics,
+    plugins, rest, services, socket, ttrpc::Endpoint,
 };
 
 /// How long requests may take to end once the daemon drains.
@@ -72,18 +72,28 @@ impl App {
         // Shims deliver what they kept while their states are asked for.
         let endpoint = Endpoint::start(ttrpc, core.events.clone()).await?;
         core.manager.recover().await.context("recover", "tasks")?;
-        let keeper =
-            Keeper::start(core.legacy.clone()).await.context("keep", "containers of 2015")?;
+        let keeper = Keeper::prepare(core.legacy.clone()).await;
         let stop = CancellationToken::new();
-        let background = Background::start(&core, &config, keeper, &stop);
-        let routes = services::routes(&core, identity, &config, &stop);
+        // Nothing is waited for between this and the first answer.
+        let keeper = keeper.serve();
+        let (routes, services) = services::routes(&core, identity, &config, &stop);
+        let calls = metrics
+            .is_some()
+            .then(|| Arc::new(metrics::Calls::new(&services, config.metrics.grpc_histogram)));
+        let sources = metrics::Sources {
+            tasks: core.tasks.clone(),
+            events: core.events.clone(),
+            gc: core.gc.clone(),
+            calls: calls.clone(),
+        };
+        let background = Background::start(&core, &config, keeper, sources.clone(), &stop);
         let server = Server::builder()
+            .layer(metrics::Count(calls))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming(grpc), stop.clone().cancelled_owned());
         tracing::info!(address = %config.grpc.socket.address.display(), "serving gRPC");
         tracing::info!(address = %config.ttrpc.address.display(), "serving ttrpc");
         let rest = rest.map(|bound| bound.serve(core.legacy.clone(), stop.clone()));
-        let sources = metrics::Sources { tasks: core.tasks.clone(), events: core.events.clone() };
         let metrics = metrics.map(|bound| bound.serve(sources, stop.clone()));
         let server = tokio::spawn(server);
         Ok(Running { config, core, endpoint, background, stop, server, rest, metrics })
@@ -104,7 +114,13 @@ struct Background {
 }
 
 impl Background {
-    fn start(core: &Core, config: &Config, keeper: Keeper, stop: &CancellationToken) -> Self {
+    fn start(
+        core: &Core,
+        config: &Config,
+        keeper: Keeper,
+        sources: metrics::Sources,
+        stop: &CancellationToken,
+    ) -> Self {
         let tasks = core.tasks.clone();
         let stopped = stop.clone().cancelled_owned();
         let lost = tokio::spawn(async move {
@@ -133,7 +149,6 @@ impl Background {
                 core.events.clone(),
             )
         });
-        let sources = metrics::Sources { tasks: core.tasks.clone(), events: core.events.clone() };
         let figures = metrics::Log::start(config.metrics.interval, sources, stop.clone());
         Self { lost, journal, monitor, keeper, figures }
     }
@@ -182,7 +197,7 @@ pub(crate) struct Running {
     stop: CancellationToken,
     server: JoinHandle<std::result::Result<(), transport::Error>>,
     rest: Option<rest::Running>,
-    metrics: Option<metrics::Running>,
+    metrics: Option<http::Running>,
 }
 
 impl Running {

@@ -16,6 +16,7 @@ mod check;
 mod cli;
 mod config;
 mod host;
+mod http;
 mod identity;
 mod logging;
 mod metrics;

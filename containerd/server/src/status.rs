@@ -3,18 +3,22 @@
 use shim_protocol::{Error, ErrorKind};
 use tonic::{Code, Status};
 
-/// What a client gets to see: the code, and the whole chain as text. The last
-/// step of a handler.
+/// What a client gets to see: the code, and the text. The last step of a handler.
 pub(crate) fn of(error: Error) -> Status {
+    Status::new(code(error.kind()), text(&error))
+}
+
+/// The whole chain as text. Many errors only name the thing, and not every client
+/// shows the code. What is added are the words of containerd, whose clients know
+/// them (`errdefs`).
+pub(crate) fn text(error: &Error) -> String {
     let mut text = error.report().to_string();
-    // Many errors only name the thing, and not every client shows the code. These
-    // are the words of containerd, whose clients know them (`errdefs`).
     match error.kind() {
         ErrorKind::NotFound => text.push_str(": not found"),
         ErrorKind::AlreadyExists => text.push_str(": already exists"),
         _ => {}
     }
-    Status::new(code(error.kind()), text)
+    text
 }
 
 /// The gRPC code of a kind.

@@ -5,6 +5,7 @@ mod description;
 mod life;
 mod readme;
 mod refusals;
+mod stops;
 
 use description::description_is_true;
 use life::{
@@ -15,6 +16,7 @@ use readme::{
     a_checkpoint_that_fails_leaves_nothing, checkpoints_are_made_and_gone_on_from, readme_of_2015,
 };
 use refusals::{big_requests_are_refused, browsers_are_refused, nonsense_is_refused};
+use stops::a_daemon_may_stop_while_a_checkpoint_is_made;
 
 tests::pairing!(
     ours,
@@ -36,4 +38,5 @@ tests::with_criu!(
     tests::Pairing::OURS_WITH_RUNC,
     checkpoints_are_made_and_gone_on_from,
     a_checkpoint_that_fails_leaves_nothing,
+    a_daemon_may_stop_while_a_checkpoint_is_made,
 );

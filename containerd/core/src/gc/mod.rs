@@ -60,7 +60,7 @@ mod scheduler;
 mod tests;
 
 pub use collect::{Collected, Collector, SweepSnapshots};
-pub use scheduler::{Scheduler, SchedulerConfig};
+pub use scheduler::{Passes, Scheduler, SchedulerConfig};
 
 /// Label with the time (RFC 3339) from which on a lease holds nothing, or an
 /// image is kept only if something refers to it.

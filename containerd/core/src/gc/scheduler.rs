@@ -1,7 +1,10 @@
 //! When to collect (containerd, `plugins/gc/scheduler.go`).
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +16,10 @@ use tokio::{
 };
 
 use super::collect::{Collected, Collector};
-use crate::metadata::Counts;
+use crate::{
+    metadata::Counts,
+    telemetry::{Counted, Histogram},
+};
 
 /// A pass counts as at least as long as this, so that short ones do not follow
 /// each other at once.
@@ -64,7 +70,23 @@ type Waiter = oneshot::Sender<Result<Collected>>;
 #[derive(Clone)]
 pub struct Scheduler(Arc<Inner>);
 
+/// How often garbage was collected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Passes {
+    /// How long it took those times that went well.
+    pub succeeded: Counted,
+    /// How often it failed.
+    pub failed: u64,
+}
+
+#[derive(Default)]
+struct Tally {
+    succeeded: Histogram,
+    failed: AtomicU64,
+}
+
 struct Inner {
+    tally: Arc<Tally>,
     /// `None` after the shutdown.
     requests: Mutex<Option<mpsc::UnboundedSender<Waiter>>>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -76,9 +98,16 @@ impl Scheduler {
     pub fn start(config: SchedulerConfig, collector: Collector) -> Self {
         let (requests, received) = mpsc::unbounded_channel();
         let schedule = Schedule::new(config, collector.counts(), Instant::now());
-        let task = tokio::spawn(run(schedule, collector, received));
+        let tally = Arc::new(Tally::default());
+        let task = tokio::spawn(run(schedule, collector, received, tally.clone()));
         let (requests, task) = (Mutex::new(Some(requests)), Mutex::new(Some(task)));
-        Self(Arc::new(Inner { requests, task }))
+        Self(Arc::new(Inner { tally, requests, task }))
+    }
+
+    /// How often garbage was collected since the daemon began.
+    pub fn passes(&self) -> Passes {
+        let Tally { succeeded, failed } = &*self.0.tally;
+        Passes { succeeded: succeeded.counted(), failed: failed.load(Ordering::Relaxed) }
     }
 
     /// Collects as soon as possible, and waits for the end of that.
@@ -109,6 +138,7 @@ async fn run(
     mut schedule: Schedule,
     collector: Collector,
     mut requests: mpsc::UnboundedReceiver<Waiter>,
+    tally: Arc<Tally>,
 ) {
     let mut waiters = Vec::new();
     loop {
@@ -132,7 +162,7 @@ async fn run(
                 while let Ok(waiter) = requests.try_recv() {
                     waiters.push(waiter);
                 }
-                collect(&mut schedule, &collector, waiters.drain(..)).await;
+                collect(&mut schedule, &collector, waiters.drain(..), &tally).await;
             }
             counts = collector.changed(schedule.counts) => schedule.note(counts, Instant::now()),
         }
@@ -143,6 +173,7 @@ async fn collect(
     schedule: &mut Schedule,
     collector: &Collector,
     waiters: impl Iterator<Item = Waiter>,
+    tally: &Tally,
 ) {
     schedule.begin(collector.counts());
     let outcome = collector.collect().await;
@@ -150,10 +181,12 @@ async fn collect(
     match &outcome {
         Ok(collected) => {
             tracing::debug!(?collected, "collected garbage");
+            tally.succeeded.add(collected.elapsed);
             schedule.end(collected.elapsed, now);
         }
         Err(error) => {
             tracing::error!(error = %error.report(), "garbage was not collected");
+            tally.failed.fetch_add(1, Ordering::Relaxed);
             schedule.fail(now);
         }
     }

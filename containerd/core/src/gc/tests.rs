@@ -413,6 +413,8 @@ async fn what_is_asked_for_is_done_before_the_answer() {
     let collected = scheduler.collect().await.unwrap();
     assert_eq!(collected.content, 1);
     assert!(content.info(&id("ns"), &digest).await.unwrap_err().is_not_found());
+    let passes = scheduler.passes();
+    assert_eq!((passes.succeeded.count, passes.failed), (2, 0));
     scheduler.shutdown().await;
     scheduler.shutdown().await;
     let refused = scheduler.collect().await.unwrap_err();

@@ -1,6 +1,6 @@
 //! Making and starting a container, and taking one away.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration, time::SystemTime};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::SystemTime};
 
 use nix::sys::signal::Signal;
 use runtime_v2::{Any, Status as TaskStatus, Stdio, Undo};
@@ -8,14 +8,16 @@ use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 use tokio::time::timeout;
 
 use super::{
-    Create, Legacy, Streams, blocking,
+    CLEANUP, Create, Legacy, Streams, blocking,
     bundle::{self, Bundle},
-    checkpoint, container_id, or_gone, record,
+    checkpoint, container_id, late, lock,
+    look::{Look, Source},
+    or_gone, record,
 };
-use crate::{containers, tasks};
-
-/// How long each step may take that undoes what was begun.
-const CLEANUP: Duration = Duration::from_secs(30);
+use crate::{
+    containers,
+    tasks::{self, Target},
+};
 
 /// Type of a container's spec (containerd, `pkg/oci`).
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -69,9 +71,7 @@ impl Legacy {
         let namespace = &self.config.namespace;
         self.containers.create(namespace, container).await?;
         let (this, name) = (self.clone(), id.clone());
-        undo.push("record", async move {
-            or_gone(this.containers.delete(&this.config.namespace, &name).await)
-        });
+        undo.push("record", async move { this.forget(&name).await });
         let target = self.target(id, None);
         let started = async {
             let create = tasks::Create {
@@ -86,7 +86,7 @@ impl Legacy {
             };
             self.tasks.create(create).await?;
             let (this, name) = (self.clone(), id.clone());
-            undo.push("task", async move { this.end(&name).await });
+            undo.push("task", async move { this.kill_and_delete(&this.target(&name, None)).await });
             self.tasks.start(&target).await
         };
         let started = started.await;
@@ -144,24 +144,50 @@ impl Legacy {
     /// Takes away what is left of a container that has ended. Its lock is held.
     pub(super) async fn remove(&self, id: &Id) -> Result<()> {
         or_gone(self.tasks.delete(&self.target(id, None)).await)?;
-        or_gone(self.containers.delete(&self.config.namespace, id).await)
+        self.remove_record(id).await
     }
 
-    /// Kills a task, if there is one, and deletes it.
-    async fn end(&self, id: &Id) -> Result<()> {
-        let target = self.target(id, None);
-        match self.tasks.kill(&target, Signal::SIGKILL as u32, true).await {
+    /// Takes away a container, whatever it does. Its lock is held.
+    pub(super) async fn end(&self, id: &Id) -> Result<()> {
+        self.kill_and_delete(&self.target(id, None)).await?;
+        self.remove_record(id).await
+    }
+
+    async fn remove_record(&self, id: &Id) -> Result<()> {
+        or_gone(self.containers.delete(&self.config.namespace, id).await)?;
+        lock(&self.unseen).retain(|(container, _), _| container != id);
+        Ok(())
+    }
+
+    /// Removes the record of a container whose start has failed. If its task
+    /// could not be removed, nobody but the keeper would do so: it needs both.
+    async fn forget(&self, id: &Id) -> Result<()> {
+        let kept = match self.tasks.get(&self.target(id, None)).await {
+            Err(e) if e.is_not_found() => return self.remove_record(id).await,
+            Err(e) => e,
+            Ok(_) => Error::precondition(format!("container {id:?} still has a task")),
+        };
+        self.look_again(Look { id: id.clone(), source: Source::Live, ending: None });
+        Err(kept)
+    }
+
+    /// Kills a task or an exec, if it runs, and deletes it.
+    pub(super) async fn kill_and_delete(&self, target: &Target) -> Result<()> {
+        let is_init = target.exec.is_none();
+        match self.tasks.kill(target, Signal::SIGKILL as u32, is_init).await {
             Ok(()) => {
-                let ended = timeout(CLEANUP, self.tasks.wait(&target)).await.map_err(|_| {
-                    let text = format!("container {id:?} did not end in {CLEANUP:?}");
-                    Error::new(ErrorKind::DeadlineExceeded, text)
-                })?;
-                or_gone(ended)?;
+                let ended = timeout(CLEANUP, self.tasks.wait(target)).await;
+                or_gone(ended.map_err(|_| late(target, CLEANUP))?)?;
             }
-            Err(e) if e.is_not_found() => {}
+            // It may never have run.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::FailedPrecondition) => {}
             Err(e) => return Err(e),
         }
-        or_gone(self.tasks.delete(&target).await)
+        if is_init {
+            or_gone(self.tasks.delete(target).await)
+        } else {
+            or_gone(self.tasks.delete_process(target).await)
+        }
     }
 
     /// What is recorded of a container, ours or another's.
@@ -209,11 +235,11 @@ async fn existing(what: &str, path: &str) -> Result<String> {
     if !path.starts_with('/') || path.contains('\0') {
         return Err(Error::invalid(format!("{what} {path:?} is no absolute path")));
     }
-    let exists = tokio::task::spawn_blocking({
+    let exists = blocking("look for", path, {
         let path = path.to_owned();
-        move || Path::new(&path).exists()
+        move || Path::new(&path).try_exists().context("look for", path)
     });
-    if !exists.await.unwrap_or_default() {
+    if !exists.await? {
         return Err(Error::not_found(format!("{what} {path:?}")));
     }
     // A shim would take this for a URI, although nothing begins like that.

@@ -6,11 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use futures::future::join_all;
-use runtime_v2::Status as TaskStatus;
 use shim_protocol::{Id, Result};
 
-use super::{Legacy, record::Record};
+use super::{Legacy, lock, record::Record};
 use crate::events::{self, Ending, Happening, Subscribe, Subscription};
 
 /// Something that has happened to a container.
@@ -79,11 +77,9 @@ impl Legacy {
         // Before looking: what happens in between comes twice rather than never.
         let subscription = self.listen(None)?;
         let mut unseen = VecDeque::new();
-        for container in self.containers.list::<&str>(&self.config.namespace, &[]).await? {
-            let record = Record::read(&container)?;
-            if record.is_ours() {
-                unseen.extend(self.unseen(&record).await);
-            }
+        let all = self.containers.list::<&str>(&self.config.namespace, &[]).await?;
+        for record in all.iter().filter_map(Record::read_or_warn).filter(Record::is_ours) {
+            unseen.extend(self.unseen(&record));
         }
         let told = unseen.iter().map(|event| (event.id.clone(), event.pid)).collect();
         Ok(LegacyEvents { legacy: self.clone(), unseen, told, subscription })
@@ -97,7 +93,7 @@ impl Legacy {
 
     /// Processes of a container that ended before this daemon served anybody,
     /// added ones first.
-    async fn unseen(&self, record: &Record) -> Vec<Event> {
+    fn unseen(&self, record: &Record) -> Vec<Event> {
         let event = |kind, ending: Ending| Event {
             kind,
             id: record.id.clone(),
@@ -105,26 +101,11 @@ impl Legacy {
             status: ending.status,
             bundle: PathBuf::new(),
         };
-        let execs = record.processes.keys().map(|exec| async {
-            let ending = self.ended_unseen(&record.id, Some(exec.clone())).await?;
-            Some(event(EventKind::ExecExit, ending))
-        });
-        let mut events: Vec<_> = join_all(execs).await.into_iter().flatten().collect();
-        events.extend(record.exit.map(|ending| event(EventKind::Exit, ending)));
-        events
-    }
-
-    /// How a process ended, if it did and that was before anybody could see it.
-    pub(super) async fn ended_unseen(&self, id: &Id, exec: Option<Id>) -> Option<Ending> {
-        let process = self.tasks.get(&self.target(id, exec)).await.ok()?;
-        let exit = process.exit.filter(|_| process.status == TaskStatus::Stopped)?;
-        let ending = Ending { pid: process.pid, status: exit.status, at: exit.at };
-        self.is_unseen(ending).then_some(ending)
-    }
-
-    /// Did that happen when no client was connected?
-    pub(super) fn is_unseen(&self, ending: Ending) -> bool {
-        self.served.get().is_none_or(|served| ending.at < *served)
+        let ended = lock(&self.unseen);
+        let execs = record.processes.keys();
+        let execs = execs.filter_map(|exec| ended.get(&(record.id.clone(), exec.clone())));
+        let execs = execs.map(|ending| event(EventKind::ExecExit, *ending));
+        execs.chain(record.exit.map(|ending| event(EventKind::Exit, ending))).collect()
     }
 }
 

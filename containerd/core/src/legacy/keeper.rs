@@ -1,29 +1,41 @@
-//! Takes containers away when they end, and marks those that ended unseen.
+//! Looks after containers: at boot, at each end, and again where that failed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures::FutureExt;
-use runtime_v2::Status as TaskStatus;
-use shim_protocol::{Id, Result};
+use shim_protocol::{Error, Id, Result};
 use tokio::{
     task::{JoinHandle, JoinSet},
-    time::sleep,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Legacy, or_gone, record};
+use super::{
+    Legacy,
+    look::{Look, Source},
+};
 use crate::events::{self, Ending, Happening, Subscription};
 
-/// Containers that are taken away at the same time.
+/// Containers that are looked at at the same time.
 const PARALLEL: usize = 8;
 
 /// How long to wait before events are listened to again, if that failed.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How often containers are looked at again that could not be put in order.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// How long clients wait for the first look. Shims that hang are waited for
+/// while they are served.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+
+/// How long jobs may go on when the keeper shuts down.
+const LAST_JOBS: Duration = Duration::from_secs(5);
 
 /// Name of our subscription: what was published since boot comes first.
 const KEY: &str = "keeper of the legacy containers";
@@ -35,25 +47,32 @@ pub struct Keeper {
     worker: JoinHandle<()>,
 }
 
+/// A keeper before clients are served.
+pub struct Prepared(Worker);
+
 impl Keeper {
-    /// Looks through what an earlier daemon has left, then goes on by itself.
-    /// To be called when its tasks are known again, and before clients are
-    /// served: what has ended by now has ended unseen.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn start(legacy: Arc<Legacy>) -> Result<Self> {
-        // A second keeper of the same containers knows no better.
-        let _ = legacy.served.set(SystemTime::now());
-        let mut events = legacy.listen(Some(KEY.to_owned()))?;
-        let ended = published(&mut events).await?;
-        legacy.look_through(&ended).await?;
-        let closing = CancellationToken::new();
-        let worker = Worker { legacy, closing: closing.clone(), jobs: JoinSet::new() };
-        Ok(Self { closing, worker: tokio::spawn(worker.run(Some(events))) })
+    /// Looks through what an earlier daemon has left. To be called when its
+    /// tasks are known again. What cannot be done by a deadline, or fails, is
+    /// done later.
+    pub async fn prepare(legacy: Arc<Legacy>) -> Prepared {
+        let mut worker = Worker {
+            legacy,
+            closing: CancellationToken::new(),
+            jobs: JoinSet::new(),
+            queue: VecDeque::new(),
+            events: None,
+            ended: HashMap::new(),
+            all: Some((Source::Boot, Instant::now())),
+        };
+        if timeout(FIRST_LOOK, worker.first_look()).await.is_err() {
+            let left = worker.queue.len() + worker.jobs.len();
+            warn!(left, "legacy containers are looked at while clients are served");
+        }
+        Prepared(worker)
     }
 
-    /// Ends it, when what it is at is done.
+    /// Ends it. What it is at is waited for, but not longer than a deadline:
+    /// the next daemon looks again.
     pub async fn shutdown(self) {
         self.closing.cancel();
         if let Err(panic) = self.worker.await {
@@ -62,131 +81,13 @@ impl Keeper {
     }
 }
 
-/// How tasks have ended, by the events that are there already.
-async fn published(events: &mut Subscription) -> Result<HashMap<Id, Ending>> {
-    let mut ended = HashMap::new();
-    while let Some(next) = events.next().now_or_never() {
-        let Some(envelope) = next? else { break };
-        if let Some((id, Happening::Ended(ending))) = events::happening(&envelope) {
-            ended.insert(id, ending);
-        }
-    }
-    Ok(ended)
-}
-
-impl Legacy {
-    /// Puts all our containers in order: those that run stay as they are,
-    /// those that ended unseen are marked, the others are taken away.
-    async fn look_through(self: &Arc<Self>, ended: &HashMap<Id, Ending>) -> Result<()> {
-        let mut looks = JoinSet::new();
-        for container in self.containers.list::<&str>(&self.config.namespace, &[]).await? {
-            let record = match record::Record::read(&container) {
-                Ok(record) if record.is_ours() => record,
-                Ok(_) => continue,
-                Err(error) => {
-                    warn!(id = %container.id, error = %error.report(), "record makes no sense");
-                    continue;
-                }
-            };
-            let (this, published) = (self.clone(), ended.get(&record.id).copied());
-            looks.spawn(async move {
-                if let Err(error) = this.look(&record, published).await {
-                    warn!(id = %record.id, error = %error.report(), "container is left as it is");
-                }
-            });
-        }
-        looks.join_all().await;
-        Ok(())
-    }
-
-    async fn look(&self, record: &record::Record, published: Option<Ending>) -> Result<()> {
-        let id = &record.id;
-        let _held = self.locks.hold(id).await;
-        let ending = match self.tasks.get(&self.target(id, None)).await {
-            Ok(process) => match (process.status, process.exit) {
-                (TaskStatus::Stopped, Some(exit)) => {
-                    Ending { pid: process.pid, status: exit.status, at: exit.at }
-                }
-                // The daemon before was about to start it.
-                (TaskStatus::Created, _) => return self.undo_start(id).await,
-                _ => return self.look_at_processes(record).await,
-            },
-            Err(e) if e.is_not_found() => match record.exit.or(published) {
-                Some(ending) => ending,
-                // It never ran, or the machine was started anew meanwhile.
-                None => return self.remove(id).await,
-            },
-            Err(e) => return Err(e),
-        };
-        if record.exit == Some(ending) {
-            return Ok(());
-        }
-        if self.is_unseen(ending) {
-            return or_gone(self.extend(id, record::exit(ending)?).await);
-        }
-        self.remove(id).await
-    }
-
-    /// Forgets processes that were recorded and never made.
-    async fn look_at_processes(&self, record: &record::Record) -> Result<()> {
-        for exec in record.processes.keys() {
-            let target = self.target(&record.id, Some(exec.clone()));
-            match self.tasks.get(&target).await {
-                Ok(process) if process.status == TaskStatus::Created => {
-                    or_gone(self.tasks.delete_process(&target).await)?;
-                    self.forget_process(&target).await?;
-                }
-                Ok(_) => {}
-                Err(e) if e.is_not_found() => self.forget_process(&target).await?,
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    async fn undo_start(&self, id: &Id) -> Result<()> {
-        let target = self.target(id, None);
-        or_gone(self.tasks.kill(&target, nix::libc::SIGKILL.unsigned_abs(), true).await)?;
-        or_gone(self.tasks.wait(&target).await)?;
-        self.remove(id).await
-    }
-
-    /// Init has ended.
-    async fn ended(&self, id: &Id, ending: Ending) -> Result<()> {
-        let _held = self.locks.hold(id).await;
-        let record = match self.record(id).await {
-            Err(e) if e.is_not_found() => return Ok(()),
-            record => record?,
-        };
-        if !record.is_ours() {
-            return Ok(());
-        }
-        if self.is_unseen(ending) {
-            return or_gone(self.extend(id, record::exit(ending)?).await);
-        }
-        match self.tasks.get(&self.target(id, None)).await {
-            // One of the same name was started meanwhile.
-            Ok(process) if process.pid != ending.pid || process.status != TaskStatus::Stopped => {
-                Ok(())
-            }
-            Err(e) if !e.is_not_found() => Err(e),
-            // One whose shim died has no task any more.
-            _ => self.remove(id).await,
-        }
-    }
-
-    /// An added process has ended.
-    async fn exec_ended(&self, id: &Id, exec: Id, ending: Ending) -> Result<()> {
-        let record = match self.record(id).await {
-            Err(e) if e.is_not_found() => return Ok(()),
-            record => record?,
-        };
-        if !record.processes.contains_key(&exec) || self.is_unseen(ending) {
-            return Ok(());
-        }
-        let target = self.target(id, Some(exec));
-        or_gone(self.tasks.delete_process(&target).await)?;
-        self.forget_process(&target).await
+impl Prepared {
+    /// Goes on by itself. To be called when clients begin to be served: what
+    /// was published before has happened unseen.
+    pub fn serve(mut self) -> Keeper {
+        self.0.look_at_published();
+        let closing = self.0.closing.clone();
+        Keeper { closing, worker: tokio::spawn(self.0.run()) }
     }
 }
 
@@ -194,79 +95,184 @@ struct Worker {
     legacy: Arc<Legacy>,
     closing: CancellationToken,
     jobs: JoinSet<()>,
+    /// To be looked at as soon as there is room.
+    queue: VecDeque<Look>,
+    events: Option<Subscription>,
+    /// How containers ended by what was published since boot.
+    ended: HashMap<Id, Ending>,
+    /// All containers are to be looked at, from then on.
+    all: Option<(Source, Instant)>,
 }
 
 impl Worker {
-    async fn run(mut self, mut events: Option<Subscription>) {
+    async fn first_look(&mut self) {
+        self.look_at_all().await;
         loop {
-            let next = async {
-                match &mut events {
-                    Some(events) => events.next().await.map(Some),
-                    None => Ok(None),
-                }
-            };
+            self.fill();
+            let Some(done) = self.jobs.join_next().await else { break };
+            check(done);
+        }
+    }
+
+    async fn run(mut self) {
+        let mut ticks = interval(AGAIN);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let closing = self.closing.clone();
+        loop {
+            self.fill();
+            let has_room = self.jobs.len() < PARALLEL;
+            let due = self.all.map(|(_, due)| due);
             tokio::select! {
-                () = self.closing.cancelled() => break,
-                Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.check(done),
-                next = next, if self.jobs.len() < PARALLEL => match next {
-                    Ok(Some(Some(envelope))) => {
+                () = closing.cancelled() => break,
+                Some(done) = self.jobs.join_next() => check(done),
+                _ = ticks.tick() => self.queue.extend(self.legacy.take_again()),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    if closing.run_until_cancelled(self.look_at_all()).await.is_none() {
+                        break;
+                    }
+                }
+                next = next(&mut self.events), if has_room => match next {
+                    Ok(Some(envelope)) => {
                         if let Some((id, happening)) = events::happening(&envelope) {
                             self.react(id, happening);
                         }
                     }
                     // The daemon stops.
-                    Ok(Some(None)) => break,
-                    Ok(None) => events = self.listen_again().await,
-                    Err(error) => {
-                        warn!(error = %error.report(), "events of legacy containers were missed");
-                        events = None;
-                    }
+                    Ok(None) => break,
+                    Err(error) => self.missed(&error),
                 },
             }
         }
-        while let Some(done) = self.jobs.join_next().await {
-            self.check(done);
+        let ended = async {
+            while let Some(done) = self.jobs.join_next().await {
+                check(done);
+            }
+        };
+        if timeout(LAST_JOBS, ended).await.is_err() {
+            warn!(left = self.jobs.len(), "legacy containers are left to the next daemon");
+            self.jobs.shutdown().await;
         }
     }
 
     /// What was missed is seen by looking.
-    async fn listen_again(&self) -> Option<Subscription> {
-        let listened = async {
-            let events = self.legacy.listen(None)?;
-            self.legacy.look_through(&HashMap::new()).await?;
-            Ok::<_, shim_protocol::Error>(events)
-        };
-        match listened.await {
-            Ok(events) => Some(events),
+    fn missed(&mut self, error: &Error) {
+        warn!(error = %error.report(), "events of legacy containers were missed");
+        self.events = None;
+        let source = self.all.map_or(Source::Live, |(source, _)| source);
+        self.all = Some((source, Instant::now()));
+    }
+
+    /// Puts all containers into the queue, or says when to try again.
+    async fn look_at_all(&mut self) {
+        let Some((source, _)) = self.all else { return };
+        match self.list(source).await {
+            Ok(ids) => {
+                for id in ids {
+                    let ending = self.ended.remove(&id);
+                    self.queue.push_back(Look { id, source, ending });
+                }
+                self.ended.clear();
+                self.all = None;
+            }
             Err(error) => {
                 error!(error = %error.report(), "legacy containers cannot be looked after");
-                sleep(RETRY).await;
-                None
+                self.all = Some((source, Instant::now() + RETRY));
             }
+        }
+    }
+
+    /// All our containers. What happens to them after that is heard.
+    async fn list(&mut self, source: Source) -> Result<Vec<Id>> {
+        if self.events.is_none() {
+            let key = (source == Source::Boot).then(|| KEY.to_owned());
+            let mut events = self.legacy.listen(key)?;
+            if source == Source::Boot {
+                for (id, happening) in published(&mut events)? {
+                    if let Happening::Ended(ending) = happening {
+                        self.ended.insert(id, ending);
+                    }
+                }
+            }
+            self.events = Some(events);
+        }
+        self.legacy.ours().await
+    }
+
+    /// What was published before clients could hear it.
+    fn look_at_published(&mut self) {
+        let Some(events) = &mut self.events else { return };
+        match published(events) {
+            Ok(published) => {
+                for (id, happening) in published {
+                    let ending = match happening {
+                        Happening::Ended(ending) => Some(ending),
+                        Happening::ExecEnded { .. } => None,
+                        _ => continue,
+                    };
+                    self.queue.push_back(Look { id, source: Source::Boot, ending });
+                }
+            }
+            Err(error) => self.missed(&error),
+        }
+    }
+
+    /// As many jobs as may be.
+    fn fill(&mut self) {
+        while self.jobs.len() < PARALLEL
+            && let Some(look) = self.queue.pop_front()
+        {
+            let legacy = self.legacy.clone();
+            self.jobs.spawn(async move {
+                let done = legacy.look(&look).await;
+                settle(&legacy, look, done);
+            });
         }
     }
 
     fn react(&mut self, id: Id, happening: Happening) {
         let legacy = self.legacy.clone();
-        let ending = match happening {
+        let (exec, ending) = match happening {
             Happening::Ended(ending) => (None, ending),
             Happening::ExecEnded { exec, ending } => (Some(exec), ending),
             _ => return,
         };
         self.jobs.spawn(async move {
-            let done = match ending {
-                (None, ending) => legacy.ended(&id, ending).await,
-                (Some(exec), ending) => legacy.exec_ended(&id, exec, ending).await,
+            let (done, ending) = match exec {
+                None => (legacy.ended(&id, ending).await, Some(ending)),
+                Some(exec) => (legacy.exec_ended(&id, &exec).await, None),
             };
-            if let Err(error) = done {
-                warn!(%id, error = %error.report(), "what has ended is left behind");
-            }
+            settle(&legacy, Look { id, source: Source::Live, ending }, done);
         });
     }
+}
 
-    fn check(&self, done: Result<(), tokio::task::JoinError>) {
-        if let Err(panic) = done {
-            error!(error = %panic, "looking after a legacy container ended in a panic");
-        }
+/// What failed is tried again.
+fn settle(legacy: &Legacy, look: Look, done: Result<()>) {
+    if let Err(error) = done {
+        warn!(id = %look.id, error = %error.report(), "container is looked at again later");
+        legacy.look_again(look);
+    }
+}
+
+fn check(done: Result<(), tokio::task::JoinError>) {
+    if let Err(panic) = done {
+        error!(error = %panic, "looking after a legacy container ended in a panic");
+    }
+}
+
+/// Events that are there already.
+fn published(events: &mut Subscription) -> Result<Vec<(Id, Happening)>> {
+    let mut published = Vec::new();
+    while let Some(next) = events.next().now_or_never() {
+        let Some(envelope) = next? else { break };
+        published.extend(events::happening(&envelope));
+    }
+    Ok(published)
+}
+
+async fn next(events: &mut Option<Subscription>) -> Result<Option<Arc<events::Envelope>>> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
     }
 }

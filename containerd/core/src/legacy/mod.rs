@@ -26,6 +26,7 @@ mod create;
 mod events;
 mod keeper;
 mod locks;
+mod look;
 mod machine;
 mod process;
 mod record;
@@ -35,28 +36,41 @@ mod stats;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     path::PathBuf,
-    sync::{Arc, OnceLock},
-    time::SystemTime,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Error, ErrorKind, Id, Result};
-use tokio_util::task::TaskTracker;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
-use self::locks::Locks;
+use self::{locks::Locks, look::Again};
 use crate::{
     containers::Containers,
-    events::Exchange,
+    events::{Ending, Exchange},
     tasks::{Target, Tasks},
 };
 
 pub use checkpoint::{Checkpoint, Checkpointer, TaskCheckpoints};
 pub use events::{Event, EventKind, LegacyEvents};
-pub use keeper::Keeper;
+pub use keeper::{Keeper, Prepared};
 pub use machine::Machine;
 pub use stats::{Interface, Stats};
+
+/// How long one step may take that takes something away.
+const CLEANUP: Duration = Duration::from_secs(30);
+
+/// How long it may take to put one container in order.
+const JOB: Duration = Duration::from_secs(60);
+
+/// How long what was begun may go on when the daemon stops, and then how long
+/// it may take to undo what was not done by then.
+const LAST_WORK: Duration = Duration::from_secs(5);
 
 /// What [`Legacy`] needs to know.
 #[derive(Clone, Debug)]
@@ -84,8 +98,12 @@ pub struct Legacy {
     locks: Locks,
     /// What was begun goes on if its client goes away.
     work: TaskTracker,
-    /// When clients could first connect. What ended before ended unseen.
-    served: OnceLock<SystemTime>,
+    /// Set when it has to end.
+    closing: CancellationToken,
+    /// Added processes that ended unseen, by container and exec.
+    unseen: Mutex<BTreeMap<(Id, Id), Ending>>,
+    /// What the keeper has to look at again.
+    again: Mutex<Again>,
 }
 
 /// A container to be made and started. Paths of streams are absolute; an empty
@@ -211,34 +229,50 @@ impl Legacy {
             checkpointer,
             locks: Locks::default(),
             work: TaskTracker::new(),
-            served: OnceLock::new(),
+            closing: CancellationToken::new(),
+            unseen: Mutex::default(),
+            again: Mutex::default(),
         })
     }
 
     /// What this machine is.
     ///
     /// # Errors
-    /// Those of reading `/proc`.
+    /// Those of the system.
     pub async fn machine(&self) -> Result<Machine> {
         let id = self.config.id.clone();
-        blocking("read", "/proc", move || machine::read(id)).await
+        blocking("ask", "the system", move || machine::read(id)).await
     }
 
-    /// Waits for what was begun. Containers are left alone.
+    /// Waits for what was begun, but not longer than a deadline: then it is
+    /// given up and undone. Containers are left alone.
     pub async fn shutdown(&self) {
         self.work.close();
-        self.work.wait().await;
+        if timeout(LAST_WORK, self.work.wait()).await.is_ok() {
+            return;
+        }
+        warn!(left = self.work.len(), "requests for legacy containers are given up");
+        self.closing.cancel();
+        if timeout(LAST_WORK, self.work.wait()).await.is_err() {
+            warn!(left = self.work.len(), "what they had begun is left to the next daemon");
+        }
     }
 
     fn target(&self, container: &Id, exec: Option<Id>) -> Target {
         Target { namespace: self.config.namespace.clone(), container: container.clone(), exec }
     }
 
-    /// Runs `work` to its end, whatever becomes of the caller.
+    /// Runs `work` to its end, whatever becomes of the caller, unless the daemon
+    /// stops and it takes too long.
     async fn own<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        let closing = self.closing.clone();
+        let work = async move {
+            let done = closing.run_until_cancelled_owned(work).await;
+            done.unwrap_or_else(|| Err(Error::unavailable("the daemon is stopping")))
+        };
         self.work.spawn(work).await.unwrap_or_else(|panic| {
             Err(Error::caused(ErrorKind::Internal, "a request ended in a panic", panic))
         })
@@ -251,6 +285,14 @@ impl Legacy {
 /// `InvalidArgument`.
 fn container_id(text: &str) -> Result<Id> {
     Id::new("container id", text)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn late(what: &impl std::fmt::Display, limit: Duration) -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, format!("{what} did not end in {limit:?}"))
 }
 
 fn or_gone<T>(result: Result<T>) -> Result<()> {

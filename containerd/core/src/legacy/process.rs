@@ -3,23 +3,19 @@
 use std::{
     sync::Arc,
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use nix::{libc::SIGRTMAX, sys::signal::Signal};
+use nix::libc::SIGRTMAX;
 use runtime_v2::{Any, ExecProcess, Status as TaskStatus, Undo};
 use serde_json::{Map, Value};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
-use tokio::time::timeout;
 
 use super::{
-    Legacy, Process, ProcessSpec, Streams, container_id, or_gone,
+    CLEANUP, Legacy, Process, ProcessSpec, Streams, container_id, lock, or_gone,
     record::{self, Extension, Record},
 };
 use crate::{containers, tasks::Target};
-
-/// How long each step may take that undoes what was begun.
-const CLEANUP: Duration = Duration::from_secs(30);
 
 /// Type of an exec's spec (containerd, `pkg/oci`).
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -70,6 +66,8 @@ impl Legacy {
     ) -> Result<u32> {
         let exec = request.exec_id.clone();
         let target = self.target(id, Some(exec.clone()));
+        // The keeper would take a record without a process for a leftover.
+        let _held = self.locks.hold(id).await;
         // Nothing is recorded for a container that could not take it.
         let init = self.tasks.get(&self.target(id, None)).await?;
         if init.status != TaskStatus::Running {
@@ -82,7 +80,7 @@ impl Legacy {
         let started = async {
             self.tasks.exec(&target, request).await?;
             let (this, name) = (self.clone(), target.clone());
-            undo.push("exec", async move { this.end_exec(&name).await });
+            undo.push("exec", async move { this.kill_and_delete(&name).await });
             self.tasks.start(&target).await
         };
         let started = started.await;
@@ -173,30 +171,15 @@ impl Legacy {
                 None => Ok(()),
             }
         };
-        or_gone(forgotten.await)
+        or_gone(forgotten.await)?;
+        lock(&self.unseen).remove(&(target.container.clone(), exec.clone()));
+        Ok(())
     }
 
     /// Only this one is changed, whatever else was read.
     async fn put_extension(&self, container: containers::Container, name: &str) -> Result<()> {
         let path = format!("extensions.{name}");
         self.containers.update(&self.config.namespace, container, &[path]).await.map(drop)
-    }
-
-    /// Kills an exec, if it runs, and deletes it.
-    async fn end_exec(&self, target: &Target) -> Result<()> {
-        match self.tasks.kill(target, Signal::SIGKILL as u32, false).await {
-            Ok(()) => {
-                let ended = timeout(CLEANUP, self.tasks.wait(target)).await.map_err(|_| {
-                    let text = format!("{target} did not end in {CLEANUP:?}");
-                    Error::new(ErrorKind::DeadlineExceeded, text)
-                })?;
-                or_gone(ended)?;
-            }
-            // It may never have run.
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::FailedPrecondition) => {}
-            Err(e) => return Err(e),
-        }
-        or_gone(self.tasks.delete_process(target).await)
     }
 }
 

@@ -5,7 +5,6 @@ use std::{collections::HashMap, path::PathBuf};
 use futures::future::join_all;
 use runtime_v2::Status as TaskStatus;
 use shim_protocol::{Id, Result};
-use tracing::warn;
 
 use super::{Container, Legacy, Process, Status, record::Record};
 use crate::tasks;
@@ -21,13 +20,7 @@ impl Legacy {
         let tasks = self.tasks.list(namespace).await.into_iter();
         let mut tasks: HashMap<Id, tasks::Process> =
             tasks.map(|task| (task.container_id.clone(), task)).collect();
-        let records = containers.iter().filter_map(|container| match Record::read(container) {
-            Ok(record) => Some(record),
-            Err(error) => {
-                warn!(id = %container.id, error = %error.report(), "record makes no sense");
-                None
-            }
-        });
+        let records = containers.iter().filter_map(Record::read_or_warn);
         let described = records.map(|record| {
             let task = tasks.remove(&record.id);
             self.describe_one(record, task)

@@ -2,7 +2,7 @@
 
 use std::{fs, time::SystemTime};
 
-use shim_protocol::{Error, Result};
+use shim_protocol::Result;
 
 use super::{Legacy, blocking, container_id};
 use crate::Any;
@@ -34,18 +34,12 @@ impl Legacy {
     ///
     /// # Errors
     /// `NotFound` when it does not run; `DeadlineExceeded` when its shim does
-    /// not answer.
+    /// not answer; and what it says.
     pub async fn stats(&self, container: &str) -> Result<Stats> {
         let id = container_id(container)?;
         let target = self.target(&id, None);
         let pid = self.tasks.get(&target).await?.pid;
-        let filter = format!("id=={:?}", id.as_str());
-        let metrics = self.tasks.metrics(&self.config.namespace, &[filter]).await?;
-        let Some(metric) = metrics.into_iter().next() else {
-            // It has gone in between, or its shim does not say.
-            self.tasks.get(&target).await?;
-            return Err(Error::unavailable(format!("figures of container {id:?}")));
-        };
+        let metric = self.tasks.stats(&target).await?;
         let network = blocking("read", "network figures", move || Ok(interfaces(pid))).await?;
         Ok(Stats { at: metric.at, cgroup: metric.data, network })
     }

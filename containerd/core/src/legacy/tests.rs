@@ -3,14 +3,15 @@
 use std::{
     fs,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, UNIX_EPOCH},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
 use containerd_api::events::{TaskExit, TaskOom, TaskStart};
 use prost::{Message, Name};
 use runtime_v2::{Any, Manager, ManagerConfig, Timeouts};
+use tokio::sync::Notify;
 
 use super::*;
 use crate::{
@@ -22,18 +23,27 @@ use crate::{
     testing::{World, container, id},
 };
 
-/// Writes an image, and fails if it is told to.
+/// Writes an image, and fails or hangs if it is told to.
 #[derive(Default)]
 struct Fake {
+    hangs: AtomicBool,
+    asked_now: Notify,
+    asked: AtomicUsize,
     fails: AtomicBool,
 }
 
 #[async_trait]
 impl Checkpointer for Fake {
     async fn checkpoint(&self, _: &Target, _: &Checkpoint, folder: &Path) -> Result<()> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        assert!(folder.join("config.json").is_file(), "what fails must fail before");
         fs::write(folder.join("image"), "").unwrap();
+        self.asked_now.notify_one();
+        if self.hangs.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         if self.fails.load(Ordering::Relaxed) {
-            return Err(Error::unavailable("no luck"));
+            return Err(Error::precondition("no luck"));
         }
         Ok(())
     }
@@ -55,9 +65,14 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with_replay(Duration::ZERO).await
+    }
+
+    /// For so long after boot those who ask for it hear what was before.
+    async fn with_replay(boot_replay: Duration) -> Self {
         let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
         let path = |name: &str| folder.path().join(name);
-        let journal = ExchangeConfig { journal: path("journal"), boot_replay: Duration::ZERO };
+        let journal = ExchangeConfig { journal: path("journal"), boot_replay };
         let events = Exchange::open(journal).unwrap();
         let manager = ManagerConfig {
             root: path("root"),
@@ -127,6 +142,16 @@ fn ending(pid: u32, status: u32, at: u64) -> Ending {
     Ending { pid, status, at: UNIX_EPOCH + Duration::from_secs(at) }
 }
 
+fn exit(container: &str, pid: u32, exit_status: u32) -> TaskExit {
+    TaskExit {
+        container_id: container.into(),
+        id: container.into(),
+        pid,
+        exit_status,
+        exited_at: Some((SystemTime::now() + Duration::from_secs(1000)).into()),
+    }
+}
+
 #[tokio::test]
 async fn a_checkpoint_is_whole_or_not_there() {
     let fixture = Fixture::new().await;
@@ -135,9 +160,17 @@ async fn a_checkpoint_is_whole_or_not_there() {
     fixture.add("a", Vec::new()).await;
     fixture.fake.fails.store(true, Ordering::Relaxed);
     let failed = legacy.create_checkpoint("a", checkpoint("one")).await.unwrap_err();
-    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+    assert_eq!(failed.kind(), ErrorKind::FailedPrecondition);
     assert_eq!(legacy.list_checkpoints("a").await.unwrap(), []);
-    assert!(!fixture.folder.path().join("a/checkpoints/one").exists());
+    let folder = fixture.folder.path().join("a/checkpoints");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+
+    // What cannot be written down is not begun.
+    fs::remove_dir(&folder).unwrap();
+    fs::write(&folder, "").unwrap();
+    legacy.create_checkpoint("a", checkpoint("one")).await.unwrap_err();
+    assert_eq!(fixture.fake.asked.load(Ordering::Relaxed), 1);
+    fs::remove_file(&folder).unwrap();
 
     fixture.fake.fails.store(false, Ordering::Relaxed);
     legacy.create_checkpoint("a", checkpoint("one")).await.unwrap();
@@ -175,13 +208,6 @@ async fn the_unseen_is_told_first_and_once() {
     fixture.add("a", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
     fixture.publish("/tasks/start", &TaskStart { container_id: "a".into(), pid: 7 });
     let mut events = fixture.legacy.subscribe().await.unwrap();
-    let exit = |container: &str, pid, exit_status| TaskExit {
-        container_id: container.into(),
-        id: container.into(),
-        pid,
-        exit_status,
-        exited_at: Some(SystemTime::now().into()),
-    };
     fixture.publish("/tasks/exit", &exit("a", 7, 3));
     fixture.publish("/tasks/start", &TaskStart { container_id: "b".into(), pid: 8 });
     fixture.publish("/tasks/oom", &TaskOom { container_id: "b".into() });
@@ -209,7 +235,7 @@ async fn what_never_ran_is_taken_away_at_boot_and_what_ended_is_not() {
     fixture.add("ended", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
     let other = container("other");
     fixture.containers.create(&id("legacy"), other).await.unwrap();
-    let keeper = Keeper::start(fixture.legacy.clone()).await.unwrap();
+    let keeper = Keeper::prepare(fixture.legacy.clone()).await.serve();
     let left = fixture.containers.list::<&str>(&id("legacy"), &[]).await.unwrap();
     assert_eq!(left.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["ended", "other"]);
     let state = fixture.legacy.state().await.unwrap();
@@ -217,4 +243,78 @@ async fn what_never_ran_is_taken_away_at_boot_and_what_ended_is_not() {
     assert_eq!((state[0].id.as_str(), state[0].status), ("ended", Status::Stopped(3)));
     assert_eq!(state[0].processes[0].pid, 7);
     keeper.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_hangs_holds_up_no_end_of_the_daemon() {
+    let fixture = Fixture::new().await;
+    fixture.add("a", Vec::new()).await;
+    fixture.fake.hangs.store(true, Ordering::Relaxed);
+    let legacy = fixture.legacy.clone();
+    let hangs = tokio::spawn(async move {
+        let asked = legacy.create_checkpoint("a", checkpoint("one")).await;
+        asked.unwrap_err()
+    });
+    fixture.fake.asked_now.notified().await;
+    fixture.legacy.shutdown().await;
+    assert_eq!(hangs.await.unwrap().kind(), ErrorKind::Unavailable);
+    // A shim may go on writing: it is not for this daemon to remove, nor seen.
+    let folder = fixture.folder.path().join("a/checkpoints");
+    assert!(folder.join(".one.new/image").exists());
+    assert_eq!(fixture.legacy.list_checkpoints("a").await.unwrap(), []);
+    assert!(lock(&fixture.legacy.again).is_empty() && fixture.legacy.work.is_empty());
+}
+
+#[tokio::test]
+async fn a_record_that_makes_no_sense_hides_no_event() {
+    let fixture = Fixture::new().await;
+    let (name, _) = record::bundle("/".into()).unwrap();
+    let garbage = Any { type_url: name.clone(), value: b"{".to_vec() };
+    let extensions = [(name, garbage)].into();
+    let stored = StoredContainer { extensions, ..container("garbage") };
+    fixture.containers.create(&id("legacy"), stored).await.unwrap();
+    fixture.add("a", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
+    let mut events = fixture.legacy.subscribe().await.unwrap();
+    let event = events.next().await.unwrap().unwrap();
+    assert_eq!((event.kind, event.id.as_str(), event.pid), (EventKind::Exit, "a", 7));
+}
+
+/// What clocks say does not matter.
+#[tokio::test]
+async fn unseen_is_what_came_before_clients_were_served() {
+    let fixture = Fixture::with_replay(Duration::from_secs(1 << 30)).await;
+    for name in ["before", "live"] {
+        fixture.add(name, Vec::new()).await;
+        fixture.publish("/tasks/start", &TaskStart { container_id: name.into(), pid: 7 });
+    }
+    fixture.publish("/tasks/exit", &exit("before", 7, 3));
+    let legacy = &fixture.legacy;
+    let keeper = Keeper::prepare(legacy.clone()).await.serve();
+    let marked = legacy.record(&id("before")).await.unwrap().exit.unwrap();
+    assert_eq!((marked.pid, marked.status), (7, 3));
+    // The one without an end is no more. One that ends now was seen, although
+    // that was in 1970; an end that is told late was not.
+    assert!(legacy.record(&id("live")).await.unwrap_err().is_not_found());
+    fs::remove_dir(fixture.folder.path().join("live")).unwrap();
+    fixture.add("live", Vec::new()).await;
+    legacy.ended(&id("live"), ending(8, 0, 1)).await.unwrap();
+    assert!(legacy.record(&id("live")).await.unwrap_err().is_not_found());
+    legacy.ended(&id("before"), ending(7, 3, 1)).await.unwrap();
+    assert_eq!(legacy.record(&id("before")).await.unwrap().exit, Some(marked));
+    keeper.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_put_in_order_keeps_how_it_ended() {
+    let fixture = Fixture::new().await;
+    let look = |source, ending| look::Look { id: id("a"), source, ending };
+    fixture.add("a", Vec::new()).await;
+    fixture.legacy.look_again(look(look::Source::Boot, Some(ending(7, 3, 9))));
+    fixture.legacy.look_again(look(look::Source::Live, None));
+    let again = fixture.legacy.take_again();
+    assert_eq!(again.len(), 1);
+    fixture.legacy.look(&again[0]).await.unwrap();
+    let record = fixture.legacy.record(&id("a")).await.unwrap();
+    assert_eq!(record.exit, Some(ending(7, 3, 9)));
+    assert!(fixture.legacy.take_again().is_empty());
 }

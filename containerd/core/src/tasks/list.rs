@@ -1,16 +1,20 @@
-//! Asking all tasks of a namespace at once.
+//! Asking tasks what they are up to, all of a namespace at once.
 //!
 //! Every shim is asked at the same time and each has its own deadline, so one
 //! that hangs costs its own answer and delays nobody.
 
-use std::{future::Future, sync::Arc, time::SystemTime};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use runtime_v2::{Process, Status, Stdio, Task};
-use shim_protocol::{Error, ErrorKind, Id, Result};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 use tokio::{task::JoinSet, time::timeout};
 use tracing::warn;
 
-use super::{Metric, Tasks, request::TaskFields};
+use super::{Metric, Target, Tasks, request::TaskFields};
 use crate::filter::Filter;
 
 impl Tasks {
@@ -60,6 +64,18 @@ impl Tasks {
         Ok(metrics)
     }
 
+    /// What one task uses.
+    ///
+    /// # Errors
+    /// `NotFound`; `DeadlineExceeded` when its shim does not answer; what it says.
+    pub async fn stats(&self, target: &Target) -> Result<Metric> {
+        let task = self.of(target)?;
+        let at = SystemTime::now();
+        let data = by_deadline(self.config.state_timeout, task.stats()).await;
+        let data = data.context("ask for figures of", target)?;
+        Ok(Metric { container: task.id().clone(), at, data })
+    }
+
     async fn ask_all<T, F>(
         &self,
         tasks: Vec<Arc<Task>>,
@@ -73,16 +89,17 @@ impl Tasks {
         let mut asked = JoinSet::new();
         for task in tasks {
             let answer = ask(task.clone());
-            asked.spawn(async move {
-                let answer = timeout(limit, answer).await.unwrap_or_else(|_| {
-                    let text = format!("no answer from the shim in {limit:?}");
-                    Err(Error::new(ErrorKind::DeadlineExceeded, text))
-                });
-                (task, answer)
-            });
+            asked.spawn(async move { (task, by_deadline(limit, answer).await) });
         }
         asked.join_all().await
     }
+}
+
+async fn by_deadline<T>(limit: Duration, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(limit, answer).await.unwrap_or_else(|_| {
+        let text = format!("no answer from the shim in {limit:?}");
+        Err(Error::new(ErrorKind::DeadlineExceeded, text))
+    })
 }
 
 /// What is known of a task without its shim.

@@ -42,6 +42,7 @@ impl Config {
         top.insert("debug".into(), self.debug().into());
         let metrics = table([
             ("address", self.metrics.address.clone().into()),
+            ("grpc_histogram", self.metrics.grpc_histogram.into()),
             ("interval", duration::format(self.metrics.interval).into()),
         ]);
         top.insert("metrics".into(), metrics.into());

@@ -103,6 +103,8 @@ pub(crate) struct Metrics {
     pub(crate) address: String,
     /// How often those of the daemon are logged; zero: they are not.
     pub(crate) interval: Duration,
+    /// Whether it is served how long gRPC requests take.
+    pub(crate) grpc_histogram: bool,
 }
 
 /// Containers of the APIs of 2015.

@@ -170,8 +170,7 @@ impl Config {
 impl Config {
     fn read_metrics(&mut self, mut metrics: Reader<'_>) -> Result<()> {
         self.metrics.address = metrics.text("address")?.unwrap_or_default();
-        // Of gRPC nothing is counted.
-        metrics.boolean("grpc_histogram")?;
+        self.metrics.grpc_histogram = metrics.boolean("grpc_histogram")?.unwrap_or_default();
         // Ours: containerd of 2015 had it as a flag.
         if let Some(interval) = metrics.duration("interval")? {
             self.metrics.interval = interval;

@@ -2,12 +2,14 @@
 //! `/v1/metrics`, and of the daemon alone in the log, as the first containerd
 //! wrote them there.
 
+mod calls;
 mod cgroups;
+mod count;
 mod log;
 mod own;
 mod text;
 
-use std::{io, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,77 +18,56 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use containerd_core::{events::Exchange, tasks::Tasks};
+use containerd_core::{events::Exchange, gc::Scheduler, tasks::Tasks};
+use futures::future::join_all;
 use shim_protocol::{Context, Error, ErrorKind, Result};
-use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use calls::Calls;
+pub(crate) use count::Count;
 pub(crate) use log::Log;
 
 use self::text::Families;
-use crate::{
-    app::DRAIN_DEADLINE,
-    rest::listener::{Limited, Listening},
-};
+use crate::http::{self, Listening};
 
 /// Where Prometheus looks (containerd, `cmd/containerd/server`).
 const PATH: &str = "/v1/metrics";
+
+/// How long containers are asked. Prometheus waits for ten seconds, unless it
+/// is told otherwise (`scrape_timeout`).
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What figures are taken from.
 #[derive(Clone)]
 pub(crate) struct Sources {
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) events: Arc<Exchange>,
+    pub(crate) gc: Scheduler,
+    /// Counted only if it is asked for.
+    pub(crate) calls: Option<Arc<Calls>>,
 }
 
 /// A port is bound, and nothing is served.
-pub(crate) struct Bound(TcpListener);
-
-/// Prometheus is served.
-pub(crate) struct Running(JoinHandle<io::Result<()>>);
+pub(crate) struct Bound(Listening);
 
 impl Bound {
     /// Binds `host:port`; none if that is empty.
     ///
     /// # Errors
-    /// `FailedPrecondition` when somebody listens there; those of the system.
+    /// Those of [`Listening::tcp`].
     pub(crate) async fn bind(address: &str) -> Result<Option<Self>> {
         if address.is_empty() {
             return Ok(None);
         }
-        let listener = TcpListener::bind(address).await.map_err(|e| {
-            let kind = match e.kind() {
-                io::ErrorKind::AddrInUse => ErrorKind::FailedPrecondition,
-                io::ErrorKind::InvalidInput | io::ErrorKind::AddrNotAvailable => {
-                    ErrorKind::InvalidArgument
-                }
-                _ => ErrorKind::Internal,
-            };
-            Error::caused(kind, format!("bind {address}"), e)
-        });
-        Ok(Some(Self(listener.context("serve", "metrics")?)))
+        let listening = Listening::tcp(address, address).await;
+        Ok(Some(Self(listening.context("serve", "metrics")?)))
     }
 
     /// Serves until `stop` is set.
-    pub(crate) fn serve(self, sources: Sources, stop: CancellationToken) -> Running {
-        let listening = Listening::Tcp(self.0);
-        tracing::info!(address = %listening, "serving metrics");
-        let routes = Router::new().route(PATH, get(metrics)).with_state(sources);
-        let server = axum::serve(Limited::new(listening), routes)
-            .with_graceful_shutdown(stop.cancelled_owned());
-        Running(tokio::spawn(server.into_future()))
-    }
-}
-
-impl Running {
-    /// Waits until requests have ended, but not longer than a deadline; `stop`
-    /// must be set. Says whether all have.
-    pub(crate) async fn drain(mut self) -> bool {
-        let clean = time::timeout(DRAIN_DEADLINE, &mut self.0).await.is_ok();
-        if !clean {
-            self.0.abort();
-        }
-        clean
+    pub(crate) fn serve(self, sources: Sources, stop: CancellationToken) -> http::Running {
+        tracing::info!(address = %self.0, "serving metrics");
+        self.0.serve(Router::new().route(PATH, get(metrics)).with_state(sources), stop)
     }
 }
 
@@ -104,8 +85,18 @@ async fn metrics(State(sources): State<Sources>) -> Response {
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
     }
-    for namespace in sources.tasks.namespaces() {
-        match sources.tasks.metrics(&namespace, &[]).await {
+    if let Some(calls) = &sources.calls {
+        calls.add_to(&mut families);
+    }
+    // One that hangs costs its own figures, and the time of nobody else.
+    let deadline = Instant::now() + DEADLINE;
+    let asked = sources.tasks.namespaces().into_iter().map(|namespace| async {
+        let found = timeout_at(deadline, sources.tasks.metrics(&namespace, &[])).await;
+        let late = |_| Err(Error::new(ErrorKind::DeadlineExceeded, format!("{DEADLINE:?}")));
+        (namespace, found.unwrap_or_else(late))
+    });
+    for (namespace, found) in join_all(asked).await {
+        match found {
             Ok(metrics) => {
                 for metric in metrics {
                     cgroups::add(&mut families, &namespace, &metric);

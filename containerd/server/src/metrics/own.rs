@@ -2,7 +2,7 @@
 
 use std::{fs, io};
 
-use containerd_core::telemetry::Measured;
+use containerd_core::{gc::Passes, telemetry::Measured};
 
 use super::{
     Sources,
@@ -14,6 +14,7 @@ use crate::cli::{REVISION, VERSION};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Figures {
     pub(super) starts: Measured,
+    pub(super) garbage: Passes,
     pub(super) containers: usize,
     pub(super) events: u64,
     pub(super) subscribers: usize,
@@ -37,6 +38,7 @@ pub(super) struct Process {
 pub(super) fn read(sources: &Sources, tasks: usize) -> Figures {
     Figures {
         starts: sources.tasks.start_times(),
+        garbage: sources.gc.passes(),
         containers: sources.tasks.count(),
         events: sources.events.count(),
         subscribers: sources.events.subscribers(),
@@ -107,6 +109,23 @@ impl Figures {
         let help = "containerd build information";
         families.add("containerd_build_info_total", Kind::Counter, help, &build, 1.0);
         self.add_starts(families);
+        self.add_garbage(families);
+    }
+
+    /// Their names are containerd's (`plugins/gc/scheduler.go`).
+    fn add_garbage(&self, families: &mut Families) {
+        let Passes { succeeded, failed } = &self.garbage;
+        for (status, count) in [("success", succeeded.count), ("fail", *failed)] {
+            families.add(
+                "containerd_gc_collections_total",
+                Kind::Counter,
+                "Passes of the garbage collector",
+                &[("status", status)],
+                count as f64,
+            );
+        }
+        let help = "Time that a pass of the garbage collector takes";
+        families.add_histogram("containerd_gc_gc_seconds", help, &[], succeeded);
     }
 
     fn add_starts(&self, families: &mut Families) {

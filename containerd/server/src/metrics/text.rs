@@ -5,6 +5,8 @@ use std::{
     fmt::{self, Write},
 };
 
+use containerd_core::telemetry::Counted;
+
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What a figure means.
@@ -12,6 +14,7 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 pub(super) enum Kind {
     Counter,
     Gauge,
+    Histogram,
     Summary,
 }
 
@@ -60,6 +63,27 @@ impl Families {
         family.samples.push(Sample { suffix, labels, value });
     }
 
+    /// How many durations were short.
+    pub(super) fn add_histogram(
+        &mut self,
+        name: &str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        counted: &Counted,
+    ) {
+        let mut part = |suffix, labels: &[(&'static str, &str)], value| {
+            self.add_part(name, Kind::Histogram, help, suffix, labels, value);
+        };
+        let steps = counted.steps.iter();
+        let steps = steps.map(|(longest, count)| (longest.as_secs_f64().to_string(), *count));
+        for (longest, count) in steps.chain([("+Inf".to_owned(), counted.count)]) {
+            let labels: Vec<_> = labels.iter().copied().chain([("le", &*longest)]).collect();
+            part("_bucket", &labels, count as f64);
+        }
+        part("_sum", labels, counted.total.as_secs_f64());
+        part("_count", labels, counted.count as f64);
+    }
+
     pub(super) fn render(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -72,6 +96,7 @@ impl Families {
             let kind = match family.kind {
                 Kind::Counter => "counter",
                 Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
                 Kind::Summary => "summary",
             };
             writeln!(text, "# HELP {name} {}", family.help)?;
@@ -98,6 +123,8 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -113,6 +140,23 @@ mod tests {
              # HELP b_bytes B.\n# TYPE b_bytes gauge\n\
              b_bytes{id=\"x\",q=\"a\\\"b\\\\c\\nd\"} 10000000000\nb_bytes{id=\"y\"} 2\n\
              # HELP c C.\n# TYPE c summary\nc_count 3\n"
+        );
+    }
+
+    #[test]
+    fn histograms_end_in_all() {
+        let ms = Duration::from_millis;
+        let steps = vec![(ms(5), 1), (ms(2500), 2)];
+        let mut families = Families::default();
+        let counted = Counted { steps, total: ms(4500), count: 3 };
+        families.add_histogram("a_seconds", "A.", &[("id", "x")], &counted);
+        assert_eq!(
+            families.render(),
+            "# HELP a_seconds A.\n# TYPE a_seconds histogram\n\
+             a_seconds_bucket{id=\"x\",le=\"0.005\"} 1\n\
+             a_seconds_bucket{id=\"x\",le=\"2.5\"} 2\n\
+             a_seconds_bucket{id=\"x\",le=\"+Inf\"} 3\n\
+             a_seconds_sum{id=\"x\"} 4.5\na_seconds_count{id=\"x\"} 3\n"
         );
     }
 }

@@ -22,18 +22,12 @@ impl From<Error> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let error = match self {
-            Self::Core(error) => error,
-            Self::Request(status, text) => return plain(status, &text).into_response(),
-        };
-        let mut text = error.report().to_string();
-        // As the gRPC API says it.
-        match error.kind() {
-            ErrorKind::NotFound => text.push_str(": not found"),
-            ErrorKind::AlreadyExists => text.push_str(": already exists"),
-            _ => {}
+        match self {
+            // As the gRPC API says it.
+            Self::Core(error) => plain(status(error.kind()), &crate::status::text(&error)),
+            Self::Request(status, text) => plain(status, &text),
         }
-        plain(status(error.kind()), &text).into_response()
+        .into_response()
     }
 }
 

@@ -8,29 +8,23 @@
 mod address;
 mod failure;
 mod guard;
-pub(crate) mod listener;
 mod routes;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use containerd_core::legacy::Legacy;
-use shim_protocol::{Context, Error, ErrorKind, Result};
-use tokio::{
-    net::{TcpListener, UnixListener, lookup_host},
-    task::JoinHandle,
-    time,
-};
+use shim_protocol::{Context, Error, Result};
+use tokio::net::{UnixListener, lookup_host};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use address::Address;
 
-use self::listener::{Limited, Listening};
 use crate::{
-    app::DRAIN_DEADLINE,
     config::{Rest, Socket},
+    http::{self, Listening},
     socket,
 };
 
@@ -44,7 +38,7 @@ pub(crate) struct Bound {
 
 /// Clients are served.
 pub(crate) struct Running {
-    server: JoinHandle<io::Result<()>>,
+    server: http::Running,
     socket: Option<Socket>,
 }
 
@@ -65,7 +59,7 @@ impl Bound {
             }
             Some(Address::Tcp { host, port }) => {
                 let listener = bind_tcp(&host, port, allow_remote).await;
-                (Listening::Tcp(listener.context("serve REST at", &config.address)?), None)
+                (listener.context("serve REST at", &config.address)?, None)
             }
         };
         Ok(Some(Self { listening, socket, allow_remote }))
@@ -80,20 +74,14 @@ impl Bound {
             _ => guard::Hosts::Any,
         };
         let routes = routes::routes(legacy, hosts);
-        let server = axum::serve(Limited::new(listening), routes)
-            .with_graceful_shutdown(stop.cancelled_owned());
-        Running { server: tokio::spawn(server.into_future()), socket }
+        Running { server: listening.serve(routes, stop), socket }
     }
 }
 
 impl Running {
-    /// Waits until requests have ended, but not longer than a deadline; `stop`
-    /// must be set. Says whether all have.
-    pub(crate) async fn drain(mut self) -> bool {
-        let clean = time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_ok();
-        if !clean {
-            self.server.abort();
-        }
+    /// As [`http::Running::drain`], and then the socket is removed.
+    pub(crate) async fn drain(self) -> bool {
+        let clean = self.server.drain().await;
         if let Some(socket) = &self.socket {
             socket::remove(socket);
         }
@@ -102,19 +90,12 @@ impl Running {
 }
 
 /// A name may stand for addresses that are not the host's own.
-async fn bind_tcp(host: &str, port: u16, allow_remote: bool) -> Result<TcpListener> {
+async fn bind_tcp(host: &str, port: u16, allow_remote: bool) -> Result<Listening> {
     let found = lookup_host((host, port)).await.context("look up", host)?;
     let own: Vec<SocketAddr> =
         found.filter(|address| allow_remote || address.ip().is_loopback()).collect();
     if own.is_empty() {
         return Err(Error::invalid(format!("{host} is not this host")));
     }
-    TcpListener::bind(own.as_slice()).await.map_err(|e| {
-        let kind = match e.kind() {
-            io::ErrorKind::AddrInUse => ErrorKind::FailedPrecondition,
-            io::ErrorKind::AddrNotAvailable => ErrorKind::InvalidArgument,
-            _ => ErrorKind::Internal,
-        };
-        Error::caused(kind, format!("bind {host}:{port}"), e)
-    })
+    Listening::tcp(own.as_slice(), &format!("{host}:{port}")).await
 }

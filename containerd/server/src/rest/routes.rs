@@ -27,6 +27,9 @@ use super::{
 /// smaller, since the kernel takes no more.
 const MAX_BODY: usize = 1 << 20;
 
+/// How long a request may take to come, without its head.
+const BODY_LIMIT: Duration = Duration::from_secs(30);
+
 /// How much more is read of one that is bigger, in bytes.
 const MAX_SURPLUS: usize = 64 << 20;
 
@@ -184,23 +187,37 @@ async fn body(request: Request) -> Result<Bytes, Failure> {
         return Err(too_big());
     }
     let mut chunks = body.into_data_stream();
-    let mut all = Vec::new();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| {
-            Failure::Request(StatusCode::BAD_REQUEST, format!("the request was cut off: {error}"))
-        })?;
-        if all.len() + chunk.len() > MAX_BODY {
-            drop(all);
+    match timeout(BODY_LIMIT, collect(&mut chunks)).await {
+        Ok(Ok(Some(all))) => Ok(all.into()),
+        Ok(Ok(None)) => {
             // A client that still sends when the connection is closed may never
             // read the answer.
             if timeout(SURPLUS_LIMIT, swallow(chunks)).await.is_err() {
                 tracing::debug!("a request that is too long was cut off");
             }
-            return Err(too_big());
+            Err(too_big())
+        }
+        Ok(Err(error)) => {
+            let text = format!("the request was cut off: {error}");
+            Err(Failure::Request(StatusCode::BAD_REQUEST, text))
+        }
+        Err(_) => {
+            let text = format!("the request did not come in {BODY_LIMIT:?}");
+            Err(Failure::Request(StatusCode::REQUEST_TIMEOUT, text))
+        }
+    }
+}
+
+/// None if it is too big.
+async fn collect(chunks: &mut BodyDataStream) -> Result<Option<Vec<u8>>, axum::Error> {
+    let mut all = Vec::new();
+    while let Some(chunk) = chunks.next().await.transpose()? {
+        if all.len() + chunk.len() > MAX_BODY {
+            return Ok(None);
         }
         all.extend_from_slice(&chunk);
     }
-    Ok(all.into())
+    Ok(Some(all))
 }
 
 /// Reads on, and forgets it.

@@ -12,7 +12,7 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use shim_protocol::{Error, Result};
+use shim_protocol::{Error, ErrorKind, Result};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -139,18 +139,28 @@ struct Figures {
 
 impl Figures {
     async fn next(&mut self) -> Result<Option<api::Stats>> {
-        tokio::select! {
-            _ = self.ticks.tick() => {}
-            () = self.stop.cancelled() => {
-                return Err(Error::unavailable("the daemon is stopping"));
+        loop {
+            tokio::select! {
+                _ = self.ticks.tick() => {}
+                () = self.stop.cancelled() => {
+                    return Err(Error::unavailable("the daemon is stopping"));
+                }
+            }
+            match self.legacy.stats(&self.id).await {
+                Ok(stats) => return stats::stats_out(stats).map(Some),
+                Err(e) if e.is_not_found() => return Ok(None),
+                // It may be busy now, and answer the next time.
+                Err(e) if is_transient(e.kind()) => {
+                    tracing::warn!(id = self.id, error = %e.report(), "figures are left out");
+                }
+                Err(e) => return Err(e),
             }
         }
-        match self.legacy.stats(&self.id).await {
-            Ok(stats) => stats::stats_out(stats).map(Some),
-            Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(e),
-        }
     }
+}
+
+fn is_transient(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::DeadlineExceeded | ErrorKind::Unavailable)
 }
 
 #[tonic::async_trait]

@@ -39,14 +39,14 @@ use tonic::{server::NamedService, service::Routes};
 
 use crate::{assembly::Core, config::Config, identity::Identity};
 
-/// All services that the configuration does not switch off. `stop` ends
-/// requests that would go on for ever.
+/// All services that the configuration does not switch off, and their names.
+/// `stop` ends requests that would go on for ever.
 pub(crate) fn routes(
     core: &Core,
     identity: Identity,
     config: &Config,
     stop: &CancellationToken,
-) -> Routes {
+) -> (Routes, Vec<&'static str>) {
     let is_disabled = |plugin: &str| config.is_disabled(plugin);
     let mut names = Vec::new();
     let mut routes = Routes::builder();
@@ -120,7 +120,7 @@ pub(crate) fn routes(
         HealthServer,
         health::Service { names: names.clone(), stop: stop.clone() }
     );
-    routes.routes()
+    (routes.routes(), names)
 }
 
 /// The full name of a service.

@@ -37,6 +37,7 @@ impl SweepSnapshots for Nothing {
 struct Process {
     runtime: Option<Runtime>,
     content: Content,
+    db: Db,
 }
 
 impl Drop for Process {
@@ -78,26 +79,27 @@ impl Scene {
             let db = Db::open(&root).await.unwrap();
             let (root, sharing) = (root.join("content"), Sharing::Isolated);
             let config = ContentConfig { root, sharing, foreign: false };
-            let content = Content::open(config, db).await.unwrap();
+            let content = Content::open(config, db.clone()).await.unwrap();
             let stop = CancellationToken::new();
             let service = content::Service { content: content.clone(), stop };
             let incoming = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
             let server = Server::builder()
                 .add_service(ContentServer::new(service).max_decoding_message_size(16 << 20));
             tokio::spawn(async move { server.serve_with_incoming(incoming).await });
-            content
+            (content, db)
         };
-        let content = runtime.spawn(serve).await.unwrap();
-        self.process = Some(Process { runtime: Some(runtime), content });
+        let (content, db) = runtime.spawn(serve).await.unwrap();
+        self.process = Some(Process { runtime: Some(runtime), content, db });
     }
 
     /// It ends with all its connections, as a process does, and its end is noticed.
     async fn end(&mut self) {
         let mut process = self.process.take().unwrap();
         let runtime = process.runtime.take();
-        drop(process);
-        // Only then the database can be opened again.
         tokio::task::spawn_blocking(|| drop(runtime)).await.unwrap();
+        // It can be opened again when the thread that writes is gone as well.
+        process.db.shutdown().await;
+        drop(process);
         std::fs::remove_file(self.folder.path().join("socket")).unwrap();
         while kind(self.content.status(&ns(), "none").await) != Some(ErrorKind::Unavailable) {}
     }

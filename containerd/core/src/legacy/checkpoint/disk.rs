@@ -1,0 +1,395 @@
+//! Folders of checkpoints. One that is listed is whole: it is made and removed
+//! under another name, and what a daemon that died has left there is swept
+//! away by the next change, unless a shim still writes to it. Whoever changes
+//! something has the container's lock.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use nix::libc;
+use prost_types::Timestamp;
+use serde::{Deserialize, Serialize};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use tracing::warn;
+
+use super::Checkpoint;
+
+/// The biggest `config.json` of a checkpoint, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Name of the file that says what was asked for.
+const CONFIG: &str = "config.json";
+
+/// What the names of folders end with that are not whole.
+const NEW: &str = ".new";
+const REMOVED: &str = ".removed";
+
+/// `config.json`, with the names of the daemons that wrote it first
+/// (containerd 0.2, `runtime/runtime.go`).
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Config {
+    created: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    tcp: bool,
+    #[serde(default)]
+    unix_sockets: bool,
+    #[serde(default)]
+    shell: bool,
+    #[serde(default)]
+    exit: bool,
+}
+
+/// Where one checkpoint is.
+pub(super) struct Place {
+    all: PathBuf,
+    name: Id,
+}
+
+impl Place {
+    /// The checkpoint called `name` among `all` of a container.
+    pub(super) fn new(all: PathBuf, name: &Id) -> Self {
+        Self { all, name: name.clone() }
+    }
+
+    /// Its folder, once it is whole.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.all.join(self.name.as_str())
+    }
+
+    fn hidden(&self, end: &str) -> PathBuf {
+        self.all.join(format!(".{}{end}", self.name))
+    }
+
+    /// Makes the folder for an image, and says in it what was asked for.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `Unavailable` when a shim still makes one of that name;
+    /// those of the disk.
+    pub(super) fn begin(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
+        fs::create_dir_all(&self.all).context("make folder", self.all.display())?;
+        sweep(&self.all)?;
+        let (folder, new) = (self.folder(), self.hidden(NEW));
+        if fs::symlink_metadata(&folder).is_ok() {
+            return Err(Error::already_exists(format!("checkpoint {}", folder.display())));
+        }
+        if fs::symlink_metadata(&new).is_ok() {
+            return Err(Error::unavailable(format!("{} is still being made", new.display())));
+        }
+        // What is in a process's memory is nobody else's concern.
+        DirBuilder::new().mode(0o700).create(&new).context("make folder", new.display())?;
+        let written = write(&new, checkpoint).and_then(|()| sync(&new));
+        if written.is_err() {
+            // The first error says more, and the next change tries again.
+            let _ = self.discard();
+        }
+        written.map(|()| new)
+    }
+
+    /// The image is whole, and is to be seen.
+    ///
+    /// # Errors
+    /// Those of the disk, with the name under which the image is then.
+    pub(super) fn finish(&self) -> Result<()> {
+        let new = self.hidden(NEW);
+        fs::rename(&new, self.folder())
+            .context("the image is made, but is still", new.display())?;
+        sync_or_warn(&self.all);
+        Ok(())
+    }
+
+    /// Removes what was begun, if it was. Not to be done while a shim may still
+    /// write to it.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn discard(&self) -> Result<()> {
+        remove_hidden(&self.hidden(NEW))
+    }
+
+    /// Removes it. Out of sight first: one that is half removed is none.
+    ///
+    /// # Errors
+    /// `NotFound`; those of the disk.
+    pub(super) fn remove(&self) -> Result<()> {
+        let (folder, removed) = (self.folder(), self.hidden(REMOVED));
+        if !fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(Error::not_found(format!("checkpoint {}", folder.display())));
+        }
+        sweep(&self.all)?;
+        fs::rename(&folder, &removed).context("hide", folder.display())?;
+        sync_or_warn(&self.all);
+        remove_hidden(&removed)
+    }
+}
+
+/// Removes what was not made, or not removed, to its end. What a shim writes to
+/// is locked by it.
+fn sweep(all: &Path) -> Result<()> {
+    for entry in fs::read_dir(all).context("read folder", all.display())? {
+        let entry = entry.context("read folder", all.display())?;
+        let name = entry.file_name();
+        let hidden = name.to_str().and_then(|name| name.strip_prefix('.'));
+        let of = hidden.and_then(|h| h.strip_suffix(NEW).or_else(|| h.strip_suffix(REMOVED)));
+        // What else there is is not ours.
+        if of.is_some_and(|name| Id::new("checkpoint name", name).is_ok())
+            && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && let Some(_lock) = lock(&entry.path())?
+        {
+            remove_hidden(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The lock of a folder; none if somebody else has it, or it is none.
+fn lock(folder: &Path) -> Result<Option<File>> {
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(folder);
+    let file = file.context("open", folder.display())?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e).context("lock", folder.display()),
+    }
+}
+
+fn remove_hidden(hidden: &Path) -> Result<()> {
+    match fs::remove_dir_all(hidden) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.context("remove", hidden.display()),
+    }
+}
+
+fn write(folder: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    let config = Config {
+        created: Timestamp::from(checkpoint.created).to_string(),
+        name: checkpoint.name.clone(),
+        tcp: checkpoint.tcp,
+        unix_sockets: checkpoint.unix_sockets,
+        shell: checkpoint.shell,
+        exit: checkpoint.exit,
+    };
+    let text = serde_json::to_vec(&config)
+        .map_err(|e| Error::caused(ErrorKind::Internal, "encode a checkpoint", e))?;
+    let path = folder.join(CONFIG);
+    let written = || {
+        let mut file = File::create_new(&path)?;
+        file.write_all(&text)?;
+        file.sync_all()
+    };
+    written().context("write", path.display())
+}
+
+fn sync(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).context("sync", folder.display())
+}
+
+/// What was renamed cannot be undone by then.
+fn sync_or_warn(folder: &Path) {
+    if let Err(error) = sync(folder) {
+        warn!(error = %error.report(), "a change of checkpoints may not outlive a power failure");
+    }
+}
+
+/// The checkpoints in a folder, by name. What has no name that could be asked
+/// for is none, nor is a file; one whose configuration makes no sense is passed
+/// over.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn list(folder: &Path) -> Result<Vec<Checkpoint>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context("read folder", folder.display())?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.context("read folder", folder.display())?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Ok(metadata) = entry.metadata() else { continue };
+        if !metadata.is_dir() || Id::new("checkpoint name", &name).is_err() {
+            continue;
+        }
+        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        match read(&entry.path(), name, modified) {
+            Ok(checkpoint) => found.push(checkpoint),
+            Err(error) => warn!(error = %error.report(), "checkpoint makes no sense"),
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn read(folder: &Path, name: String, modified: SystemTime) -> Result<Checkpoint> {
+    let path = folder.join(CONFIG);
+    let mut checkpoint = Checkpoint {
+        name,
+        created: modified,
+        exit: false,
+        tcp: false,
+        unix_sockets: false,
+        shell: false,
+    };
+    let is_small_file = |m: fs::Metadata| m.is_file() && m.len() <= MAX_CONFIG;
+    if !fs::symlink_metadata(&path).is_ok_and(is_small_file) {
+        return Ok(checkpoint);
+    }
+    let bytes = fs::read(&path).context("read", path.display())?;
+    let config: Config = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::caused(ErrorKind::DataLoss, format!("checkpoint {path:?}"), e))?;
+    let created = config.created.parse::<Timestamp>().ok();
+    if let Some(created) = created.and_then(|created| SystemTime::try_from(created).ok()) {
+        checkpoint.created = created;
+    }
+    checkpoint.exit = config.exit;
+    checkpoint.tcp = config.tcp;
+    checkpoint.unix_sockets = config.unix_sockets;
+    checkpoint.shell = config.shell;
+    Ok(checkpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::symlink, time::Duration};
+
+    use super::{super::folder_of, *};
+
+    fn place(all: &Path, name: &str) -> Place {
+        Place::new(all.to_owned(), &Id::new("checkpoint name", name).unwrap())
+    }
+
+    fn checkpoint(name: &str) -> Checkpoint {
+        Checkpoint {
+            name: name.into(),
+            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_449_270_554_915_868_934),
+            exit: true,
+            tcp: false,
+            unix_sockets: true,
+            shell: false,
+        }
+    }
+
+    #[test]
+    fn made_listed_and_removed() {
+        let bundle = tempfile::tempdir().unwrap();
+        let folder = folder_of(bundle.path());
+        assert_eq!(list(&folder).unwrap(), []);
+        for name in ["b", "a"] {
+            let made = place(&folder, name).begin(&checkpoint(name)).unwrap();
+            assert!(made.join(CONFIG).exists());
+            place(&folder, name).finish().unwrap();
+        }
+        let again = place(&folder, "a").begin(&checkpoint("a")).unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(list(&folder).unwrap(), [checkpoint("a"), checkpoint("b")]);
+        place(&folder, "a").remove().unwrap();
+        assert!(place(&folder, "a").remove().unwrap_err().is_not_found());
+        assert_eq!(list(&folder).unwrap(), [checkpoint("b")]);
+    }
+
+    #[test]
+    fn what_is_not_whole_is_not_seen_and_is_swept_away() {
+        let bundle = tempfile::tempdir().unwrap();
+        let folder = folder_of(bundle.path());
+        let names = || {
+            let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+            let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        let leave = || {
+            for hidden in [".a.new", ".b.removed", ".mine", ".c d.new"] {
+                fs::create_dir_all(folder.join(hidden).join("inner")).unwrap();
+            }
+        };
+        leave();
+        assert_eq!(list(&folder).unwrap(), []);
+        place(&folder, "a").begin(&checkpoint("a")).unwrap();
+        assert_eq!(names(), [".a.new", ".c d.new", ".mine"]);
+        assert!(!folder.join(".a.new/inner").exists());
+        assert_eq!(list(&folder).unwrap(), []);
+        place(&folder, "a").finish().unwrap();
+        leave();
+        place(&folder, "a").remove().unwrap();
+        assert_eq!(names(), [".c d.new", ".mine"]);
+        place(&folder, "a").discard().unwrap();
+    }
+
+    /// By a shim, for a daemon that is no more.
+    #[test]
+    fn what_is_still_written_to_stays() {
+        let bundle = tempfile::tempdir().unwrap();
+        let folder = folder_of(bundle.path());
+        let a = place(&folder, "a");
+        let new = a.begin(&checkpoint("a")).unwrap();
+        let held = lock(&new).unwrap().unwrap();
+        let refused = a.begin(&checkpoint("a")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+        assert!(refused.to_string().contains(".a.new"), "{refused}");
+        place(&folder, "b").begin(&checkpoint("b")).unwrap();
+        assert!(new.join(CONFIG).exists());
+        drop(held);
+        assert_eq!(a.begin(&checkpoint("a")).unwrap(), new);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_whose_configuration_is_torn_hides_no_other() {
+        let bundle = tempfile::tempdir().unwrap();
+        let folder = folder_of(bundle.path());
+        fs::create_dir_all(folder.join("torn")).unwrap();
+        fs::write(folder.join("torn").join(CONFIG), "{\"created\":\"20").unwrap();
+        place(&folder, "b").begin(&checkpoint("b")).unwrap();
+        place(&folder, "b").finish().unwrap();
+        assert_eq!(list(&folder).unwrap(), [checkpoint("b")]);
+        place(&folder, "torn").remove().unwrap();
+        assert!(!folder.join("torn").exists());
+    }
+
+    #[test]
+    fn one_without_a_configuration_has_the_time_of_its_folder() {
+        let bundle = tempfile::tempdir().unwrap();
+        let folder = folder_of(bundle.path());
+        fs::create_dir_all(folder.join("old")).unwrap();
+        let modified = fs::metadata(folder.join("old")).unwrap().modified().unwrap();
+        let listed = list(&folder).unwrap();
+        assert_eq!((listed[0].name.as_str(), listed[0].created), ("old", modified));
+        assert!(!listed[0].exit && !listed[0].unix_sockets);
+    }
+
+    #[test]
+    fn go_times_with_an_offset_are_read() {
+        let bundle = tempfile::tempdir().unwrap();
+        let folder = folder_of(bundle.path());
+        fs::create_dir_all(folder.join("a")).unwrap();
+        let text = r#"{"created":"2015-12-04T15:09:14.915868934-08:00","name":"a","tcp":true}"#;
+        fs::write(folder.join("a/config.json"), text).unwrap();
+        let listed = list(&folder).unwrap();
+        assert_eq!(listed[0].created, checkpoint("a").created);
+        assert!(listed[0].tcp);
+    }
+
+    #[test]
+    fn links_lead_nowhere() {
+        let bundle = tempfile::tempdir().unwrap();
+        let precious = bundle.path().join("precious");
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("file"), "").unwrap();
+        let folder = folder_of(bundle.path());
+        fs::create_dir_all(folder.join("a")).unwrap();
+        symlink(&precious, folder.join("link")).unwrap();
+        symlink(&precious, folder.join("a/link")).unwrap();
+        assert!(place(&folder, "link").remove().unwrap_err().is_not_found());
+        assert_eq!(list(&folder).unwrap().len(), 1);
+        place(&folder, "a").remove().unwrap();
+        assert!(precious.join("file").exists());
+    }
+}

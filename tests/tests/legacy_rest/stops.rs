@@ -1,0 +1,78 @@
+//! A daemon that is stopped in the midst of something.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tests::{
+    Bed,
+    criu::{CRIU, Roots},
+    eventually,
+    legacy::text,
+    within,
+};
+
+use crate::curl::Rest;
+
+/// The shim needs no daemon to go on. What it writes is not removed under it, and
+/// is the only copy of the container then.
+pub(crate) async fn a_daemon_may_stop_while_a_checkpoint_is_made(bed: &mut Bed) -> Result<()> {
+    let roots = Roots::prepare().map_err(anyhow::Error::msg)?;
+    roots.install(&CRIU, &bed.sandbox, "criu-itself")?;
+    let (begun, go) = (bed.sandbox.path("begun"), bed.sandbox.path("go"));
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU)?;
+    // runc starts it several times.
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = swrk ]; then touch {}; read line < {}; fi\nexec {} \"$@\"\n",
+        begun.display(),
+        go.display(),
+        bed.daemon.programs().join("criu-itself").display()
+    );
+    bed.sandbox.executable("programs/criu", &script)?;
+
+    let rest = Rest::enable_with(bed, "binary_name = \"runc\"\n").await?;
+    rest.start(bed, "one", "n=0; while :; do n=$((n+1)); echo $n >/count; sleep 0.02; done")
+        .await?;
+    let bundle = bed.sandbox.path("bundles/one");
+    let count =
+        || -> Result<u64> { Ok(fs::read_to_string(bundle.join("rootfs/count"))?.trim().parse()?) };
+    let (hidden, whole) = (bundle.join("checkpoints/.a.new"), bundle.join("checkpoints/a"));
+    let exit = json!({ "exit": true });
+    let asked = tokio::spawn({
+        let (address, exit) = (rest.address.clone(), exit.clone());
+        async move {
+            let rest = Rest { address };
+            rest.send("POST", "/containers/one/checkpoint/a", Some(&exit)).await
+        }
+    });
+    eventually(async || begun.try_exists()?.then_some(()).context("it has not begun")).await?;
+    bed.daemon.stop().await?;
+    if let Ok(answer) = within("an answer", asked).await?? {
+        ensure!(answer.code != 201, "{answer:?}");
+    }
+    ensure!(hidden.exists(), "it was removed under the shim");
+    bed.daemon.start(&bed.sandbox).await?;
+
+    let rest = Rest::find(bed)?;
+    let list = rest.send("GET", "/containers/one/checkpoint", None).await?;
+    assert_eq!(list.json()?, json!([]));
+    let again = rest.send("POST", "/containers/one/checkpoint/a", Some(&exit)).await?;
+    ensure!(again.code == 503 && again.text.contains("still being made"), "{again:?}");
+    let release = tokio::spawn(async move { while tokio::fs::write(&go, "go\n").await.is_ok() {} });
+    rest.gone("one").await?;
+    let reached = count()?;
+
+    ensure!(hidden.join("inventory.img").exists(), "the only copy is gone");
+    fs::rename(&hidden, &whole)?;
+    let body = json!({ "bundlePath": text(&bundle)?, "checkpoint": "a" });
+    let answer = rest.send("POST", "/containers/one", Some(&body)).await?;
+    assert_eq!(answer.code, 201, "{answer:?}");
+    release.abort();
+    eventually(async || {
+        let now = count()?;
+        ensure!(now > reached, "{now} after {reached}");
+        Ok(())
+    })
+    .await?;
+    rest.end("one").await
+}
