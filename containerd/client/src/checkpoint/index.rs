@@ -65,6 +65,15 @@ impl NewIndex {
         Ok(())
     }
 
+    /// Whether [`NewIndex::add_files`] will find what it adds.
+    ///
+    /// # Errors
+    /// `NotFound` when the container has no snapshot.
+    pub(super) async fn finds_files(namespace: &Namespace, container: &Container) -> Result<()> {
+        let record = container.record();
+        namespace.snapshots(&record.snapshotter).stat(&record.snapshot_key).await.map(drop)
+    }
+
     /// Adds what a container has written to its snapshot.
     pub(super) async fn add_files(
         &mut self,
