@@ -16,7 +16,7 @@ use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 use super::{Target, Tasks};
 use crate::{
     content::{Algorithm, Content, Digest, Ingestion},
-    diff::{ApplyOptions, Diff, NewLayer},
+    diff::{ApplyOptions, Diff, NewLayer, unique},
     fault,
     images::Descriptor,
 };
@@ -191,24 +191,27 @@ async fn write(
 ) -> Result<Descriptor> {
     let size = data.len() as u64;
     let digest = Digest::of(Algorithm::default(), &data);
+    // Nobody else writes to it.
+    let reference = unique("checkpoint-config");
     let ingestion = Ingestion {
-        reference: format!("checkpoint-config-{digest}"),
+        reference: reference.clone(),
         total: size,
         expected: Some(digest.clone()),
-        lease,
-    };
-    let exists = |result: Result<()>| match result {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        result => result,
+        lease: lease.clone(),
     };
     let written = async {
         let mut writer = content.writer(namespace, ingestion).await?;
-        writer.clear().await?;
         writer.write(data).await?;
         writer.commit(size, Some(digest.clone()), Default::default()).await.map(drop)
     };
-    exists(written.await).context("write", "the configuration")?;
-    Ok(Descriptor::new(CHECKPOINT_CONFIG, digest, size))
+    match written.await {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            // What failed first matters more.
+            let _ = content.abort(namespace, &reference, lease.as_deref()).await;
+            Err(e).context("write", "the configuration")
+        }
+        _ => Ok(Descriptor::new(CHECKPOINT_CONFIG, digest, size)),
+    }
 }
 
 /// Runc's options of a checkpoint.
