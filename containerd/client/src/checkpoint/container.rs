@@ -3,13 +3,14 @@
 use containerd_api::to_any;
 use containerd_images::{
     Descriptor,
-    media_type::{CHECKPOINT_OPTIONS, CHECKPOINT_RUNTIME_OPTIONS},
+    media_type::{CHECKPOINT_CONFIG, CHECKPOINT_OPTIONS, CHECKPOINT_RUNTIME_OPTIONS},
 };
 
 use super::{IMAGE, RUNTIME, SNAPSHOTTER, index::NewIndex, is_free, keep, task_of, while_paused};
 use crate::{CheckpointOptions, Container, Image, Namespace, Result, image::descriptor_from_wire};
 
-/// What of a container goes into a checkpoint. Its runtime always does.
+/// What of a container goes into a checkpoint. Its runtime and its configuration
+/// always do.
 #[derive(Clone, Debug, Default)]
 pub struct ContainerCheckpoint {
     image: bool,
@@ -19,7 +20,8 @@ pub struct ContainerCheckpoint {
 }
 
 impl ContainerCheckpoint {
-    /// Names of image, runtime and snapshotter, and the options of the runtime.
+    /// Names of image, runtime and snapshotter, the options of the runtime, and the
+    /// configuration.
     pub fn new() -> Self {
         Self::default()
     }
@@ -39,7 +41,7 @@ impl ContainerCheckpoint {
         self
     }
 
-    /// Its task, with its configuration.
+    /// Its task.
     #[must_use]
     pub fn task(mut self) -> Self {
         self.task = true;
@@ -136,6 +138,9 @@ impl Container {
         if parts.task {
             let options = to_any(&parts.task_options());
             index.add_message(namespace, CHECKPOINT_OPTIONS, &options).await?;
+        } else if let Some(spec) = &record.spec {
+            // That of a task comes with it.
+            index.add_message(namespace, CHECKPOINT_CONFIG, spec).await?;
         }
         match parts.files {
             true => NewIndex::finds_files(namespace, self).await,
