@@ -37,6 +37,8 @@ use crate::{ManagerConfig, address::Bootstrap, mounts};
 mod images;
 mod remove;
 
+pub(crate) use self::images::LeftImages;
+
 const CONFIG: &str = "config.json";
 const ROOTFS: &str = "rootfs";
 const WORK: &str = "work";

@@ -88,7 +88,7 @@ async fn steps(
     );
     let Started { bootstrap, is_ours } = started?;
     shared.registry.note_address(bundle, bootstrap.address.parse()?);
-    let is_restored = work?;
+    work?;
 
     let connection = Connection::dial(&bootstrap, bundle.namespace(), &shared.closing);
     let connection = connection.await.map_err(unreachable)?;
@@ -113,25 +113,22 @@ async fn steps(
 
     let seen = Seen::init(answer.pid);
     let task = Task::new(shared, bundle.clone(), binary, connection, Some(log), seen);
-    if is_restored {
-        task.will_be_restored();
-    }
     shared.registry.insert(task.clone());
     supervise::watch(shared, &task);
     Ok(task)
 }
 
 /// Makes the work folder, and brings the images there that the task is restored
-/// from, if they are to be brought; answers whether they were.
-async fn make_work(bundle: &Bundle, checkpoint: &mut Option<Checkpoint>) -> Result<bool> {
+/// from, if they are to be brought.
+async fn make_work(bundle: &Bundle, checkpoint: &mut Option<Checkpoint>) -> Result<()> {
     let folder = bundle.clone();
     blocking(move || folder.create_work()).await?;
-    let Some(Checkpoint::Images(images)) = checkpoint else { return Ok(false) };
+    let Some(Checkpoint::Images(images)) = checkpoint else { return Ok(()) };
     let owner = bundle.clone();
     let folder = blocking(move || owner.make_restore_folder()).await?;
     images.unpack(&folder).await.context("bring the checkpoint of", bundle.id())?;
     *checkpoint = Some(Checkpoint::Folder(folder));
-    Ok(true)
+    Ok(())
 }
 
 /// It must not look as if there were no such container.

@@ -25,8 +25,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// What came of asking a shim.
 pub(crate) enum Learned {
-    /// The state of init, and what is known of all processes.
-    Known(Status, Seen),
+    /// The state of init, what is known of all processes, and whether it is a shim
+    /// of our own kind.
+    Known { status: Status, seen: Seen, is_ours: bool },
     /// It does not know the container: a create or delete was cut short.
     Stranger,
     /// It gave no answer, or none that makes sense; it may be back in a moment.
@@ -41,9 +42,9 @@ pub(crate) async fn learn(shared: &Shared, connection: &Connection, bundle: &Bun
         Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "ask shim for its processes")),
     };
     match asked {
-        Ok((status, seen)) => {
+        Ok((status, seen, is_ours)) => {
             announce_exits(shared, bundle, &seen).await;
-            Learned::Known(status, seen)
+            Learned::Known { status, seen, is_ours }
         }
         Err(e) if e.is_not_found() => Learned::Stranger,
         Err(error) => {
@@ -59,11 +60,12 @@ async fn ask_for_all(
     shared: &Shared,
     connection: &Connection,
     bundle: &Bundle,
-) -> Result<(Status, Seen)> {
+) -> Result<(Status, Seen, bool)> {
     let timeouts = &shared.config.timeouts;
     // First what the shim has to say, in its own order; other shims than ours
     // do not know the question.
-    match connection.flush_outbox(&shared.config.ttrpc_address, timeouts.load).await {
+    let flushed = connection.flush_outbox(&shared.config.ttrpc_address, timeouts.load).await;
+    match &flushed {
         Ok(delivered) => debug!(id = %bundle.id(), delivered, "outbox is empty"),
         Err(error) => debug!(id = %bundle.id(), error = %error.report(), "no outbox"),
     }
@@ -82,7 +84,7 @@ async fn ask_for_all(
             Err(e) => return Err(e),
         }
     }
-    Ok((init.status, seen))
+    Ok((init.status, seen, flushed.is_ok()))
 }
 
 /// Waits, in the background, until a shim answers that hangs while the daemon
@@ -112,7 +114,7 @@ async fn make_up(shared: &Arc<Shared>, task: &Arc<Task>) {
             }
         };
         match learned {
-            Learned::Known(_, seen) => return task.learned(seen),
+            Learned::Known { seen, .. } => return task.learned(seen),
             Learned::Stranger => {
                 let (owner, task) = (shared.clone(), task.clone());
                 // The rest must not end halfway.
@@ -133,13 +135,15 @@ async fn dismiss(shared: &Shared, task: &Task, connection: &Arc<Connection>) {
     if !matches!(&*task.life().borrow(), Life::Live(_)) {
         return;
     }
+    task.end_of_use().await;
     let (bundle, seen) = (task.bundle_of(), task.seen().init);
     cleanup::dismiss(shared, bundle, task.runtime(), connection, seen).await;
     cleanup::forget(shared, task.bundle_of()).await;
     task.vanish();
 }
 
-async fn ask(
+/// Asks for the state of one process, and waits for nothing but the answer.
+pub(crate) async fn ask(
     connection: &Connection,
     bundle: &Bundle,
     exec: Option<&Id>,

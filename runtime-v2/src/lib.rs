@@ -29,7 +29,7 @@ mod types;
 mod undo;
 
 pub use manager::Manager;
-pub use task::Task;
+pub use task::{CheckpointFolder, Task};
 pub use types::{
     Any, Checkpoint, CreateTask, Deleted, EventSink, ExecProcess, Exit, Images, ManagerConfig,
     Mount, Process, ProcessInfo, Recovered, RuntimeInfo, Status, Stdio, Timeouts,

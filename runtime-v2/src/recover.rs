@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     Recovered, Status, Task,
     address::Bootstrap,
-    bundle::{self, Bundle, Found},
+    bundle::{self, Bundle, Found, LeftImages},
     cleanup,
     client::Connection,
     learn::{self, Learned, learn, noted_execs, noted_init},
@@ -209,22 +209,26 @@ async fn take_over(
             Learned::Nothing
         }
     };
-    let (status, seen, hangs) = match learned {
-        Learned::Known(status, seen) => (status, seen, false),
+    let (status, seen, hangs, is_ours) = match learned {
+        Learned::Known { status, seen, is_ours } => (status, seen, false, is_ours),
         Learned::Stranger => return Outcome::Stray(bundle, binary, connection, log),
         Learned::Nothing if connection.is_closed() => return bury(shared, bundle, &binary).await,
         // Its container lives on, so it is not for us to end it.
         Learned::Nothing => {
             let pid = noted_init(&bundle).await.unwrap_or_default();
-            (Status::Unknown, Seen::init(pid), true)
+            (Status::Unknown, Seen::init(pid), true, false)
         }
     };
     shared.registry.note_address(&bundle, connection.address().clone());
-    if matches!(status, Status::Running | Status::Paused) {
-        forget_checkpoints(shared, &bundle);
-    }
+    // With one that has ended they stay until it is deleted: nothing else may be
+    // left of it.
+    let left = match status {
+        Status::Running | Status::Paused => left_images(&bundle, is_ours).await,
+        _ => LeftImages::default(),
+    };
     let log = log.map(AbortOnDrop::detach);
     let task = Task::new(shared, bundle, binary, connection, log, seen);
+    task.forget(left);
     shared.registry.insert(task.clone());
     supervise::watch(shared, &task);
     if hangs {
@@ -236,16 +240,14 @@ async fn take_over(
     }
 }
 
-/// Removes checkpoints that nobody will put anywhere. Those of a task that has
-/// ended stay until it is deleted: there is nothing else left of it.
-fn forget_checkpoints(shared: &Shared, bundle: &Bundle) {
-    let bundle = bundle.clone();
-    shared.work.spawn(async move {
-        let id = bundle.id().clone();
-        if let Err(error) = blocking(move || bundle.remove_checkpoint_folders()).await {
-            warn!(%id, error = %error.report(), "an unfinished checkpoint stays");
-        }
-    });
+/// Images that an earlier daemon has left with a task that runs. Other shims than
+/// ours do not lock what they write to, and so it is left alone.
+async fn left_images(bundle: &Bundle, is_ours: bool) -> LeftImages {
+    let folder = bundle.clone();
+    blocking(move || folder.left_images(is_ours)).await.unwrap_or_else(|error| {
+        warn!(id = %bundle.id(), error = %error.report(), "images of checkpoints may stay");
+        LeftImages::default()
+    })
 }
 
 /// Cleans up behind a shim that died while the daemon was away, or that nobody

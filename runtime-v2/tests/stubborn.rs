@@ -44,6 +44,8 @@ struct Fake {
     ignorant: AtomicBool,
     /// It answers no question about states.
     refusing: AtomicBool,
+    /// It makes init at the start.
+    restoring: AtomicBool,
     status: Mutex<WireStatus>,
     asked: Mutex<Vec<&'static str>>,
     shim_pid: u32,
@@ -86,7 +88,8 @@ impl Task for Fake {
         _: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         self.ask("create").await;
-        Ok(CreateTaskResponse { pid: 7, ..Default::default() })
+        let pid = if self.restoring.load(Ordering::SeqCst) { 0 } else { 7 };
+        Ok(CreateTaskResponse { pid, ..Default::default() })
     }
 
     async fn state(&self, _: &TtrpcContext, _: StateRequest) -> ttrpc::Result<StateResponse> {
@@ -250,6 +253,33 @@ async fn a_shim_that_never_answers_does_not_hold_a_create() {
         })
         .await;
     }
+}
+
+/// How long it takes to bring memory back depends on how much there is.
+#[tokio::test]
+async fn a_start_from_a_checkpoint_has_no_limit() {
+    with_world(async |mut world: World| {
+        world.set_timeouts(short()).await;
+        let mut shim = Shim::serve(&world, Some("start")).await;
+        shim.fake.restoring.store(true, Ordering::SeqCst);
+        let task = world.manager.create(shim.request(&world)).await.unwrap();
+        let starting = tokio::spawn({
+            let task = task.clone();
+            async move { task.start(None).await }
+        });
+        until(|| shim.fake.asked().contains(&"start")).await;
+        // A limit that begins later has passed.
+        *shim.fake.hang_on.lock().unwrap() = Some("kill");
+        let error = task.kill(None, 9, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        assert!(!starting.is_finished());
+        shim.fake.hangs_on(None);
+        assert_eq!(starting.await.unwrap().unwrap_err().kind(), ErrorKind::Unknown);
+        shim.process.kill().unwrap();
+        task.delete().await.unwrap();
+        world
+    })
+    .await;
 }
 
 #[tokio::test]

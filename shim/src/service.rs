@@ -96,8 +96,8 @@ impl TryFrom<CreateTaskRequest> for Create {
                 stderr: request.stderr,
                 terminal: request.terminal,
             },
+            // Images name the ones that they build upon themselves.
             restore: path(request.checkpoint),
-            parent: path(request.parent_checkpoint),
             options: RuntimeOptions::from_any(request.options.as_ref())?,
         })
     }

@@ -210,6 +210,11 @@ impl Daemon {
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true);
+        if self.pairing.daemon == Origin::Debian {
+            // It never removes what it has restored from (containerd 1.6,
+            // `services/tasks/local.go`).
+            command.env("XDG_RUNTIME_DIR", sandbox.folder());
+        }
         Ok(command)
     }
 

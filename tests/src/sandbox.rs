@@ -156,6 +156,17 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Takes a mount away, as soon as nobody uses it.
+    ///
+    /// # Errors
+    /// `umount` failed.
+    pub fn unmount(&self, mount: &Path) -> Result<()> {
+        let (program, arguments) = self.command(Path::new("/bin/umount"));
+        let status = Command::new(program).args(arguments).arg("--lazy").arg(mount).status()?;
+        ensure!(status.success(), "cannot unmount {}", mount.display());
+        Ok(())
+    }
+
     /// Lets the programs of the test find this machine by another name: one that
     /// is no word for loopback, which many clients treat in ways of its own.
     ///
@@ -294,13 +305,6 @@ impl Sandbox {
                 }
             }
         }
-    }
-
-    fn unmount(&self, mount: &Path) -> Result<()> {
-        let (program, arguments) = self.command(Path::new("/bin/umount"));
-        let status = Command::new(program).args(arguments).arg("--lazy").arg(mount).status()?;
-        ensure!(status.success(), "cannot unmount {}", mount.display());
-        Ok(())
     }
 }
 

@@ -22,6 +22,9 @@ with_criu!(
     original_clients_checkpoint_and_restore,
     options_reach_the_runtime,
     a_terminal_is_another_one,
+    what_was_left_out_is_not_missed,
+    a_client_that_goes_away_removes_no_container,
+    names_of_images_stay_what_they_are,
 );
 with_criu!(
     crun,
@@ -245,4 +248,105 @@ async fn a_terminal_is_another_one(bed: &mut Bed) -> Result<()> {
     assert_eq!(terminal.wait().await?.code(), Some(137));
     ctr.ok(&["containers", "rm", "second"]).await?;
     ctr.remove_images(&["example.com/saved:1", &image]).await
+}
+
+/// A container without its task begins again, and a task that has written no files
+/// needs none.
+async fn what_was_left_out_is_not_missed(bed: &mut Bed) -> Result<()> {
+    let registry = Registry::start()?;
+    let before = Store::of(bed.api()).await?;
+    let image = pulled(bed, &registry).await?;
+    let ctr = bed.ctr(Origin::Ours);
+    let [idle, saved] = ["example.com/idle:1", "example.com/saved:1"];
+    let words = ["run", "-d", "--null-io", "--runc-binary", "runc", &image, "idle"];
+    ctr.ok(&[&words[..], &["sleep", "100000"]].concat()).await?;
+    ctr.ok(&["containers", "checkpoint", "--image", "--task", "idle", idle]).await?;
+    Counter::of(bed, "idle").remove().await?;
+    ctr.ok(&["run", "-d", "--null-io", "--checkpoint", idle, "idle"]).await?;
+    Counter::of(bed, "idle").is("RUNNING").await?;
+    Counter::of(bed, "idle").remove().await?;
+
+    let counter = Counter::start(bed, &image, "first").await?;
+    counter.end_task().await?;
+    ctr.ok(&["containers", "checkpoint", "--image", "first", saved]).await?;
+    ctr.ok(&["containers", "rm", "first"]).await?;
+    ctr.ok(&["containers", "restore", "--null-io", "second", saved]).await?;
+    let second = Counter::of(bed, "second");
+    second.goes_on(0).await?;
+    second.remove().await?;
+    for words in [
+        &["containers", "restore", "--null-io", "--rw", "none", saved][..],
+        &["containers", "restore", "--null-io", "--live", "none", saved],
+    ] {
+        let output = ctr.run(words).await?;
+        ensure!(output.code == Some(1) && output.stderr.contains(saved), "{output:?}");
+    }
+    assert_eq!(ctr.ok(&["containers", "ls", "-q"]).await?, "");
+    ctr.remove_images(&[&image, idle, saved]).await?;
+    assert_eq!(Store::of(bed.api()).await?, before);
+    Ok(())
+}
+
+/// What could be started is not removed for what happens afterwards.
+async fn a_client_that_goes_away_removes_no_container(bed: &mut Bed) -> Result<()> {
+    let registry = Registry::start()?;
+    let image = pulled(bed, &registry).await?;
+    let ctr = bed.ctr(Origin::Ours);
+    let saved = "example.com/saved:1";
+    let words = ["containers", "create", "--runc-binary", "runc", &image, "first", "/bin/sh"];
+    let script = "touch /written; while :; do echo tick; sleep 0.02; done";
+    ctr.ok(&[&words[..], &["-c", script]].concat()).await?;
+    ctr.ok(&["containers", "checkpoint", "first", saved]).await?;
+    ctr.ok(&["containers", "rm", "first"]).await?;
+
+    let mut client = ctr.spawn(&["containers", "restore", "--attach", "second", saved])?;
+    let mut output = client.stdout.take().context("no output")?;
+    tokio::io::AsyncReadExt::read_u8(&mut output).await?;
+    drop(output);
+    let status = tests::within("the client", client.wait()).await??;
+    ensure!(!status.success(), "it has lost nothing");
+    // Its task has gone, and what it has written has not.
+    ctr.ok(&["tasks", "start", "--detach", "--null-io", "second"]).await?;
+    let second = Counter::of(bed, "second");
+    second.exec("test -e /written").await?;
+    second.remove().await?;
+    ctr.remove_images(&[&image, saved]).await
+}
+
+/// A checkpoint says which image it was made from, but not what others are.
+async fn names_of_images_stay_what_they_are(bed: &mut Bed) -> Result<()> {
+    let registry = Registry::start()?;
+    let before = Store::of(bed.api()).await?;
+    let image = pulled(bed, &registry).await?;
+    let counter = Counter::start(bed, &image, "first").await?;
+    let ctr = &counter.ctr;
+    let saved = "example.com/saved:1";
+    ctr.ok(&save(bed, "first", saved)).await?;
+    counter.remove().await?;
+    let images = Store::of(bed.api()).await?.images;
+    let digest = |name: &str| {
+        let found = images.iter().find(|(found, _)| found == name);
+        found.map(|(_, digest)| digest.clone()).context("no such image")
+    };
+
+    ctr.ok(&["images", "tag", "--force", saved, &image]).await?;
+    let restore = ["containers", "restore", "--live", "--rw", "--null-io", "second", saved];
+    let output = ctr.run(&restore).await?;
+    ensure!(output.code == Some(1), "{output:?}");
+    for digest in [digest(&image)?, digest(saved)?] {
+        ensure!(output.stderr.contains(&digest), "no {digest} in {output:?}");
+    }
+    let moved = Store::of(bed.api()).await?.images;
+    ensure!(moved.contains(&(image.clone(), digest(saved)?)), "{moved:?}");
+    assert_eq!(ctr.ok(&["containers", "ls", "-q"]).await?, "");
+
+    ctr.remove_images(&[&image]).await?;
+    ctr.ok(&restore).await?;
+    assert_eq!(Store::of(bed.api()).await?.images, images, "it has its name again");
+    let second = Counter::of(bed, "second");
+    second.goes_on(second.count().await?).await?;
+    second.remove().await?;
+    ctr.remove_images(&[&image, saved]).await?;
+    assert_eq!(Store::of(bed.api()).await?, before);
+    Ok(())
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use containerd_api::{services::tasks::v1::CreateTaskRequest, types::Descriptor};
+use containerd_client::{ConnectOptions, NewTask};
+use tar::EntryType;
 use tests::{
     Bed, Origin, Store, code, content,
     counter::{COUNTER, Counter, entries, pulled},
@@ -26,6 +28,9 @@ with_criu!(
     a_task_that_cannot_be_written_goes_on,
     a_daemon_that_dies_leaves_all_or_nothing,
     a_daemon_may_die_while_criu_writes,
+    a_daemon_may_stop_while_criu_writes,
+    what_has_ended_is_kept_though_it_cannot_be_stored,
+    nothing_ends_that_has_no_place,
     without_a_fit_criu_nothing_is_touched,
     what_is_no_checkpoint_is_refused,
 );
@@ -35,8 +40,8 @@ with_criu!(embedded, tests::Pairing::OURS, the_embedded_runtime_names_the_remedy
 /// CRIU does not write files to disk that are large and have no name any more.
 async fn a_task_that_cannot_be_written_goes_on(bed: &mut Bed) -> Result<()> {
     let registry = Registry::start()?;
-    let image = pulled(bed, &registry).await?;
     let before = Store::of(bed.api()).await?;
+    let image = pulled(bed, &registry).await?;
     let ctr = bed.ctr(Origin::Ours);
     let script = format!("head -c 4000000 /dev/zero > /big; exec 9</big; rm /big; {COUNTER}");
     let words = ["run", "-d", "--null-io", "--runc-binary", "runc", &image, "odd"];
@@ -64,8 +69,9 @@ async fn a_task_that_cannot_be_written_goes_on(bed: &mut Bed) -> Result<()> {
     let left: Vec<_> = left.filter(|name| name.starts_with("checkpoint-")).collect();
     ensure!(left.is_empty(), "{left:?} are left");
     counter.remove().await?;
+    ctr.remove_images(&[&image]).await?;
     assert_eq!(Store::of(bed.api()).await?, before);
-    ctr.remove_images(&[&image]).await
+    Ok(())
 }
 
 /// Wherever it dies, there is an image or there is none, and no part of one.
@@ -114,6 +120,21 @@ async fn a_daemon_that_dies_leaves_all_or_nothing(bed: &mut Bed) -> Result<()> {
 
 /// The shim needs no daemon to go on; what it writes then is nobody's.
 async fn a_daemon_may_die_while_criu_writes(bed: &mut Bed) -> Result<()> {
+    leaves_while_criu_writes(bed, async |bed: &mut Bed| bed.crash().await).await
+}
+
+async fn a_daemon_may_stop_while_criu_writes(bed: &mut Bed) -> Result<()> {
+    let restart = async |bed: &mut Bed| {
+        bed.daemon.stop().await?;
+        bed.daemon.start(&bed.sandbox).await
+    };
+    leaves_while_criu_writes(bed, restart).await
+}
+
+async fn leaves_while_criu_writes(
+    bed: &mut Bed,
+    leave: impl AsyncFn(&mut Bed) -> Result<()>,
+) -> Result<()> {
     let registry = Registry::start()?;
     let image = pulled(bed, &registry).await?;
     let before = Store::of(bed.api()).await?;
@@ -133,7 +154,7 @@ async fn a_daemon_may_die_while_criu_writes(bed: &mut Bed) -> Result<()> {
     let counter = Counter::start(bed, &image, "counter").await?;
     let mut client = counter.ctr.spawn(&["tasks", "checkpoint", "counter"])?;
     eventually(async || begun.try_exists()?.then_some(()).context("it has not begun")).await?;
-    bed.crash().await?;
+    leave(bed).await?;
     let status = tests::within("the client", client.wait()).await??;
     ensure!(!status.success(), "nobody has told it so");
     let counter = Counter::of(bed, "counter");
@@ -144,6 +165,10 @@ async fn a_daemon_may_die_while_criu_writes(bed: &mut Bed) -> Result<()> {
         Ok(entries(&work)?.iter().any(|name| name.starts_with("checkpoint-")))
     };
     ensure!(unfinished()?, "it is written to");
+
+    leave(bed).await?;
+    let counter = Counter::of(bed, "counter");
+    ensure!(unfinished()?, "it is still written to");
 
     // runc starts it several times.
     let release = tokio::spawn(async move { while tokio::fs::write(&go, "go\n").await.is_ok() {} });
@@ -167,6 +192,115 @@ async fn a_daemon_may_die_while_criu_writes(bed: &mut Bed) -> Result<()> {
     }
     assert_eq!(Store::of(bed.api()).await?, before);
     counter.ctr.remove_images(&[&image]).await
+}
+
+/// Without a place for it on the daemon's disk, what a task has left when it ended
+/// stays where it is, or is held by a lease.
+async fn what_has_ended_is_kept_though_it_cannot_be_stored(bed: &mut Bed) -> Result<()> {
+    let store = bed.daemon.root().join("io.containerd.content.v1.content");
+    bed.daemon.stop().await?;
+    bed.sandbox.mount_tmpfs(&store, STORE_BYTES)?;
+    bed.daemon.start(&bed.sandbox).await?;
+    let registry = Registry::start()?;
+    let image = pulled(bed, &registry).await?;
+    let before = Store::of(bed.api()).await?;
+    let client = ConnectOptions::new(bed.daemon.socket()).connect().await?;
+    let namespace = client.namespace(bed.namespace());
+
+    // The configuration is stored, the memory is not.
+    let counter = Counter::start(bed, &image, "counter").await?;
+    fill(bed, &store, Some(64 << 10))?;
+    let checkpoint = ["tasks", "checkpoint", "--exit", "counter"];
+    let output = counter.ctr.run(&checkpoint).await?;
+    let work = bed.daemon.root().join("io.containerd.runtime.v2.task");
+    let work = work.join(bed.namespace()).join("counter");
+    let kept = entries(&work)?.into_iter().find(|name| name.starts_with("checkpoint-"));
+    let kept = work.join(kept.with_context(|| format!("nothing is kept: {output:?}"))?);
+    let told = output.stderr.contains(&kept.display().to_string());
+    ensure!(output.code == Some(1) && told, "{output:?}");
+    // The next daemon keeps it, too.
+    bed.crash().await?;
+    let counter = Counter::of(bed, "counter");
+    counter.is("STOPPED").await?;
+    let aside = bed.sandbox.path("aside");
+    tokio::process::Command::new("cp").arg("-a").arg(&kept).arg(&aside).status().await?;
+    fill(bed, &store, None)?;
+    counter.end_task().await?;
+    ensure!(!kept.exists(), "it goes with the task");
+    let options = containerd_api::to_any(&containerd_api::runc::v1::Options {
+        binary_name: "runc".into(),
+        criu_image_path: aside.display().to_string(),
+        ..Default::default()
+    });
+    let task = NewTask::default().options(options);
+    namespace.container("counter").await?.create_task(task).await?.start().await?;
+    counter.goes_on(counter.count().await?).await?;
+
+    // The memory is stored, the files are not.
+    counter.exec("head -c 6000000 /dev/urandom > /big").await?;
+    fill(bed, &store, Some(5 << 20))?;
+    let output = counter.ctr.run(&checkpoint).await?;
+    ensure!(output.code == Some(1) && output.stderr.contains("lease"), "{output:?}");
+    fill(bed, &store, None)?;
+    eventually(async || counter.is("STOPPED").await).await?;
+    let leases = counter.ctr.ok(&["leases", "ls", "-q"]).await?;
+    ensure!(leases.lines().count() == 1 && output.stderr.contains(leases.trim()), "{leases}");
+    counter.ctr.ok(&["content", "ls"]).await?;
+    let held = namespace.leases().resources(leases.trim()).await?;
+    ensure!(held.len() == 2, "{held:?}");
+    for resource in held {
+        namespace.content().info(&resource.id).await?;
+    }
+    counter.ctr.ok(&["leases", "rm", "--sync", leases.trim()]).await?;
+    counter.remove().await?;
+    assert_eq!(Store::of(bed.api()).await?, before);
+    counter.ctr.remove_images(&[&image]).await?;
+    bed.daemon.stop().await?;
+    bed.sandbox.unmount(&store)?;
+    bed.daemon.start(&bed.sandbox).await
+}
+
+/// How large the store is that is filled, in bytes.
+const STORE_BYTES: usize = 24 << 20;
+
+/// Fills a filesystem of the daemon but for so many bytes; nothing is empty again.
+fn fill(bed: &Bed, folder: &Path, but: Option<usize>) -> Result<()> {
+    let filler = folder.join("filler");
+    let filler = filler.display();
+    let script = match but {
+        Some(but) => {
+            format!("dd if=/dev/zero of={filler} bs=4096 2> /dev/null; truncate -s -{but} {filler}")
+        }
+        None => format!("rm {filler}"),
+    };
+    let (program, arguments) = bed.sandbox.command(Path::new("/bin/sh"));
+    let command =
+        std::process::Command::new(program).args(arguments).args(["-c", &script]).status();
+    ensure!(command?.success(), "cannot fill {filler}");
+    Ok(())
+}
+
+/// What would be in the way afterwards is told before.
+async fn nothing_ends_that_has_no_place(bed: &mut Bed) -> Result<()> {
+    let registry = Registry::start()?;
+    let image = pulled(bed, &registry).await?;
+    let counter = Counter::start(bed, &image, "counter").await?;
+    let ctr = &counter.ctr;
+    let container = ["containers", "checkpoint", "--task", "--exit", "--rw", "--image", "counter"];
+    let output = ctr.run(&[&container[..], &[&image]].concat()).await?;
+    ensure!(output.code == Some(1) && output.stderr.contains(&image), "{output:?}");
+    counter.is("RUNNING").await?;
+    ctr.remove_images(&[&image]).await?;
+    for words in [
+        &[&container[..], &["example.com/saved:1"]].concat()[..],
+        &["tasks", "checkpoint", "--exit", "counter"],
+    ] {
+        let output = ctr.run(words).await?;
+        ensure!(output.code == Some(1) && output.stderr.contains(&image), "{output:?}");
+        counter.is("RUNNING").await?;
+        counter.goes_on(counter.count().await?).await?;
+    }
+    counter.remove().await
 }
 
 /// Which version is there, and which is needed, is told before anything is done.
@@ -237,11 +371,16 @@ async fn what_is_no_checkpoint_is_refused(bed: &mut Bed) -> Result<()> {
     archive.symlink("link", "/tmp")?;
     archive.file("link/escaped", 0o644, b"no")?;
     let hostile = archive.finish()?;
+    let mut archive = tests::images::Layer::new();
+    archive.device("checkpoint-options.json", EntryType::Fifo, (0, 0))?;
+    let silent = archive.finish()?;
     for (media_type, data, expected) in [
         ("application/vnd.oci.image.layer.v1.tar", &b"layer"[..], Code::InvalidArgument),
         (CHECKPOINT, b"no archive", Code::DataLoss),
         // It is unpacked, but there is nothing that CRIU could restore.
         (CHECKPOINT, &hostile, Code::Ok),
+        // Whoever reads from it waits for ever.
+        (CHECKPOINT, &silent, Code::Ok),
     ] {
         let digest = digest_of(data);
         assert_eq!(content::put(bed.api(), "blob", data).await?, digest);

@@ -17,7 +17,7 @@ use crate::{Context, Error, Namespace, Result, time};
 
 /// When leases end that were made for one piece of work, should their maker
 /// not live to delete them. Go's clients have the same.
-const WORK_EXPIRES: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const WORK_EXPIRES: Duration = Duration::from_secs(24 * 3600);
 
 /// Label with the time, in RFC 3339, at which the daemon drops a lease.
 pub(crate) const EXPIRE_LABEL: &str = "containerd.io/gc.expire";

@@ -89,6 +89,7 @@ mod task;
 mod time;
 mod transfer;
 mod unpacker;
+mod views;
 
 pub use containerd_images::{
     Algorithm, Descriptor, Digest, Platform, Reference, archive::names::NameRule, manifest,
@@ -123,6 +124,7 @@ pub use transfer::{
     RegistryOptions, Where,
 };
 pub use unpacker::SnapshotUnpacker;
+pub use views::Views;
 
 /// Where containerd listens unless it is told otherwise.
 pub const DEFAULT_ADDRESS: &str = "/run/containerd/containerd.sock";

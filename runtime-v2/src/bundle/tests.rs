@@ -131,26 +131,39 @@ fn what_is_mounted_survives_and_what_is_in_the_root_does_too() {
 }
 
 #[test]
-fn unfinished_checkpoints_are_removed_unless_they_are_in_use() {
+fn images_that_are_left_are_removed_unless_they_are_in_use() {
     let (_folder, bundle) = world();
-    bundle.remove_checkpoint_folders().unwrap();
+    assert!(bundle.left_images(true).unwrap().is_empty());
     bundle.create(b"{}", SHIM.as_ref()).unwrap();
     bundle.create_work().unwrap();
-    let [left, used] = [(); 2].map(|()| bundle.make_checkpoint_folder().unwrap().keep());
+    let [left, used] = [(); 2].map(|()| bundle.make_checkpoint_folder().unwrap());
     fs::write(left.join("core-1.img"), "image").unwrap();
     let restore = bundle.make_restore_folder().unwrap();
     assert_eq!((mode(&left), mode(&restore)), (0o700, 0o700));
-    let lock = File::open(&used).unwrap();
-    lock.lock().unwrap();
-    bundle.remove_checkpoint_folders().unwrap();
-    assert!(!left.exists() && used.exists() && restore.exists());
-    drop(lock);
-    bundle.remove_checkpoint_folders().unwrap();
-    assert!(!used.exists() && restore.exists());
     bundle.remove_restore_folder().unwrap();
     bundle.remove_restore_folder().unwrap();
     assert!(!restore.exists());
-    let last = bundle.make_checkpoint_folder().unwrap().keep();
+
+    bundle.make_restore_folder().unwrap();
+    let half = [".restore", ".checkpoint-gone"].map(|name| left.with_file_name(name));
+    half.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    fs::write(half[0].join("core-1.img"), "image").unwrap();
+    let other = left.with_file_name("dump.log");
+    fs::write(&other, "log").unwrap();
+    // A shim that takes no lock may still write to either.
+    let written = bundle.left_images(false).unwrap().remove_unneeded().unwrap();
+    assert!(written.is_empty() && left.exists() && used.exists() && other.exists());
+    assert!(!restore.exists() && !half.iter().any(|folder| folder.exists()));
+    let lock = File::open(&used).unwrap();
+    lock.lock().unwrap();
+    let written = bundle.left_images(true).unwrap().remove_unneeded().unwrap();
+    assert!(left.exists(), "it may be all that is left of the task");
+    written.remove().unwrap();
+    assert!(!left.exists() && used.exists());
+    drop(lock);
+    bundle.left_images(true).unwrap().remove_unneeded().unwrap().remove().unwrap();
+    assert!(!used.exists() && other.exists());
+    let last = bundle.make_checkpoint_folder().unwrap();
     bundle.remove().unwrap();
     assert!(!last.exists(), "it goes with the bundle");
 }

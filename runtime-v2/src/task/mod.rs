@@ -1,15 +1,13 @@
 //! One task: its life and its end. What else can be asked of it is in
 //! [`requests`].
 
+mod checkpoint;
 mod requests;
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -18,7 +16,8 @@ use tokio::{
     sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, watch},
     task::AbortHandle,
 };
-use tracing::{debug, warn};
+use tokio_util::task::TaskTracker;
+use tracing::debug;
 
 use crate::{
     Deleted, Exit, Status,
@@ -28,6 +27,8 @@ use crate::{
     convert,
     manager::{Shared, blocking},
 };
+
+pub use self::checkpoint::CheckpointFolder;
 
 /// The task of a container, held by a shim.
 ///
@@ -42,9 +43,10 @@ pub struct Task {
     /// shim. Everything else is put in order by the shim.
     ending: AsyncMutex<()>,
     seen: Mutex<Seen>,
+    /// What is under way in the work folder, such as checkpoints: the end of the
+    /// folder, and of the shim, waits for it.
+    in_use: TaskTracker,
     log: Option<AbortHandle>,
-    /// It is restored, when it is started, from images in a folder of its own.
-    to_restore: AtomicBool,
 }
 
 /// Where a task is in its life, as far as its shim is concerned.
@@ -103,28 +105,9 @@ impl Task {
             life: watch::Sender::new(Life::Live(connection)),
             ending: AsyncMutex::new(()),
             seen: Mutex::new(seen),
+            in_use: TaskTracker::new(),
             log,
-            to_restore: AtomicBool::new(false),
         })
-    }
-
-    /// Its start will use images in its own folder.
-    pub(crate) fn will_be_restored(&self) {
-        self.to_restore.store(true, Ordering::Relaxed);
-    }
-
-    /// It was started: the images, if there were any, are of no use any more.
-    fn was_restored(&self) {
-        if !self.to_restore.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        let bundle = self.bundle.clone();
-        self.shared.work.spawn(async move {
-            let id = bundle.id().clone();
-            if let Err(error) = blocking(move || bundle.remove_restore_folder()).await {
-                warn!(%id, error = %error.report(), "images of a checkpoint stay");
-            }
-        });
     }
 
     /// Namespace of the container.
@@ -153,8 +136,8 @@ impl Task {
     }
 
     /// Deletes the task: container, shim (unless it has other tasks) and
-    /// bundle. When it returns, all of them are gone. Goes on if the caller
-    /// goes away.
+    /// bundle. When it returns, all of them are gone: it waits for checkpoints
+    /// that are under way. Goes on if the caller goes away.
     ///
     /// # Errors
     /// `FailedPrecondition` while it runs, `NotFound` when it was deleted.
@@ -192,6 +175,7 @@ impl Task {
             Ok(gone) => {
                 self.seen_mut().init.exit = Some(gone.exit);
                 self.life.send_replace(Life::Deleted);
+                self.end_of_use().await;
                 let folder = self.bundle.clone();
                 // Neither needs the other.
                 let ((), removed) = tokio::join!(
@@ -206,6 +190,7 @@ impl Task {
             }
             Err(_) => {
                 self.life.send_replace(Life::Deleted);
+                self.end_of_use().await;
                 let seen = self.seen_mut().init;
                 let (shared, bundle) = (&self.shared, &self.bundle);
                 cleanup::dismiss(shared, bundle, &self.runtime, &connection, seen).await;

@@ -1,13 +1,12 @@
 //! What can be asked of a task's shim: one method per request.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use protobuf::{Message, MessageField, well_known_types::empty::Empty};
 use shim_protocol::{ErrorKind, Id, Result, proto::task_v2 as wire};
-use tempfile::TempDir;
 
 use super::{Life, SeenProcess, Task, name};
-use crate::{Any, Deleted, ExecProcess, Process, ProcessInfo, Status, convert, manager::blocking};
+use crate::{Any, Deleted, ExecProcess, Process, ProcessInfo, Status, convert};
 
 impl Task {
     /// Asks the shim for the state of init or an exec.
@@ -30,7 +29,8 @@ impl Task {
         Ok(process)
     }
 
-    /// Starts init or an exec; answers its pid.
+    /// Starts init or an exec; answers its pid. However long that takes, if it
+    /// goes on from a checkpoint.
     ///
     /// # Errors
     /// `NotFound`, and `FailedPrecondition` when it was started before.
@@ -40,9 +40,11 @@ impl Task {
             exec_id: name(exec),
             ..Default::default()
         };
-        let answer = self.call("Start", &request, self.limit()).await;
+        let is_restored = exec.is_none() && self.is_to_be_restored();
+        let limit = (!is_restored).then(|| self.limit());
+        let answer = self.call("Start", &request, limit).await;
         let answer: wire::StartResponse = self.explain(answer, exec, &[Status::Created]).await?;
-        if exec.is_none() {
+        if is_restored {
             self.was_restored();
         }
         let mut seen = self.seen_mut();
@@ -155,30 +157,6 @@ impl Task {
     pub async fn pids(&self) -> Result<Vec<ProcessInfo>> {
         let request = wire::PidsRequest { id: self.id().to_string(), ..Default::default() };
         Ok(convert::pids_from_wire(self.call("Pids", &request, self.limit()).await?))
-    }
-
-    /// Writes the images of a checkpoint to `path`, however long that takes.
-    ///
-    /// # Errors
-    /// What the shim says.
-    pub async fn checkpoint(&self, path: &Path, options: Option<Any>) -> Result<()> {
-        let request = wire::CheckpointTaskRequest {
-            id: self.id().to_string(),
-            path: convert::utf8(path)?,
-            options: options.map(convert::any_to_wire).into(),
-            ..Default::default()
-        };
-        self.call::<_, Empty>("Checkpoint", &request, None).await.map(drop)
-    }
-
-    /// A folder for the images of a checkpoint, which is removed with the answer.
-    /// If the daemon dies before, the next one removes it.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub async fn checkpoint_folder(&self) -> Result<TempDir> {
-        let bundle = self.bundle_of().clone();
-        blocking(move || bundle.make_checkpoint_folder()).await
     }
 
     /// Sets new limits: OCI Linux resources as JSON in an `Any`.

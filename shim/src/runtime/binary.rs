@@ -253,23 +253,23 @@ impl Runtime for BinaryRuntime {
         }
         let allowed = Allowed::from(request);
         allow(call.flag("--leave-running", !request.exit), &allowed);
+        // While there is something that can still be kept as it is.
+        allowed.write(&request.image_path)?;
         if let Err(error) = self.run(id, call, "checkpoint").await {
+            Allowed::forget(&request.image_path)
+                .unwrap_or_else(|e| tracing::warn!(container = %id, "{}", e.report()));
             return Err(told(error, request.work_path.as_deref(), criu::DUMP_LOG));
         }
-        allowed.write(&request.image_path)
+        Ok(())
     }
 
     async fn restore(&self, id: &Id, request: Restore<'_>) -> Result<Started> {
-        self.can_checkpoint().await?;
         let allowed = Allowed::read(request.image_path)?;
         let mut call = self.call("restore")?;
         call.option("--bundle", request.bundle).option("--image-path", request.image_path);
         if let Some(work_path) = request.work_path {
             criu::forget(work_path, criu::RESTORE_LOG)?;
             call.option("--work-path", work_path);
-        }
-        if let Some(parent_path) = request.parent_path {
-            call.option("--parent-path", parent_path);
         }
         allow(&mut call, &allowed);
         // Without --no-subreaper runc would adopt what is ours to reap. crun never

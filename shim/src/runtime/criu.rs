@@ -3,14 +3,15 @@
 
 use std::{
     fmt,
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io::{Read, Seek, SeekFrom},
+    os::unix::fs::DirBuilderExt,
     path::Path,
     process::{Command, Stdio},
 };
 
 use serde::{Deserialize, Serialize};
-use shim_protocol::{Context, Error, ErrorKind, Result};
+use shim_protocol::{Context, Error, ErrorKind, Result, note};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use super::{Checkpoint, call::TempFile};
@@ -206,29 +207,45 @@ impl From<&Checkpoint> for Allowed {
 }
 
 impl Allowed {
-    /// Writes it beside the images.
+    /// Writes it to the folder that the images go to, which is made if need be.
     ///
     /// # Errors
     /// Those of the disk.
     pub(super) fn write(&self, images: &Path) -> Result<()> {
-        let path = images.join(OPTIONS_FILE);
+        // What is in a process's memory is nobody else's concern.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(images);
+        made.context("make", images.display())?;
         let text = serde_json::to_vec(self)
             .map_err(|e| Error::caused(ErrorKind::Internal, "encode checkpoint options", e))?;
-        fs::write(&path, text).context("write", path.display())
+        note::write(&images.join(OPTIONS_FILE), &text)
     }
 
-    /// Reads it; checkpoints of others have none.
+    /// Removes it, where no images came beside it.
     ///
     /// # Errors
-    /// `InvalidArgument` when it cannot be understood; those of the disk.
+    /// Those of the disk.
+    pub(super) fn forget(images: &Path) -> Result<()> {
+        note::remove(&images.join(OPTIONS_FILE))
+    }
+
+    /// Reads it; checkpoints of others have none. The folder may come from
+    /// anywhere, with anything by that name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is no file, or cannot be understood; those of the
+    /// disk.
     pub(super) fn read(images: &Path) -> Result<Self> {
         let path = images.join(OPTIONS_FILE);
-        let mut file = match File::open(&path) {
+        // Nothing is opened that is something else: opening a device may do things.
+        let found = match fs::symlink_metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            file => file.context("open", path.display())?,
+            found => found.context("look at", path.display())?,
         };
-        let text = start_of(&mut file).context("read", path.display())?;
-        serde_json::from_str(&text).map_err(|e| {
+        if !found.is_file() {
+            return Err(Error::invalid(format!("{} is no file", path.display())));
+        }
+        let text = note::read(&path)?.unwrap_or_default();
+        serde_json::from_slice(&text).map_err(|e| {
             Error::caused(ErrorKind::InvalidArgument, format!("decode {}", path.display()), e)
         })
     }
@@ -284,10 +301,31 @@ mod tests {
             ..Default::default()
         };
         let allowed = Allowed::from(&request);
-        allowed.write(folder.path()).unwrap();
-        assert_eq!(Allowed::read(folder.path()).unwrap(), allowed);
-        fs::write(folder.path().join(OPTIONS_FILE), "[").unwrap();
-        let error = Allowed::read(folder.path()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        let images = folder.path().join("new/images");
+        allowed.write(&images).unwrap();
+        assert_eq!(Allowed::read(&images).unwrap(), allowed);
+        Allowed::forget(&images).unwrap();
+        assert_eq!(Allowed::read(&images).unwrap(), Allowed::default());
+    }
+
+    #[test]
+    fn what_others_have_put_there_is_not_trusted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(OPTIONS_FILE);
+        let refused = || {
+            assert_eq!(
+                Allowed::read(folder.path()).unwrap_err().kind(),
+                ErrorKind::InvalidArgument
+            );
+        };
+        fs::write(&path, "[").unwrap();
+        refused();
+        fs::remove_file(&path).unwrap();
+        // Nobody will ever write to it.
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        refused();
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+        refused();
     }
 }

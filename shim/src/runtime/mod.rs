@@ -114,8 +114,6 @@ pub struct Restore<'a> {
     pub image_path: &'a Path,
     /// Folder for work files and logs; the runtime's own choice if absent.
     pub work_path: Option<&'a Path>,
-    /// The checkpoint that the images build upon.
-    pub parent_path: Option<&'a Path>,
     /// Streams of its first process.
     pub stdio: ChildStdio,
     /// Do not use pivot_root.
@@ -241,10 +239,11 @@ pub trait Runtime: Send + Sync {
     /// As [`Runtime::can_checkpoint`], before anything is done; see the trait.
     async fn checkpoint(&self, id: &Id, request: &Checkpoint) -> Result<()>;
 
-    /// Makes a container from a checkpoint; it runs at once.
+    /// Makes a container from a checkpoint; it runs at once. Whoever calls it has
+    /// asked [`Runtime::can_checkpoint`] before.
     ///
     /// # Errors
-    /// As [`Runtime::create`] and [`Runtime::can_checkpoint`].
+    /// As [`Runtime::create`]; `InvalidArgument` for images that are none.
     async fn restore(&self, id: &Id, request: Restore<'_>) -> Result<Started>;
 
     /// All processes of the container, as seen by this process.

@@ -38,14 +38,12 @@ pub struct Container {
     pub(super) context: Arc<Context>,
     /// Streams of init.
     pub(super) stdio: Stdio,
-    /// What this shim mounted, and so has to unmount.
+    /// What this shim mounts, and so has to unmount.
     pub(super) rootfs: Option<PathBuf>,
     /// The kernel ends all processes with init.
     pub(super) own_pid_namespace: bool,
     /// The checkpoint that the container is restored from when it is started.
     pub(super) restore: Option<PathBuf>,
-    /// The checkpoint that this one builds upon.
-    pub(super) parent: Option<PathBuf>,
     /// Known once init exists.
     pub(super) cgroup: Mutex<Option<Cgroup>>,
     /// Notice of out-of-memory kills, once init exists.
@@ -63,14 +61,10 @@ pub struct Container {
 }
 
 impl Container {
-    /// A container without init. What `rootfs` names is mounted already.
-    pub(super) fn new(
-        context: Arc<Context>,
-        request: &Create,
-        spec: &Spec,
-        rootfs: Option<PathBuf>,
-    ) -> Self {
+    /// A container without init. What `rootfs` names is still to be mounted.
+    pub(super) fn new(context: Arc<Context>, request: &Create, spec: &Spec) -> Self {
         let bundle = Bundle::new(&request.bundle);
+        let rootfs = (!request.rootfs.is_empty()).then(|| bundle.rootfs());
         Self {
             id: request.id.clone(),
             options: request.options.clone(),
@@ -81,7 +75,6 @@ impl Container {
             rootfs,
             own_pid_namespace: spec.has_own_pid_namespace(),
             restore: request.restore.clone(),
-            parent: request.parent.clone(),
             cgroup: Mutex::default(),
             oom: Mutex::default(),
             init_gone: CancellationToken::new(),

@@ -28,8 +28,6 @@ pub struct Create {
     pub stdio: Stdio,
     /// Folder of a checkpoint to restore it from when it is started.
     pub restore: Option<PathBuf>,
-    /// The checkpoint that `restore` builds upon.
-    pub parent: Option<PathBuf>,
     /// How to use the OCI runtime.
     pub options: RuntimeOptions,
 }
@@ -47,11 +45,14 @@ impl Container {
         let bundle = Bundle::new(&request.bundle);
         let spec = bundle.spec()?;
         bundle.write_options(&request.options)?;
-        let rootfs = mount_rootfs(&bundle, &request.rootfs).await?;
-        let container = Arc::new(Self::new(context, &request, &spec, rootfs));
+        let container = Arc::new(Self::new(context, &request, &spec));
+        if container.restore.is_some() {
+            // What the start could not do is told before anything is done.
+            container.runtime.can_checkpoint().await?;
+        }
+        mount_rootfs(container.rootfs.clone(), &request.rootfs).await?;
         let made = match &container.restore {
-            // The start does the rest; what it cannot do is told before.
-            Some(_) => container.runtime.can_checkpoint().await.map(|()| None),
+            Some(_) => Ok(None),
             None => container.make_init().await.map(Some),
         };
         let init = match made {
@@ -110,12 +111,10 @@ impl Container {
     }
 }
 
-async fn mount_rootfs(bundle: &Bundle, mounts: &[Mount]) -> Result<Option<PathBuf>> {
-    if mounts.is_empty() {
-        return Ok(None);
-    }
-    let (mounts, rootfs) = (mounts.to_vec(), bundle.rootfs());
-    blocking(move || mount_all(&mounts, &rootfs).map(|()| Some(rootfs))).await
+async fn mount_rootfs(rootfs: Option<PathBuf>, mounts: &[Mount]) -> Result<()> {
+    let Some(rootfs) = rootfs else { return Ok(()) };
+    let mounts = mounts.to_vec();
+    blocking(move || mount_all(&mounts, &rootfs)).await
 }
 
 /// Unmounts what [`mount_rootfs`] has mounted.

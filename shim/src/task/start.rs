@@ -88,7 +88,6 @@ impl Container {
             bundle: self.bundle.path(),
             image_path: restore,
             work_path: Some(&work_path),
-            parent_path: self.parent.as_deref(),
             stdio,
             no_pivot_root: self.options.no_pivot_root,
         };
@@ -216,7 +215,7 @@ fn is_frozen(life: &Lifecycle) -> bool {
 
 /// Has a process begun to end? The kernel tells long before it can be reaped,
 /// in the flags of `/proc/<pid>/stat` (proc(5)). One that is gone has.
-fn is_exiting(pid: u32) -> bool {
+pub(super) fn is_exiting(pid: u32) -> bool {
     /// `include/linux/sched.h`.
     const PF_EXITING: u32 = 0x4;
     let Ok(stat) = kernel::read(format!("/proc/{pid}/stat")) else { return true };

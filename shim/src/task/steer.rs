@@ -1,16 +1,23 @@
 //! What can be done to a container or process that is there.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use nix::libc;
 use serde_json::Value;
 use shim_protocol::{Context as _, Error, ErrorKind, Id, Result};
+use tokio::time::timeout;
 use tracing::warn;
 
-use super::{Container, ExecSpec, state::State};
+use super::{
+    Container, ExecSpec,
+    start::{KILL_TIMEOUT, is_exiting},
+    state::State,
+};
 use crate::{
     runtime::{Checkpoint, Status},
     sys::{process, wait},
@@ -50,10 +57,10 @@ impl Container {
                 Err(Error::not_found("process already finished"))
             }
             Some(id) => match process::kill(target.pid, signal) {
-                Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => {
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
                     Err(e).context_as(ErrorKind::NotFound, "kill exec", id)
                 }
-                Err(e) if e.raw_os_error() == Some(nix::libc::EINVAL) => {
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
                     Err(e).context_as(ErrorKind::InvalidArgument, "send signal", signal)
                 }
                 other => other.context("kill exec", id),
@@ -123,12 +130,26 @@ impl Container {
         // What is locked is in use: a daemon that was started meanwhile leaves it.
         let _held = lock_folder(&request.image_path);
         // Not given up when init is gone: it may end init itself, and not be done yet.
-        if let Err(error) = self.runtime.checkpoint(&self.id, &request).await {
-            self.undo_freeze().await;
-            return Err(error);
+        let written = self.runtime.checkpoint(&self.id, &request).await;
+        if written.is_ok() {
+            self.publish_checkpoint(&request.image_path.to_string_lossy());
         }
-        self.publish_checkpoint(&request.image_path.to_string_lossy());
-        Ok(())
+        // CRIU's last act is to end what it has written, and all can fail after that.
+        // Nobody may take its images for those of a process that runs.
+        if request.exit && (written.is_ok() || is_exiting(self.pid())) {
+            self.end_of_written().await;
+        }
+        if written.is_err() {
+            self.undo_freeze().await;
+        }
+        written
+    }
+
+    /// Waits until it is known that init, which CRIU has ended, is gone.
+    async fn end_of_written(&self) {
+        if timeout(KILL_TIMEOUT, self.wait(None)).await.is_err() {
+            warn!("{} does not end with its checkpoint", self.id);
+        }
     }
 
     /// CRIU freezes what it writes, and may have died before it thawed it. Only
@@ -205,9 +226,11 @@ impl Container {
     }
 }
 
-/// A folder with a lock on it, if it is there and nobody else has locked it.
+/// A folder with a lock on it, if it is there and nobody else has locked it. The
+/// name is the client's: what is no folder is not waited for.
 fn lock_folder(path: &Path) -> Option<File> {
-    let folder = File::open(path).ok()?;
+    let flags = libc::O_DIRECTORY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let folder = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     folder.try_lock().ok()?;
     Some(folder)
 }

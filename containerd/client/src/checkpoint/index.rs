@@ -1,25 +1,17 @@
 //! The index of a checkpoint, and what it is made of.
 
-use std::{
-    collections::BTreeMap,
-    hash::{BuildHasher, RandomState},
-    time::SystemTime,
-};
+use std::collections::BTreeMap;
 
 use containerd_images::{
-    Algorithm, Descriptor, Digest, Platform,
+    Descriptor, Digest, Platform,
+    archive::import::write_document,
     manifest::Index,
     media_type::{OCI_INDEX, OCI_LAYER_GZIP},
     walk,
 };
 use prost::Message;
 
-use crate::{
-    Container, ErrorKind, Image, Layer, Namespace, NewLayer, Result, SnapshotKind, rootfs,
-};
-
-/// How much of a blob goes into one message, in bytes.
-const PIECE_BYTES: usize = 1 << 20;
+use crate::{Container, Image, Layer, Lease, Namespace, NewLayer, Result, Views};
 
 /// An index that is being made.
 pub(super) struct NewIndex {
@@ -63,6 +55,15 @@ impl NewIndex {
         let part = write(namespace, media_type, data, BTreeMap::new()).await?;
         self.add(part);
         Ok(())
+    }
+
+    /// Whether [`NewIndex::add_files`] will find what it adds.
+    ///
+    /// # Errors
+    /// `NotFound` when the container has no snapshot.
+    pub(super) async fn finds_files(namespace: &Namespace, container: &Container) -> Result<()> {
+        let record = container.record();
+        namespace.snapshots(&record.snapshotter).stat(&record.snapshot_key).await.map(drop)
     }
 
     /// Adds what a container has written to its snapshot.
@@ -109,28 +110,7 @@ async fn write(
     data: Vec<u8>,
     labels: BTreeMap<String, String>,
 ) -> Result<Descriptor> {
-    let digest = Digest::of(Algorithm::Sha256, &data);
-    let (name, size) = (digest.to_string(), data.len() as u64);
-    let store = namespace.store();
-    let written = async {
-        let content = namespace.content();
-        let mut writer = content.write(&format!("checkpoint-{name}"), size, Some(&name)).await?;
-        writer.clear();
-        for piece in data.chunks(PIECE_BYTES) {
-            writer.write(piece.to_vec()).await?;
-        }
-        writer.commit(size, Some(&name), labels.clone()).await.map(drop)
-    };
-    match written.await {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-            store.hold(&digest).await?;
-            if !labels.is_empty() {
-                namespace.content().set_labels(&name, labels).await?;
-            }
-        }
-        written => written?,
-    }
-    Ok(Descriptor::new(media_type, digest, size))
+    Ok(write_document(&namespace.store(), media_type, data.into(), labels).await?)
 }
 
 /// The layer that is what a snapshot has more than its parent.
@@ -138,35 +118,19 @@ async fn files(namespace: &Namespace, container: &Container) -> Result<Layer> {
     let record = container.record();
     let snapshots = namespace.snapshots(&record.snapshotter);
     let key = &record.snapshot_key;
-    let info = snapshots.stat(key).await?;
-    // Nobody else may have it mounted, or remove it meanwhile.
-    let view = |name: &str| {
-        let unique = RandomState::new().hash_one(SystemTime::now());
-        format!("{name}-view-{unique:016x}")
-    };
-    let lower_key = view(&format!("{key}-parent"));
-    let lower = snapshots.view(&lower_key, &info.parent, BTreeMap::new()).await?;
+    let parent = snapshots.stat(key).await?.parent;
+    let mut views = Views::new(snapshots);
     let made = async {
-        let (upper, upper_key) = match info.kind {
-            SnapshotKind::Committed => {
-                let upper_key = view(key);
-                (snapshots.view(&upper_key, key, BTreeMap::new()).await?, Some(upper_key))
-            }
-            _ => (snapshots.mounts(key).await?, None),
-        };
+        let (lower, upper) = (views.view(&parent).await?, views.mounts(key).await?);
         let layer = NewLayer {
             media_type: OCI_LAYER_GZIP.into(),
-            reference: format!("checkpoint-rw-{key}"),
+            reference: format!("checkpoint-rw-{}", Lease::random_id()),
             ..NewLayer::default()
         };
-        let made = namespace.diff().diff(lower, upper, layer).await;
-        if let Some(upper_key) = upper_key {
-            rootfs::remove(&snapshots, &upper_key).await?;
-        }
-        made
+        namespace.diff().diff(lower, upper, layer).await
     };
     let made = made.await;
-    let removed = rootfs::remove(&snapshots, &lower_key).await;
+    let removed = views.remove().await;
     let made = made?;
     removed?;
     Ok(made)

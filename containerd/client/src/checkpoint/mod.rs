@@ -21,7 +21,11 @@ mod task;
 
 pub use self::{container::ContainerCheckpoint, restore::Restore, task::TaskCheckpoint};
 
-use crate::{Namespace, Result, Status, Task};
+use containerd_images::Descriptor;
+
+use crate::{
+    Error, ErrorKind, Lease, Namespace, Resource, Result, Status, Task, lease::WORK_EXPIRES,
+};
 
 /// Annotation of an index: the image of the container.
 const IMAGE: &str = "org.opencontainers.image.ref.name";
@@ -73,6 +77,37 @@ async fn resume(task: &Task) -> Result<()> {
         },
         resumed => resumed,
     }
+}
+
+/// Nobody may be kept from having what is written by a name that is taken.
+async fn is_free(namespace: &Namespace, name: &str) -> Result<()> {
+    match namespace.images().get(name).await {
+        Err(e) if e.is_not_found() => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => Err(Error::new(ErrorKind::AlreadyExists, format!("image {name}"))),
+    }
+}
+
+/// A task has ended with its checkpoint, which then came to nothing: what is left
+/// of it gets a lease of its own, and the error says which.
+async fn keep(namespace: &Namespace, parts: &[Descriptor], cause: Error) -> Error {
+    let id = Lease::random_id();
+    let leases = namespace.leases();
+    let held = async {
+        leases.create(&id, [Lease::expires(WORK_EXPIRES)].into()).await?;
+        for part in parts {
+            let resource = Resource { id: part.digest.to_string(), kind: "content".into() };
+            leases.add_resource(&id, resource).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    let names: Vec<_> = parts.iter().map(|part| part.digest.to_string()).collect();
+    let names = names.join(" and ");
+    let text = match held.await {
+        Ok(()) => format!("the task has ended; lease {id} holds {names} of it for a day"),
+        Err(error) => format!("the task has ended; of it is {names}, but: {}", error.report()),
+    };
+    Error::caused(cause.kind(), text, cause)
 }
 
 /// The task of a container, if there is one.

@@ -26,7 +26,16 @@ pub struct Restore {
     image: bool,
     spec: bool,
     runtime: bool,
-    files: bool,
+    files: Option<Files>,
+}
+
+/// What was written to the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Files {
+    /// It has to be there.
+    Needed,
+    /// If it is there.
+    Found,
 }
 
 impl Restore {
@@ -59,19 +68,32 @@ impl Restore {
     /// What was written to the snapshot; with [`Restore::image`].
     #[must_use]
     pub fn files(mut self) -> Self {
-        self.files = true;
+        self.files = Some(Files::Needed);
+        self
+    }
+
+    /// As [`Restore::files`], if it is in the checkpoint.
+    #[must_use]
+    pub fn files_if_any(mut self) -> Self {
+        self.files = Some(Files::Found);
         self
     }
 }
 
 impl Namespace {
     /// Makes the container `id` from a checkpoint. Its task can be made from the
-    /// same one, with [`NewTask::from_checkpoint`].
+    /// same one, with [`NewTask::from_checkpoint`]. Only one that is trusted may be
+    /// restored: it says by which program with which options the container is
+    /// made, and what of the host it may use.
+    ///
+    /// The container gets the image that is in the checkpoint, which gets its name
+    /// if it has none; without one, whatever image has the name.
     ///
     /// # Errors
     /// `InvalidArgument` when it is no checkpoint; `NotFound` when it lacks what
-    /// is asked for; those of [`Namespace::create_container`]. Nothing is left
-    /// then.
+    /// is asked for; `FailedPrecondition` when another image has the name of the
+    /// one in the checkpoint; those of [`Namespace::create_container`]. Nothing is
+    /// left then.
     pub async fn restore(
         &self,
         id: &str,
@@ -89,20 +111,33 @@ impl Namespace {
                 container = container.any_spec(in_cgroup_of(spec, namespace.name(), id)?);
             }
             // A container without an image has a folder of its own.
-            if parts.image && image_name(&index).is_some() {
-                container = on_image(namespace, container, id, checkpoint, &index).await?;
+            let mut image = None;
+            if parts.image
+                && let Some(name) = image_name(&index)
+            {
+                let found = image_of(namespace, &index, name).await?;
+                container = on_image(namespace, container, id, &found, &index).await?;
+                image = Some(found);
             }
-            let layer = match parts.files && container.has_new_snapshot() {
-                true => Some(files(checkpoint, &index)?),
-                false => None,
-            };
+            let mut layer = None;
+            if let Some(wanted) = parts.files.filter(|_| container.has_new_snapshot()) {
+                layer = match files(checkpoint, &index) {
+                    Err(e) if e.is_not_found() && wanted == Files::Found => None,
+                    layer => Some(layer?),
+                };
+            }
             let container = namespace.create_container(container).await?;
-            let Some(layer) = layer else { return Ok(container) };
             let record = container.record();
-            let snapshots = namespace.snapshots(&record.snapshotter);
             let filled = async {
-                let mounts = snapshots.mounts(&record.snapshot_key).await?;
-                namespace.diff().apply(&layer, mounts, false).await
+                if let Some(layer) = layer {
+                    let snapshots = namespace.snapshots(&record.snapshotter);
+                    let mounts = snapshots.mounts(&record.snapshot_key).await?;
+                    namespace.diff().apply(&layer, mounts, false).await?;
+                }
+                match image {
+                    Some(image) => named(namespace, image).await,
+                    None => Ok(()),
+                }
             };
             if let Err(error) = filled.await {
                 // What failed first matters more.
@@ -186,34 +221,61 @@ fn image_name(index: &Index) -> Option<&String> {
     names.find(|name| !name.is_empty())
 }
 
-/// Puts the container onto its image: the one of that name, or else the one in
-/// the checkpoint, which then gets the name.
+/// The image that a container was made from: the one in the checkpoint, or else
+/// the one of that name.
+///
+/// # Errors
+/// `FailedPrecondition` when the name is that of another.
+async fn image_of(namespace: &Namespace, index: &Index, name: &str) -> Result<Image> {
+    let is_image = |part: &&Descriptor| {
+        media_type::is_index(&part.media_type) || media_type::is_manifest(&part.media_type)
+    };
+    let found = namespace.images().get(name).await;
+    let Some(target) = index.manifests.iter().find(is_image) else { return found };
+    let image = Image::new(name, target.clone());
+    match found {
+        Err(e) if e.is_not_found() => Ok(image),
+        found => same(image, &found?),
+    }
+}
+
+/// Nobody's image gets another content because a checkpoint says so.
+fn same(image: Image, found: &Image) -> Result<Image> {
+    if found.target.digest == image.target.digest {
+        return Ok(image);
+    }
+    let (found, own) = (&found.target.digest, &image.target.digest);
+    let text = format!("image {} is {found}, and that of the checkpoint {own}", image.name);
+    Err(Error::new(ErrorKind::FailedPrecondition, text))
+}
+
+/// Gives an image its name, if it has none yet.
+async fn named(namespace: &Namespace, image: Image) -> Result<()> {
+    match namespace.images().create(image.clone()).await {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            let found = namespace.images().get(&image.name).await?;
+            same(image, &found).map(drop)
+        }
+        made => made.map(drop),
+    }
+}
+
+/// Puts the container onto its image.
 async fn on_image(
     namespace: &Namespace,
     container: NewContainer,
     id: &str,
-    checkpoint: &Image,
+    image: &Image,
     index: &Index,
 ) -> Result<NewContainer> {
-    let name = wanted(image_name(index), "name of an image", checkpoint)?;
     let images = namespace.images();
-    let image = match images.get(name).await {
-        Err(e) if e.is_not_found() => {
-            let is_image = |part: &&Descriptor| {
-                media_type::is_index(&part.media_type) || media_type::is_manifest(&part.media_type)
-            };
-            let Some(target) = index.manifests.iter().find(is_image) else { return Err(e) };
-            images.put(Image::new(name, target.clone())).await?
-        }
-        image => image?,
-    };
-    let contents = images.contents(&image, &Matcher::host()).await?;
+    let contents = images.contents(image, &Matcher::host()).await?;
     let named = index.annotations.get(SNAPSHOTTER).map_or("", String::as_str);
     let snapshotter = namespace.snapshotter(named).await?;
     if !images.is_unpacked(&contents, &snapshotter).await? {
         images.unpack(&contents, &snapshotter).await?;
     }
-    Ok(container.image(name).new_snapshot(snapshotter, id, contents.chain_id()))
+    Ok(container.image(&image.name).new_snapshot(snapshotter, id, contents.chain_id()))
 }
 
 fn files(checkpoint: &Image, index: &Index) -> Result<Layer> {

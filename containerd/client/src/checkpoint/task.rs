@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use prost_types::Timestamp;
 
-use super::{LABEL, TASK_IMAGE, index::NewIndex, while_paused};
+use super::{LABEL, TASK_IMAGE, index::NewIndex, is_free, keep, while_paused};
 use crate::{CheckpointOptions, Image, Result, Task, image::descriptor_from_wire};
 
 /// How to checkpoint a task.
@@ -65,7 +65,8 @@ impl Task {
     /// # Errors
     /// `FailedPrecondition` when the task does not run, or CRIU is missing or
     /// too old; `Unimplemented` when its runtime cannot do it; `AlreadyExists`
-    /// for the name of the image; those of the runtime. The task then goes on.
+    /// for the name of the image; those of the runtime. The task then goes on,
+    /// unless it was to end, and was on disk already: the error says where.
     pub async fn checkpoint(&self, checkpoint: &TaskCheckpoint) -> Result<Option<Image>> {
         let namespace = self.init().namespace();
         let container = namespace.container(self.id()).await?;
@@ -73,33 +74,52 @@ impl Task {
         namespace
             .under_lease(async |namespace| {
                 let task = namespace.task(self.id()).await?;
-                let mut index = NewIndex::new();
-                let written = while_paused(&task, async || {
-                    let parts = task.write_checkpoint(&checkpoint.options).await?;
-                    if !checkpoint.options.image_path.is_empty() {
-                        return Ok(false);
-                    }
-                    for part in parts {
-                        index.add(descriptor_from_wire(part)?);
-                    }
-                    if !record.image.is_empty() {
-                        index.add_image(namespace.images().get(&record.image).await?.target);
-                        index.annotate(TASK_IMAGE, &record.image);
-                    }
-                    if !record.snapshot_key.is_empty() {
-                        index.add_files(namespace, &container).await?;
-                    }
-                    Ok(true)
-                });
-                if !written.await? {
-                    return Ok(None);
+                let options = &checkpoint.options;
+                if !options.image_path.is_empty() {
+                    let written = async || task.write_checkpoint(options).await.map(drop);
+                    return while_paused(&task, written).await.map(|()| None);
                 }
-                let target = index.write(namespace).await?;
+                // What can fail does so before the task is stopped, or even ended.
                 let name = checkpoint.name.clone();
                 let name = name.unwrap_or_else(|| default_name(self.id(), SystemTime::now()));
-                let labels = [(LABEL.to_owned(), "true".to_owned())].into();
-                let image = Image { labels, ..Image::new(name, target) };
-                namespace.images().create(image).await.map(Some)
+                is_free(namespace, &name).await?;
+                let mut image = None;
+                if !record.image.is_empty() {
+                    image = Some(namespace.images().get(&record.image).await?.target);
+                }
+                let has_files = !record.snapshot_key.is_empty();
+                if has_files {
+                    NewIndex::finds_files(namespace, &container).await?;
+                }
+
+                let mut written = Vec::new();
+                let made = async {
+                    let mut index = NewIndex::new();
+                    let written = while_paused(&task, async || {
+                        for part in task.write_checkpoint(options).await? {
+                            written.push(descriptor_from_wire(part)?);
+                        }
+                        written.iter().cloned().for_each(|part| index.add(part));
+                        if let Some(image) = &image {
+                            index.add_image(image.clone());
+                            index.annotate(TASK_IMAGE, &record.image);
+                        }
+                        match has_files {
+                            true => index.add_files(namespace, &container).await,
+                            false => Ok(()),
+                        }
+                    });
+                    written.await?;
+                    let target = index.write(namespace).await?;
+                    let labels = [(LABEL.to_owned(), "true".to_owned())].into();
+                    namespace.images().create(Image { labels, ..Image::new(&name, target) }).await
+                };
+                match made.await {
+                    Err(e) if options.exit && !written.is_empty() => {
+                        Err(keep(namespace, &written, e).await)
+                    }
+                    made => made.map(Some),
+                }
             })
             .await
     }

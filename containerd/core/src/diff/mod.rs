@@ -183,7 +183,7 @@ impl Diff {
             cancel,
         };
         let is_named = !reference.is_empty();
-        let reference = if is_named { reference } else { unique() };
+        let reference = if is_named { reference } else { unique("diff") };
         let ingestion =
             Ingestion { reference: reference.clone(), lease: lease.clone(), ..Default::default() };
         let mut writer = self.0.content.writer(&namespace, ingestion).await?;
@@ -295,8 +295,8 @@ fn seconds(time: SystemTime) -> i64 {
 }
 
 /// A reference that nobody else writes to.
-fn unique() -> String {
+pub(crate) fn unique(prefix: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("diff-{}-{}", since.as_nanos(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{prefix}-{}-{}", since.as_nanos(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -4,23 +4,19 @@
 //! the OCI configuration of the container. Clients make an index of them, and of
 //! whatever else belongs to it (containerd, `plugins/services/tasks/local.go`).
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use containerd_api::runc::v1::CheckpointOptions;
 use containerd_images::media_type::{CHECKPOINT, CHECKPOINT_CONFIG, OCI_LAYER};
 use prost::{Message, Name};
-use runtime_v2::{Any, Images, Mount, Task};
+use runtime_v2::{Any, CheckpointFolder, Images, Mount, Task};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{Target, Tasks};
 use crate::{
     content::{Algorithm, Content, Digest, Ingestion},
-    diff::{ApplyOptions, Diff, NewLayer},
+    diff::{ApplyOptions, Diff, NewLayer, unique},
     fault,
     images::Descriptor,
 };
@@ -42,7 +38,9 @@ impl Tasks {
     /// # Errors
     /// `NotFound`; `InvalidArgument` for options that make no sense;
     /// `FailedPrecondition` when the task does not run, or what it takes is
-    /// missing; and what the shim says. The task goes on as before then.
+    /// missing; and what the shim says. The task goes on as before then, unless
+    /// it was to end, and only what it has left could not be stored: that is kept
+    /// as long as the task, and the error says where.
     pub async fn checkpoint(
         self: &Arc<Self>,
         target: &Target,
@@ -64,48 +62,55 @@ impl Tasks {
     ) -> Result<Vec<Descriptor>> {
         let task = self.of(target)?;
         let NewCheckpoint { options, lease } = request;
-        if let Some(folder) = options.as_ref().map(image_folder).transpose()?.flatten() {
-            task.checkpoint(&folder, options).await?;
+        let CheckpointOptions { image_path, exit, .. } = match &options {
+            Some(options) => decode(options)?,
+            None => CheckpointOptions::default(),
+        };
+        if !image_path.is_empty() {
+            task.checkpoint(image_path.as_ref(), options).await?;
             return Ok(Vec::new());
         }
-        // Before anything is stopped.
+        // What can fail does so before anything is stopped, or even ended.
         let container = self.containers.get(&target.namespace, &target.container).await?;
         let spec = container.spec.unwrap_or_default();
         let spec = prost_types::Any { type_url: spec.type_url, value: spec.value };
-
+        let content = self.diff.content();
+        let config = write(content, task.namespace(), spec.encode_to_vec(), lease.clone()).await?;
         let folder = task.checkpoint_folder().await?;
-        let stored = self.store(&task, folder.path(), options, spec.encode_to_vec(), lease).await;
-        let removed = tokio::task::spawn_blocking(move || folder.close()).await;
-        match removed.map_err(io::Error::other).flatten() {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%target, error = %e, "images of a checkpoint stay");
+        let stored = match task.checkpoint(folder.path(), options).await {
+            Ok(()) => {
+                fault::point("tasks.checkpoint.written");
+                self.store(&task, folder.path(), lease).await
             }
-            _ => {}
+            // Without an answer it may still be written to.
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(error) => Err(error),
+        };
+        match stored {
+            // It may have ended even if its shim has failed after that.
+            Err(error) if exit && is_all_that_is_left(&task, &folder).await => {
+                let kept = folder.path().display();
+                let text = format!("the task has ended, and is kept in {kept} until it is deleted");
+                Err(Error::caused(error.kind(), text, error))
+            }
+            stored => {
+                discard(target, folder).await;
+                stored.map(|images| vec![images, config])
+            }
         }
-        stored
     }
 
-    async fn store(
-        &self,
-        task: &Task,
-        folder: &Path,
-        options: Option<Any>,
-        spec: Vec<u8>,
-        lease: Option<String>,
-    ) -> Result<Vec<Descriptor>> {
-        task.checkpoint(folder, options).await?;
-        fault::point("tasks.checkpoint.written");
+    async fn store(&self, task: &Task, folder: &Path, lease: Option<String>) -> Result<Descriptor> {
         let archive = NewLayer {
             right: vec![bind(folder)?],
             media_type: OCI_LAYER.into(),
-            lease: lease.clone(),
+            lease,
             ..Default::default()
         };
         let mut images = self.diff.create(task.namespace(), archive).await?;
         images.media_type = CHECKPOINT.into();
         fault::point("tasks.checkpoint.stored");
-        let config = write(self.diff.content(), task.namespace(), spec, lease).await?;
-        Ok(vec![images, config])
+        Ok(images)
     }
 
     /// Ends what goes on after its caller has gone away.
@@ -153,6 +158,17 @@ impl Images for Archive {
     }
 }
 
+/// When it cannot be told, it is.
+async fn is_all_that_is_left(task: &Task, folder: &CheckpointFolder) -> bool {
+    !task.runs().await.unwrap_or(false) && !folder.is_empty().await.unwrap_or(false)
+}
+
+async fn discard(target: &Target, folder: CheckpointFolder) {
+    if let Err(error) = folder.remove().await {
+        tracing::warn!(%target, error = %error.report(), "images of a checkpoint stay");
+    }
+}
+
 /// A folder as what layers are made of and unpacked to.
 fn bind(folder: &Path) -> Result<Mount> {
     let source = folder
@@ -175,36 +191,38 @@ async fn write(
 ) -> Result<Descriptor> {
     let size = data.len() as u64;
     let digest = Digest::of(Algorithm::default(), &data);
+    // Nobody else writes to it.
+    let reference = unique("checkpoint-config");
     let ingestion = Ingestion {
-        reference: format!("checkpoint-config-{digest}"),
+        reference: reference.clone(),
         total: size,
         expected: Some(digest.clone()),
-        lease,
-    };
-    let exists = |result: Result<()>| match result {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        result => result,
+        lease: lease.clone(),
     };
     let written = async {
         let mut writer = content.writer(namespace, ingestion).await?;
-        writer.clear().await?;
         writer.write(data).await?;
         writer.commit(size, Some(digest.clone()), Default::default()).await.map(drop)
     };
-    exists(written.await).context("write", "the configuration")?;
-    Ok(Descriptor::new(CHECKPOINT_CONFIG, digest, size))
+    match written.await {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            // What failed first matters more.
+            let _ = content.abort(namespace, &reference, lease.as_deref()).await;
+            Err(e).context("write", "the configuration")
+        }
+        _ => Ok(Descriptor::new(CHECKPOINT_CONFIG, digest, size)),
+    }
 }
 
-/// Where a checkpoint goes, by runc's options for it.
-fn image_folder(options: &Any) -> Result<Option<PathBuf>> {
+/// Runc's options of a checkpoint.
+fn decode(options: &Any) -> Result<CheckpointOptions> {
     if options.type_url.is_empty() {
-        return Ok(None);
+        return Ok(CheckpointOptions::default());
     }
     let name = CheckpointOptions::full_name();
     if options.type_url.rsplit('/').next() != Some(name.as_str()) {
         return Err(Error::invalid(format!("expected {name}, got {:?}", options.type_url)));
     }
-    let options = CheckpointOptions::decode(options.value.as_slice())
-        .map_err(|e| Error::caused(ErrorKind::InvalidArgument, format!("decode {name}"), e))?;
-    Ok((!options.image_path.is_empty()).then(|| options.image_path.into()))
+    CheckpointOptions::decode(options.value.as_slice())
+        .map_err(|e| Error::caused(ErrorKind::InvalidArgument, format!("decode {name}"), e))
 }

@@ -66,7 +66,7 @@ impl Run {
         let [id] = self.args.as_slice() else {
             bail!("with --checkpoint, only the id of the container can be given")
         };
-        let parts = Restore::new().image().spec().runtime().files();
+        let parts = Restore::new().image().spec().runtime().files_if_any();
         Ok(namespace.restore(id, checkpoint, &parts).await?)
     }
 

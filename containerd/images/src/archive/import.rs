@@ -328,8 +328,12 @@ impl Import<'_> {
     }
 }
 
-/// Writes a document into the store.
-pub(crate) async fn write_document(
+/// Writes a document into the store; one that is there is as good, and gets the
+/// labels too.
+///
+/// # Errors
+/// Those of the store. Nothing is left then.
+pub async fn write_document(
     content: &dyn ContentStore,
     kind: &str,
     document: Bytes,

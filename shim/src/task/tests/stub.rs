@@ -21,7 +21,7 @@ use crate::{
     reaper::Reaper,
     runtime::{self, Checkpoint, ContainerState, Exec, Restore, Runtime, Started},
     sys::{process, wait},
-    task::{Container, Context, Create, ExecSpec, Tasks},
+    task::{Container, Context, Create, ExecSpec, Tasks, start::is_exiting},
     testing,
 };
 
@@ -126,10 +126,17 @@ impl Runtime for Stub {
     }
 
     async fn can_checkpoint(&self) -> Result<()> {
-        Ok(())
+        self.call("can_checkpoint").await
     }
 
-    async fn checkpoint(&self, _: &Id, _: &Checkpoint) -> Result<()> {
+    async fn checkpoint(&self, _: &Id, request: &Checkpoint) -> Result<()> {
+        let init = self.init.lock().unwrap().filter(|_| request.exit);
+        if let Some(pid) = init {
+            process::kill(pid, KILL).context("kill", pid)?;
+            while !is_exiting(pid) {
+                tokio::task::yield_now().await;
+            }
+        }
         self.call("checkpoint").await
     }
 
@@ -198,7 +205,6 @@ impl Bench {
             rootfs: Vec::new(),
             stdio: Stdio::default(),
             restore: None,
-            parent: None,
             options: RuntimeOptions::default(),
         }
     }

@@ -9,7 +9,7 @@ use containerd_client::{Container, Image, Namespace, PullOptions, Restore as Par
 use crate::{
     attach::StdioArgs,
     cli::Global,
-    commands::tasks::start::{StartOptions, start},
+    commands::tasks::start::{StartOptions, Started, begin},
     progress::Display,
     registry::RegistryArgs,
     session,
@@ -51,16 +51,18 @@ impl Restore {
             parts = parts.files();
         }
         let container = namespace.restore(&self.container, &checkpoint, &parts).await?;
-        let started = self.start(&container, &checkpoint).await;
-        if started.is_err()
-            && let Err(error) = container.delete_with_snapshot().await
-        {
-            tracing::error!("cannot clean up: {}", error.report());
+        match self.begin(&container, &checkpoint).await {
+            Ok(started) => started.stay().await,
+            Err(error) => {
+                if let Err(error) = container.delete_with_snapshot().await {
+                    tracing::error!("cannot clean up: {}", error.report());
+                }
+                Err(error)
+            }
         }
-        started
     }
 
-    async fn start(&self, container: &Container, checkpoint: &Image) -> Result<ExitCode> {
+    async fn begin(&self, container: &Container, checkpoint: &Image) -> Result<Started> {
         let spec = container.spec()?;
         let tty = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
         let options = StartOptions {
@@ -70,7 +72,7 @@ impl Restore {
             pid_file: None,
             checkpoint: self.live.then_some(checkpoint),
         };
-        start(container, options).await
+        begin(container, options).await
     }
 
     async fn checkpoint(&self, namespace: &Namespace) -> Result<Image> {

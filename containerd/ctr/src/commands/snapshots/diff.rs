@@ -1,13 +1,10 @@
 //! `ctr snapshots diff`
 
-use std::{
-    io::{self, Write},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::io::{self, Write};
 
 use anyhow::Result;
 use clap::Args;
-use containerd_client::{Context, Namespace, NewLayer, RootMount, SnapshotKind, Snapshots};
+use containerd_client::{Context, Namespace, NewLayer, Snapshots, Views};
 
 use super::{ROOT_LABEL, now};
 use crate::labels;
@@ -42,8 +39,8 @@ impl Diff {
     pub(super) async fn run(self, namespace: &Namespace, snapshots: &Snapshots) -> Result<()> {
         let snapshotter = snapshots.snapshotter();
         let printed = namespace.under_lease(async |namespace| {
-            let mut views = Views { snapshots: namespace.snapshots(snapshotter), keys: Vec::new() };
-            let printed = self.print(namespace, &mut views).await;
+            let mut views = Views::new(namespace.snapshots(snapshotter));
+            let printed = self.print(namespace, snapshots, &mut views).await;
             let removed = views.remove().await;
             printed.and(removed)
         });
@@ -53,12 +50,13 @@ impl Diff {
     async fn print(
         &self,
         namespace: &Namespace,
+        snapshots: &Snapshots,
         views: &mut Views,
     ) -> containerd_client::Result<()> {
         let (left, right) = match &self.second {
             Some(second) => (views.mounts(&self.first).await?, views.mounts(second).await?),
             None => {
-                let parent = views.snapshots.stat(&self.first).await?.parent;
+                let parent = snapshots.stat(&self.first).await?.parent;
                 (views.view(&parent).await?, views.mounts(&self.first).await?)
             }
         };
@@ -79,37 +77,5 @@ impl Diff {
             stdout.write_all(&piece).context("write", "the layer")?;
         }
         stdout.flush().context("write", "the layer")
-    }
-}
-
-/// Views that are made to compare snapshots.
-struct Views {
-    snapshots: Snapshots,
-    keys: Vec<String>,
-}
-
-impl Views {
-    /// How to mount a snapshot of whatever kind.
-    async fn mounts(&mut self, name: &str) -> containerd_client::Result<Vec<RootMount>> {
-        match self.snapshots.stat(name).await?.kind {
-            SnapshotKind::Committed => self.view(name).await,
-            _ => self.snapshots.mounts(name).await,
-        }
-    }
-
-    async fn view(&mut self, parent: &str) -> containerd_client::Result<Vec<RootMount>> {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let key = format!("{parent}-view-{}-{}", time.as_nanos(), std::process::id());
-        let mounts = self.snapshots.view(&key, parent, Default::default()).await?;
-        self.keys.push(key);
-        Ok(mounts)
-    }
-
-    async fn remove(self) -> containerd_client::Result<()> {
-        let mut outcome = Ok(());
-        for key in &self.keys {
-            outcome = outcome.and(self.snapshots.remove(key).await);
-        }
-        outcome
     }
 }

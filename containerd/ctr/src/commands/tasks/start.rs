@@ -12,7 +12,7 @@ use clap::Args;
 use containerd_client::{Container, ErrorKind, Image, NewTask, Task};
 
 use crate::{
-    attach::{Attachment, StdioArgs, exit_code},
+    attach::{Attachment, Io, StdioArgs, exit_code},
     cli::Global,
     console::RawTerminal,
     session,
@@ -63,9 +63,22 @@ pub(crate) struct StartOptions<'a> {
     pub(crate) checkpoint: Option<&'a Image>,
 }
 
+/// A task that runs.
+pub(crate) struct Started {
+    task: Task,
+    io: Io,
+    /// Unless it is detached.
+    attachment: Option<Attachment>,
+}
+
 /// Makes the container's task and starts it. Unless it is detached, stays until
 /// it has ended, and deletes it.
 pub(crate) async fn start(container: &Container, options: StartOptions<'_>) -> Result<ExitCode> {
+    begin(container, options).await?.stay().await
+}
+
+/// Makes the container's task and starts it. When that fails, there is no task.
+pub(crate) async fn begin(container: &Container, options: StartOptions<'_>) -> Result<Started> {
     let spec = container.spec()?;
     let tty = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     let terminal = (tty && !options.detach).then(RawTerminal::enter).transpose()?;
@@ -83,29 +96,45 @@ pub(crate) async fn start(container: &Container, options: StartOptions<'_>) -> R
     }
     let task = container.create_task(task).await?;
 
-    let result = async {
+    let attached = async {
         if let Some(file) = options.pid_file {
             write_pid(file, task.pid())?;
         }
         task.start().await?;
-        if options.detach {
-            drop(streams);
-            return Ok(ExitCode::SUCCESS);
+        match options.detach {
+            true => Ok(None),
+            false => Attachment::new(task.init(), streams, terminal).map(Some),
         }
-        let mut attachment = Attachment::new(task.init(), streams, terminal)?;
-        let exit = attachment.wait().await?;
-        task.delete().await?;
-        attachment.drain().await?;
-        Ok(exit_code(exit))
+    };
+    match attached.await {
+        Ok(attachment) => Ok(Started { task, io, attachment }),
+        Err(error) => {
+            discard(&task).await;
+            Err(error)
+        }
     }
-    .await;
+}
 
-    if result.is_err() {
-        discard(&task).await;
-    } else if options.detach {
-        io.keep();
+impl Started {
+    /// Unless it is detached, stays until it has ended, and deletes it.
+    pub(crate) async fn stay(self) -> Result<ExitCode> {
+        let Self { task, io, attachment } = self;
+        let Some(mut attachment) = attachment else {
+            io.keep();
+            return Ok(ExitCode::SUCCESS);
+        };
+        let ended = async {
+            let exit = attachment.wait().await?;
+            task.delete().await?;
+            attachment.drain().await?;
+            Ok(exit_code(exit))
+        };
+        let ended = ended.await;
+        if ended.is_err() {
+            discard(&task).await;
+        }
+        ended
     }
-    result
 }
 
 /// Ends and deletes a task that was not started, or that was lost hold of.

@@ -1,0 +1,169 @@
+//! Images of checkpoints in a task's work folder, and what the end of the task has
+//! to wait for.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use protobuf::well_known_types::empty::Empty;
+use shim_protocol::{Context, Result, proto::task_v2 as wire};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{debug, warn};
+
+use super::Task;
+use crate::{
+    Any, Status,
+    bundle::{Bundle, LeftImages},
+    convert,
+    learn::ask,
+    manager::blocking,
+};
+
+/// A folder in the task's work folder for the images of a checkpoint. As long as
+/// this is there, so are both folders, and the shim. The folder stays when this
+/// is dropped: it is removed with the task, or by the next daemon if the task
+/// runs then.
+pub struct CheckpointFolder {
+    path: PathBuf,
+    _held: TaskTrackerToken,
+}
+
+impl CheckpointFolder {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Is nothing in it?
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn is_empty(&self) -> Result<bool> {
+        let path = self.path.clone();
+        blocking(move || {
+            let mut entries = fs::read_dir(&path).context("list", path.display())?;
+            Ok(entries.next().is_none())
+        })
+        .await
+    }
+
+    /// Removes it. Not to be done while a shim may still write to it.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn remove(self) -> Result<()> {
+        let Self { path, _held } = self;
+        blocking(move || Bundle::remove_checkpoint_folder(&path)).await
+    }
+}
+
+impl Task {
+    /// Writes the images of a checkpoint to `path`, however long that takes. The
+    /// shim stays until it has answered.
+    ///
+    /// # Errors
+    /// What the shim says; `Unavailable` when there is no answer: it may still
+    /// write then.
+    pub async fn checkpoint(&self, path: &Path, options: Option<Any>) -> Result<()> {
+        let _held = self.hold()?;
+        let connection = self.connection()?;
+        let request = wire::CheckpointTaskRequest {
+            id: self.id().to_string(),
+            path: convert::utf8(path)?,
+            options: options.map(convert::any_to_wire).into(),
+            ..Default::default()
+        };
+        // What has become of a lost shim is not waited for: whoever finds that
+        // out waits for this.
+        connection.task::<_, Empty>("Checkpoint", &request, None).await.map(drop)
+    }
+
+    /// Makes a folder for the images of a checkpoint.
+    ///
+    /// # Errors
+    /// `NotFound`; those of the disk.
+    pub async fn checkpoint_folder(&self) -> Result<CheckpointFolder> {
+        let held = self.hold()?;
+        let bundle = self.bundle_of().clone();
+        let path = blocking(move || bundle.make_checkpoint_folder()).await?;
+        Ok(CheckpointFolder { path, _held: held })
+    }
+
+    /// Whether its init runs, or is frozen. May be asked by who holds a
+    /// [`CheckpointFolder`].
+    ///
+    /// # Errors
+    /// As [`Task::state`].
+    pub async fn runs(&self) -> Result<bool> {
+        // Nor is a lost shim waited for here.
+        let connection = self.connection()?;
+        let limit = self.shared.config.timeouts.state;
+        let init = ask(&connection, self.bundle_of(), None, limit).await?;
+        Ok(matches!(init.status, Status::Running | Status::Pausing | Status::Paused))
+    }
+
+    /// Removes, in the background, what an earlier daemon has left of checkpoints
+    /// and restores; but not the checkpoint of a task that has ended meanwhile.
+    pub(crate) fn forget(self: &Arc<Self>, left: LeftImages) {
+        if left.is_empty() {
+            return;
+        }
+        let Ok(held) = self.hold() else { return };
+        let task = self.clone();
+        self.shared.work.spawn(async move {
+            let _held = held;
+            if let Err(error) = task.forget_now(left).await {
+                warn!(id = %task.id(), error = %error.report(), "images of checkpoints stay");
+            }
+        });
+    }
+
+    async fn forget_now(&self, left: LeftImages) -> Result<()> {
+        let written = blocking(move || left.remove_unneeded()).await?;
+        // The locks are ours, so no checkpoint that may end it is under way.
+        if !written.is_empty() && self.runs().await? {
+            return blocking(move || written.remove()).await;
+        }
+        Ok(())
+    }
+
+    /// Its init is still to be made, from the images of a checkpoint: shims make all
+    /// others at once (containerd's runc shim, `process/init.go`).
+    pub(super) fn is_to_be_restored(&self) -> bool {
+        self.pid() == 0
+    }
+
+    /// It was started from images: if they are in a folder of its own, they are of
+    /// no use any more.
+    pub(super) fn was_restored(&self) {
+        let Ok(held) = self.hold() else { return };
+        let bundle = self.bundle_of().clone();
+        self.shared.work.spawn(async move {
+            let _held = held;
+            let id = bundle.id().clone();
+            if let Err(error) = blocking(move || bundle.remove_restore_folder()).await {
+                warn!(%id, error = %error.report(), "images of a checkpoint stay");
+            }
+        });
+    }
+
+    /// Keeps shim and work folder.
+    fn hold(&self) -> Result<TaskTrackerToken> {
+        let held = self.in_use.token();
+        // Whoever waits has said so before.
+        self.connection()?;
+        Ok(held)
+    }
+
+    /// Waits until nobody needs the work folder, or the shim. To be called when the
+    /// task is on its way out, so that there will be no others.
+    pub(crate) async fn end_of_use(&self) {
+        if !self.in_use.is_empty() {
+            debug!(id = %self.id(), "its end waits for a checkpoint");
+        }
+        self.in_use.close();
+        self.in_use.wait().await;
+    }
+}
