@@ -18,8 +18,8 @@ tests::pairing!(
 );
 
 /// Limits in kilobytes.
-const SHIM_PROPORTIONAL: u64 = 1000;
-const SHIM_PRIVATE: u64 = 800;
+const SHIM_PROPORTIONAL: u64 = 500;
+const SHIM_PRIVATE: u64 = 500;
 const DAEMON_IDLE: u64 = 12_000;
 const DAEMON_WITH_100: u64 = 16_000;
 
@@ -27,8 +27,8 @@ const DAEMON_WITH_100: u64 = 16_000;
 /// `true` of busybox: a tenth above what they were when they were set, on a
 /// machine with nine v1 hierarchies and the v2 tree. Which threads wake each
 /// other, and how often, is chance.
-const CALLS_OF_LIFE: u64 = 1_950;
-const CALLS_OF_EXEC: u64 = 630;
+const CALLS_OF_LIFE: u64 = 1_480;
+const CALLS_OF_EXEC: u64 = 625;
 /// How often that is counted, for a median.
 const COUNTS: usize = 5;
 
