@@ -7,15 +7,22 @@
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io::{self, Read, Write},
-    os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::{DirBuilderExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket},
+};
 use sha2::{Digest, Sha256};
 use shim_protocol::{Context, Error, Id, Result};
 use ttrpc::proto::MessageHeader;
@@ -28,7 +35,10 @@ pub const DEFAULT_FOLDER: &str = "/run/containerd/s";
 const MAX_PATH: usize = 107;
 
 /// How long a shim that serves may take to say anything.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is tried to take the place of one that closes its socket.
+const MAX_TRIES: usize = 5;
 
 /// What came of an attempt to bind.
 #[derive(Debug)]
@@ -74,6 +84,24 @@ pub fn bind(path: &Path) -> Result<Bound> {
         .mode(0o700)
         .create(folder)
         .context("make", folder.display())?;
+    for _ in 0..MAX_TRIES {
+        if let Some(listener) = bind_unless_open(path, folder)? {
+            let socket = Socket { path: path.to_owned(), listener: Some(listener) };
+            fs::set_permissions(path, Permissions::from_mode(0o600))
+                .context("protect", path.display())?;
+            return Ok(Bound::New(socket));
+        }
+        // Not with the lock, which is that of all shims.
+        if is_served(path) {
+            break;
+        }
+        // It was about to be closed.
+    }
+    Ok(Bound::InUse)
+}
+
+/// Binds `path`, unless somebody has it open.
+fn bind_unless_open(path: &Path, folder: &Path) -> Result<Option<UnixListener>> {
     // Of two who find the same stale socket, the slower one must not remove
     // what the faster one has just bound.
     let folder = File::open(folder).context("open", folder.display())?;
@@ -82,32 +110,55 @@ pub fn bind(path: &Path) -> Result<Bound> {
         .context("lock", "the socket folder")?;
     let listener = match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-            if is_served(path) {
-                return Ok(Bound::InUse);
+            if !matches!(connect(path), Ok(Door::Closed)) {
+                return Ok(None);
             }
-            fs::remove_file(path).context("remove stale socket", path.display())?;
+            remove(path)?;
             UnixListener::bind(path)
         }
         other => other,
+    };
+    Ok(Some(listener.context("bind", path.display())?))
+}
+
+/// What came of an attempt to connect.
+enum Door {
+    Open(UnixStream),
+    /// So many wait there that whoever it is will not take more.
+    Full,
+    /// There is nobody.
+    Closed,
+}
+
+/// Connects, and waits for nothing.
+fn connect(path: &Path) -> io::Result<Door> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => Ok(Door::Open(socket.into())),
+        Err(Errno::EAGAIN) => Ok(Door::Full),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(Door::Closed),
+        Err(errno) => Err(errno.into()),
     }
-    .context("bind", path.display())?;
-    let socket = Socket { path: path.to_owned(), listener: Some(listener) };
-    fs::set_permissions(path, Permissions::from_mode(0o600)).context("protect", path.display())?;
-    Ok(Bound::New(socket))
 }
 
 /// Does anybody answer there? A shim that was killed takes connections until the
 /// kernel has closed all that it had open, so it is asked something.
 pub fn is_served(path: &Path) -> bool {
-    match UnixStream::connect(path).and_then(ask) {
-        Ok(answered) => answered,
-        // Whoever takes that long is stopped, and not gone.
-        Err(e) => matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+    match connect(path) {
+        Ok(Door::Open(server)) => match ask(server) {
+            Ok(answered) => answered,
+            // Whoever takes that long is stopped, and not gone.
+            Err(e) => matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+        },
+        Ok(Door::Full) => true,
+        Ok(Door::Closed) | Err(_) => false,
     }
 }
 
 /// Asks for a method without a name, which every server says that it has not.
 fn ask(mut server: UnixStream) -> io::Result<bool> {
+    server.set_nonblocking(false)?;
     server.set_read_timeout(Some(PATIENCE))?;
     server.write_all(&Vec::from(MessageHeader::new_request(1, 0)))?;
     Ok(server.read(&mut [0])? > 0)
@@ -194,12 +245,15 @@ mod tests {
         assert!(path_in(&format!("/{}", "x".repeat(42))).starts_with(DEFAULT_FOLDER));
     }
 
-    /// Answers whatever it is asked, `times` times.
-    fn serve(listener: &UnixListener, times: usize) {
-        for _ in 0..times {
+    /// Answers whoever asks something, `times` times.
+    fn serve(listener: &UnixListener, mut times: usize) {
+        while times > 0 {
             let (mut client, _) = listener.accept().unwrap();
-            client.read_exact(&mut [0; ttrpc::proto::MESSAGE_HEADER_LENGTH]).unwrap();
-            client.write_all(b"what?").unwrap();
+            let mut question = [0; ttrpc::proto::MESSAGE_HEADER_LENGTH];
+            if client.read_exact(&mut question).is_ok() {
+                client.write_all(b"what?").unwrap();
+                times -= 1;
+            }
         }
     }
 
@@ -221,6 +275,20 @@ mod tests {
         drop(new(&path));
         assert!(!path.exists());
         remove(&path).unwrap();
+    }
+
+    #[test]
+    fn one_that_takes_no_more_serves() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = new(&path).into_listener().unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        while let Door::Open(client) = connect(&path).unwrap() {
+            waiting.push(client);
+        }
+        assert!(is_served(&path));
+        assert!(matches!(bind(&path).unwrap(), Bound::InUse));
     }
 
     #[test]

@@ -83,9 +83,14 @@ impl Groups {
         if let Err(error) = self.freeze() {
             // A limit matters more than a device that is out of reach for a moment.
             tracing::warn!(error = %error.report(), "freeze a container to change its limits");
-            return change();
         }
         let changed = change();
-        changed.and(self.thaw())
+        match (changed, self.thaw()) {
+            (Err(error), Err(frozen)) => {
+                tracing::error!(error = %frozen.report(), "a container stays frozen");
+                Err(error)
+            }
+            (changed, thawed) => changed.and(thawed),
+        }
     }
 }

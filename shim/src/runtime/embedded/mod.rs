@@ -16,6 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use shim_protocol::{Error, ErrorKind, Id, Result, note};
+use tokio::sync::RwLock;
 
 use super::{Checkpoint, ChildStdio, ContainerState, Create, Exec, Restore, Runtime, Started};
 use crate::{
@@ -93,6 +94,9 @@ pub struct EmbeddedRuntime {
     bundle: PathBuf,
     helpers: Arc<Helpers>,
     systemd_cgroup: bool,
+    /// Whoever changes limits may freeze the container meanwhile, which is no
+    /// reason to refuse it another process.
+    limits: RwLock<()>,
 }
 
 impl EmbeddedRuntime {
@@ -100,7 +104,8 @@ impl EmbeddedRuntime {
     /// written.
     pub fn new(root: PathBuf, bundle: &Path, helpers: Arc<Helpers>) -> Self {
         let bundle = bundle.to_owned();
-        Self { store: Store::new(&root), root, bundle, helpers, systemd_cgroup: false }
+        let limits = RwLock::new(());
+        Self { store: Store::new(&root), root, bundle, helpers, systemd_cgroup: false, limits }
     }
 
     /// Has systemd make the control groups of new containers.
@@ -197,6 +202,7 @@ impl Runtime for EmbeddedRuntime {
             .map_err(|e| Error::caused(ErrorKind::InvalidArgument, "decode process", e))?;
         let work = Work::Exec { process, pid_file: request.pid_file.to_owned() };
         note::remove(request.pid_file)?;
+        let _unchanged = self.limits.read().await;
         let made = self.make(id, work, request.stdio).await;
         if made.is_err() {
             end_stray(request.pid_file);
@@ -230,6 +236,7 @@ impl Runtime for EmbeddedRuntime {
 
     async fn update(&self, id: &Id, resources: &[u8]) -> Result<()> {
         let resources = resources.to_vec();
+        let _changing = self.limits.write().await;
         self.files(id, move |store, id| oci::update(store, id, &resources)).await
     }
 
