@@ -4,7 +4,11 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use tests::{Bed, eventually, legacy::text, proc};
+use tests::{
+    Bed, eventually,
+    legacy::{COUNT, counted, text},
+    proc,
+};
 
 use crate::curl::{Rest, pid_of};
 
@@ -165,14 +169,11 @@ pub(crate) async fn readme_of_2015(bed: &mut Bed) -> Result<()> {
 /// The lines of the README on checkpoints, where the OCI runtime makes some.
 pub(crate) async fn checkpoints_are_made_and_gone_on_from(bed: &mut Bed) -> Result<()> {
     let rest = Rest::enable_with(bed, "binary_name = \"runc\"\n").await?;
-    let count = "n=0; while :; do n=$((n+1)); echo $n >/count; sleep 0.02; done";
-    let first = rest.start(bed, "redis", count).await?;
+    let first = rest.start(bed, "redis", COUNT).await?;
     let bundle = bed.sandbox.path("bundles/redis");
-    let number =
-        || -> Result<u64> { Ok(fs::read_to_string(bundle.join("rootfs/count"))?.trim().parse()?) };
     let goes_on = async |from: u64| {
         eventually(async || {
-            let now = number()?;
+            let now = counted(&bundle)?;
             ensure!(now > from, "{now} after {from}");
             Ok(now)
         })
@@ -196,7 +197,7 @@ pub(crate) async fn checkpoints_are_made_and_gone_on_from(bed: &mut Bed) -> Resu
     let last = checkpoint.replace("test1", "test2").replace("\"exit\": false", "\"exit\": true");
     assert_eq!(run(&last).await?.code, 201);
     rest.gone("redis").await?;
-    let reached = number()?;
+    let reached = counted(&bundle)?;
     // With the container went what could list them; the bundle has them.
     for name in ["test1", "test2"] {
         ensure!(bundle.join("checkpoints").join(name).join("inventory.img").exists(), "{name}");

@@ -8,7 +8,7 @@ use tests::{
     Bed,
     criu::{CRIU, Roots},
     eventually,
-    legacy::text,
+    legacy::{COUNT, counted, text},
     within,
 };
 
@@ -31,11 +31,8 @@ pub(crate) async fn a_daemon_may_stop_while_a_checkpoint_is_made(bed: &mut Bed) 
     bed.sandbox.executable("programs/criu", &script)?;
 
     let rest = Rest::enable_with(bed, "binary_name = \"runc\"\n").await?;
-    rest.start(bed, "one", "n=0; while :; do n=$((n+1)); echo $n >/count; sleep 0.02; done")
-        .await?;
+    rest.start(bed, "one", COUNT).await?;
     let bundle = bed.sandbox.path("bundles/one");
-    let count =
-        || -> Result<u64> { Ok(fs::read_to_string(bundle.join("rootfs/count"))?.trim().parse()?) };
     let (hidden, whole) = (bundle.join("checkpoints/.a.new"), bundle.join("checkpoints/a"));
     let exit = json!({ "exit": true });
     let asked = tokio::spawn({
@@ -60,7 +57,7 @@ pub(crate) async fn a_daemon_may_stop_while_a_checkpoint_is_made(bed: &mut Bed) 
     ensure!(again.code == 503 && again.text.contains("still being made"), "{again:?}");
     let release = tokio::spawn(async move { while tokio::fs::write(&go, "go\n").await.is_ok() {} });
     rest.gone("one").await?;
-    let reached = count()?;
+    let reached = counted(&bundle)?;
 
     ensure!(hidden.join("inventory.img").exists(), "the only copy is gone");
     fs::rename(&hidden, &whole)?;
@@ -69,7 +66,7 @@ pub(crate) async fn a_daemon_may_stop_while_a_checkpoint_is_made(bed: &mut Bed) 
     assert_eq!(answer.code, 201, "{answer:?}");
     release.abort();
     eventually(async || {
-        let now = count()?;
+        let now = counted(&bundle)?;
         ensure!(now > reached, "{now} after {reached}");
         Ok(())
     })
