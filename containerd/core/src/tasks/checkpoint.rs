@@ -83,7 +83,12 @@ impl Tasks {
                 self.store(&task, folder.path(), lease).await
             }
             // Without an answer it may still be written to.
-            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                if exit {
+                    folder.keep();
+                }
+                return Err(error);
+            }
             Err(error) => Err(error),
         };
         match stored {
@@ -91,6 +96,7 @@ impl Tasks {
             Err(error) if exit && is_all_that_is_left(&task, &folder).await => {
                 let kept = folder.path().display();
                 let text = format!("the task has ended, and is kept in {kept} until it is deleted");
+                folder.keep();
                 Err(Error::caused(error.kind(), text, error))
             }
             stored => {
