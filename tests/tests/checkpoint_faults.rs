@@ -33,6 +33,7 @@ with_criu!(
     nothing_ends_that_has_no_place,
     without_a_fit_criu_nothing_is_touched,
     what_is_no_checkpoint_is_refused,
+    a_restore_that_hangs_can_be_ended,
 );
 with_criu!(crun, tests::Pairing::OURS_WITH_CRUN, a_task_that_cannot_be_written_goes_on);
 with_criu!(embedded, tests::Pairing::OURS, the_embedded_runtime_names_the_remedy);
@@ -372,15 +373,20 @@ async fn what_is_no_checkpoint_is_refused(bed: &mut Bed) -> Result<()> {
     archive.file("link/escaped", 0o644, b"no")?;
     let hostile = archive.finish()?;
     let mut archive = tests::images::Layer::new();
-    archive.device("checkpoint-options.json", EntryType::Fifo, (0, 0))?;
+    archive.device("deep/inventory.img", EntryType::Fifo, (0, 0))?;
     let silent = archive.finish()?;
+    let mut archive = tests::images::Layer::new();
+    archive.file("core-1.img", 0o600, b"no")?;
+    archive.symlink("parent", "nowhere")?;
+    let empty = archive.finish()?;
     for (media_type, data, expected) in [
         ("application/vnd.oci.image.layer.v1.tar", &b"layer"[..], Code::InvalidArgument),
         (CHECKPOINT, b"no archive", Code::DataLoss),
-        // It is unpacked, but there is nothing that CRIU could restore.
-        (CHECKPOINT, &hostile, Code::Ok),
+        (CHECKPOINT, &hostile, Code::InvalidArgument),
         // Whoever reads from it waits for ever.
-        (CHECKPOINT, &silent, Code::Ok),
+        (CHECKPOINT, &silent, Code::InvalidArgument),
+        // It is unpacked, but there is nothing that CRIU could restore.
+        (CHECKPOINT, &empty, Code::Ok),
     ] {
         let digest = digest_of(data);
         assert_eq!(content::put(bed.api(), "blob", data).await?, digest);
@@ -410,6 +416,36 @@ async fn what_is_no_checkpoint_is_refused(bed: &mut Bed) -> Result<()> {
         let wanted = if media_type == CHECKPOINT { Code::NotFound } else { expected };
         assert_eq!(code(absent)?.0, wanted, "{media_type}");
     }
+    Ok(container.delete().await?)
+}
+
+/// A folder with images may come from anywhere, with anything in it.
+async fn a_restore_that_hangs_can_be_ended(bed: &mut Bed) -> Result<()> {
+    let images = bed.sandbox.path("images");
+    std::fs::create_dir(&images)?;
+    nix::unistd::mkfifo(&images.join("inventory.img"), nix::sys::stat::Mode::S_IRWXU)?;
+    let spec = bed.spec("hangs", "sleep 1000");
+    let container = bed.container("hangs", &spec).await?;
+    let client = ConnectOptions::new(bed.daemon.socket()).connect().await?;
+    let options = containerd_api::to_any(&containerd_api::runc::v1::Options {
+        binary_name: "runc".into(),
+        criu_image_path: images.display().to_string(),
+        ..Default::default()
+    });
+    let of = client.namespace(bed.namespace()).container("hangs").await?;
+    let task = of.create_task(NewTask::default().options(options)).await?;
+    for _ in 0..2 {
+        let mut start = Box::pin(task.start());
+        let killed = eventually(async || {
+            // Before it has begun there is nothing to kill.
+            task.kill(9).await.context("it is not being restored")
+        });
+        let (started, killed) =
+            tests::within("the start", async { tokio::join!(&mut start, killed) }).await?;
+        killed?;
+        ensure!(started.is_err(), "it was restored");
+    }
+    task.delete().await?;
     Ok(container.delete().await?)
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use containerd_mounts::unmount_all;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{
@@ -212,6 +213,13 @@ impl Runtime for BinaryRuntime {
     }
 
     async fn delete(&self, id: &Id, force: bool) -> Result<()> {
+        if force {
+            // The root of a container that runc was about to restore: it would remove
+            // what is in it with its own folder.
+            let criu_root = self.config.root.join(id).join("criu-root");
+            let unmounted = tokio::task::spawn_blocking(move || unmount_all(&criu_root)).await;
+            unmounted.map_err(|e| Error::caused(ErrorKind::Internal, "unmount", e))??;
+        }
         let mut call = self.call("delete")?;
         call.flag("--force", force);
         match self.run(id, call, "delete").await {
@@ -277,6 +285,7 @@ impl Runtime for BinaryRuntime {
         call.arg("--detach")
             .flag("--no-subreaper", !self.is_crun().await?)
             .flag("--no-pivot", request.no_pivot_root)
+            .give_up(request.give_up)
             .stdio(request.stdio);
         let made = self.make(id, call).await;
         made.map_err(|error| told(error, request.work_path, criu::RESTORE_LOG))

@@ -8,9 +8,14 @@ use shim_protocol::{
     exits::{self, ExitRecord},
 };
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Container, Exit, container::RUNTIME_GRACE, lifecycle::Lifecycle};
+use super::{
+    Container, Exit,
+    container::{RUNTIME_GRACE, Restoring},
+    lifecycle::Lifecycle,
+};
 use crate::{
     io::ProcessIo,
     kernel,
@@ -19,7 +24,7 @@ use crate::{
     sys::{process, wait},
 };
 
-const SIGKILL: u32 = Signal::SIGKILL as u32;
+pub(super) const SIGKILL: u32 = Signal::SIGKILL as u32;
 /// How long a process that was killed may take to be reaped.
 pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,9 +37,16 @@ impl Container {
     /// may be tried again, unless the process has ended.
     pub async fn start(self: &Arc<Self>, exec: Option<&Id>) -> Result<u32> {
         self.life().begin_start(exec)?;
+        let restoring = Restoring::default();
+        if exec.is_none() {
+            *self.restoring() = restoring.clone();
+        }
+        let _ended = restoring.ended.drop_guard();
         let started = match (exec, &self.restore) {
             (Some(id), _) => self.start_exec(id).await.map(Some),
-            (None, Some(restore)) => self.start_restored(restore).await.map(Some),
+            (None, Some(restore)) => {
+                self.start_restored(restore, &restoring.give_up).await.map(Some)
+            }
             (None, None) => self.unless_gone(self.runtime.start(&self.id)).await.map(|()| None),
         };
         let result = match started {
@@ -81,7 +93,11 @@ impl Container {
         self.attach(Some(id), io, started).await
     }
 
-    async fn start_restored(self: &Arc<Self>, restore: &Path) -> Result<Started> {
+    async fn start_restored(
+        self: &Arc<Self>,
+        restore: &Path,
+        give_up: &CancellationToken,
+    ) -> Result<Started> {
         let (io, stdio) = self.open_streams(&self.id, &self.stdio).await?;
         let work_path = self.criu_work_path();
         let request = Restore {
@@ -90,6 +106,7 @@ impl Container {
             work_path: Some(&work_path),
             stdio,
             no_pivot_root: self.options.no_pivot_root,
+            give_up,
         };
         let started = self.runtime.restore(&self.id, request).await;
         let started = self.attach(None, io, started).await?;

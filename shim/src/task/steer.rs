@@ -15,8 +15,9 @@ use tracing::warn;
 
 use super::{
     Container, ExecSpec,
-    start::{KILL_TIMEOUT, is_exiting},
-    state::State,
+    container::Restoring,
+    start::{KILL_TIMEOUT, SIGKILL, is_exiting},
+    state::{State, Unstarted},
 };
 use crate::{
     runtime::{Checkpoint, Status},
@@ -42,12 +43,16 @@ impl Container {
         Ok(())
     }
 
-    /// Sends a signal to init, to all processes, or to one exec.
+    /// Sends a signal to init, to all processes, or to one exec. SIGKILL also ends
+    /// a restore that is under way: init then is one that was not started.
     ///
     /// # Errors
     /// `NotFound` when the process has ended, `FailedPrecondition` when it was
     /// not started yet.
     pub async fn kill(&self, exec: Option<&Id>, signal: u32, all: bool) -> Result<()> {
+        if exec.is_none() && signal == SIGKILL && self.give_up_restore().await? {
+            return Ok(());
+        }
         let target = self.life().snapshot(exec)?;
         target.state.may_kill()?;
         match exec {
@@ -66,6 +71,20 @@ impl Container {
                 other => other.context("kill exec", id),
             },
         }
+    }
+
+    /// Ends a restore that is under way, and may hang. There is nothing else to be
+    /// killed then, unless it has just come to its end.
+    async fn give_up_restore(&self) -> Result<bool> {
+        if self.life().snapshot(None)?.state != State::Starting(Unstarted::Prepared) {
+            return Ok(false);
+        }
+        let Restoring { give_up, ended } = self.restoring().clone();
+        give_up.cancel();
+        timeout(KILL_TIMEOUT, ended.cancelled()).await.map_err(|_| {
+            Error::new(ErrorKind::DeadlineExceeded, "the restore that was given up does not end")
+        })?;
+        Ok(self.life().snapshot(None)?.state == State::Prepared)
     }
 
     /// Freezes the container.

@@ -305,6 +305,36 @@ fn a_container_to_be_restored_has_no_process_before_its_start() {
 }
 
 #[test]
+fn a_restore_that_hangs_is_ended_by_a_kill() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let request = Create { restore: Some("/image".into()), ..bench.request() };
+        let container = bench.tasks.create(request).await.unwrap();
+        bench.stub.hang(&["restore"]);
+        let start = tokio::spawn({
+            let container = Arc::clone(&container);
+            async move { container.start(None).await }
+        });
+        while !bench.stub.calls().contains(&"restore") {
+            tokio::task::yield_now().await;
+        }
+        let error = container.kill(None, 15, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        container.kill(None, KILL, false).await.unwrap();
+        assert!(start.await.unwrap().is_err());
+        let error = container.kill(None, KILL, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "there is nothing to kill");
+        // It may be tried again, and what was given up before is not this time.
+        bench.stub.hang(&[]);
+        container.start(None).await.unwrap();
+        container.kill(None, KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+        bench.tasks.delete("c", None).await.unwrap();
+        assert_eq!(bench.events(), ["create", "start", "exit c 137", "delete"]);
+    });
+}
+
+#[test]
 fn nothing_is_mounted_for_what_cannot_be_restored() {
     testing::run(async |reaper| {
         let bench = Bench::new(reaper);
