@@ -139,7 +139,7 @@ impl Task {
 
     /// Its init is still to be made, from the images of a checkpoint: shims make all
     /// others at once (containerd's runc shim, `process/init.go`).
-    pub(super) fn is_to_be_restored(&self) -> bool {
+    pub fn is_to_be_restored(&self) -> bool {
         self.pid() == 0
     }
 
