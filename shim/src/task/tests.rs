@@ -368,6 +368,36 @@ fn a_checkpoint_that_ends_its_container_waits_for_the_end() {
 }
 
 #[test]
+fn nobody_else_writes_to_the_folder_of_a_checkpoint() {
+    testing::run(async |reaper| {
+        let bench = Bench::new(reaper);
+        let container = bench.running().await;
+        bench.stub.calls();
+        let folder = tempfile::tempdir().unwrap();
+        let image_path = folder.path().to_owned();
+        let request = Checkpoint { image_path, ..Checkpoint::default() };
+        let other = fs::File::open(folder.path()).unwrap();
+        other.lock().unwrap();
+        let error = container.checkpoint(request.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert!(bench.stub.calls().is_empty());
+        other.unlock().unwrap();
+        // It is in use from when it is asked for.
+        let steering = container.steering.lock().await;
+        let mut queued = Box::pin(container.checkpoint(request));
+        assert!(futures::poll!(queued.as_mut()).is_pending());
+        assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)));
+        drop(steering);
+        queued.await.unwrap();
+        other.try_lock().unwrap();
+        assert_eq!(bench.stub.calls(), ["checkpoint"]);
+        container.kill(None, KILL, false).await.unwrap();
+        container.wait(None).await.unwrap();
+        bench.tasks.delete("c", None).await.unwrap();
+    });
+}
+
+#[test]
 fn owned_work_survives_its_caller() {
     testing::run(async |reaper| {
         let bench = Bench::new(reaper);
