@@ -19,7 +19,7 @@ use super::{
     call::{Call, TempFile, read_pid},
     criu::{self, Allowed},
 };
-use crate::reaper::Reaper;
+use crate::{kernel::is_exiting, reaper::Reaper};
 
 /// Where the pid of a container's first process is kept in its bundle
 /// (containerd's `InitPidFile`).
@@ -262,10 +262,14 @@ impl Runtime for BinaryRuntime {
         let allowed = Allowed::from(request);
         allow(call.flag("--leave-running", !request.exit), &allowed);
         // While there is something that can still be kept as it is.
-        allowed.write(&request.image_path)?;
+        let before = allowed.write(&request.image_path)?;
         if let Err(error) = self.run(id, call, "checkpoint").await {
-            Allowed::forget(&request.image_path)
-                .unwrap_or_else(|e| tracing::warn!(container = %id, "{}", e.report()));
+            // CRIU ends what it has written at last, and the runtime may fail after that.
+            let init = read_pid(&self.config.work.join(INIT_PID_FILE));
+            if init.is_ok_and(|pid| !is_exiting(pid)) {
+                let back = before.put_back();
+                back.unwrap_or_else(|e| tracing::warn!(container = %id, "{}", e.report()));
+            }
             return Err(told(error, request.work_path.as_deref(), criu::DUMP_LOG));
         }
         Ok(())

@@ -16,10 +16,11 @@ use tracing::warn;
 use super::{
     Container, ExecSpec,
     container::Restoring,
-    start::{KILL_TIMEOUT, SIGKILL, is_exiting},
+    start::{KILL_TIMEOUT, SIGKILL},
     state::{State, Unstarted},
 };
 use crate::{
+    kernel::is_exiting,
     runtime::{Checkpoint, Status},
     sys::{process, wait},
 };

@@ -17,11 +17,12 @@ use crate::{
     bundle,
     events::Outbox,
     io::Stdio,
+    kernel::is_exiting,
     options::RuntimeOptions,
     reaper::Reaper,
     runtime::{self, Checkpoint, ContainerState, Exec, Restore, Runtime, Started},
     sys::{process, wait},
-    task::{Container, Context, Create, ExecSpec, Tasks, start::is_exiting},
+    task::{Container, Context, Create, ExecSpec, Tasks},
     testing,
 };
 
