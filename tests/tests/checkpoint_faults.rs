@@ -30,6 +30,7 @@ with_criu!(
     a_daemon_may_die_while_criu_writes,
     a_daemon_may_stop_while_criu_writes,
     what_has_ended_is_kept_though_it_cannot_be_stored,
+    what_has_ended_is_kept_though_its_runtime_fails,
     nothing_ends_that_has_no_place,
     without_a_fit_criu_nothing_is_touched,
     what_is_no_checkpoint_is_refused,
@@ -259,6 +260,49 @@ async fn what_has_ended_is_kept_though_it_cannot_be_stored(bed: &mut Bed) -> Res
     bed.daemon.stop().await?;
     bed.sandbox.unmount(&store)?;
     bed.daemon.start(&bed.sandbox).await
+}
+
+/// CRIU's last act is to end what it has written, and its runtime can still fail.
+async fn what_has_ended_is_kept_though_its_runtime_fails(bed: &mut Bed) -> Result<()> {
+    let registry = Registry::start()?;
+    let image = pulled(bed, &registry).await?;
+    let script = "#!/bin/sh\nrunc \"$@\" || exit\n\
+                  for word; do [ \"$word\" != checkpoint ] || exit 1; done\n";
+    bed.sandbox.executable("programs/failing", script)?;
+    let ctr = bed.ctr(Origin::Ours);
+    // It deletes the task as soon as that has ended, and the container with it.
+    let words = ["run", "--rm", "--null-io", "--runc-binary", "failing", &image, "counter"];
+    let attached = ctr.spawn(&[&words[..], &["/bin/sh", "-c", COUNTER]].concat())?;
+    let counter = Counter::of(bed, "counter");
+    eventually(async || counter.is("RUNNING").await).await?;
+    let count = counter.goes_on(0).await?;
+    let output = ctr.run(&["tasks", "checkpoint", "--exit", "--file-locks", "counter"]).await?;
+    let work = bed.daemon.root().join("io.containerd.runtime.v2.task");
+    let work = work.join(bed.namespace()).join("counter");
+    let kept = entries(&work)?.into_iter().find(|name| name.starts_with("checkpoint-"));
+    let kept = work.join(kept.with_context(|| format!("nothing is kept: {output:?}"))?);
+    let told = output.stderr.contains(&kept.display().to_string());
+    ensure!(told && output.stderr.contains("perhaps not all of it"), "{output:?}");
+    let allowed = std::fs::read_to_string(kept.join("checkpoint-options.json"))?;
+    ensure!(allowed.contains("\"file_locks\":true"), "{allowed}");
+    let left = tests::within("the other client", attached.wait_with_output()).await??;
+    let stderr = String::from_utf8_lossy(&left.stderr);
+    ensure!(left.status.code() == Some(1), "{left:?}");
+    ensure!(stderr.contains(&kept.display().to_string()), "{stderr}");
+    let aside = bed.sandbox.path("aside");
+    tokio::process::Command::new("cp").arg("-a").arg(&kept).arg(&aside).status().await?;
+    counter.end_task().await?;
+    let client = ConnectOptions::new(bed.daemon.socket()).connect().await?;
+    let options = containerd_api::to_any(&containerd_api::runc::v1::Options {
+        binary_name: "runc".into(),
+        criu_image_path: aside.display().to_string(),
+        ..Default::default()
+    });
+    let container = client.namespace(bed.namespace()).container("counter").await?;
+    container.create_task(NewTask::default().options(options)).await?.start().await?;
+    counter.goes_on(count).await?;
+    counter.remove().await?;
+    counter.ctr.remove_images(&[&image]).await
 }
 
 /// How large the store is that is filled, in bytes.

@@ -77,7 +77,9 @@ impl Tasks {
         let content = self.diff.content();
         let config = write(content, task.namespace(), spec.encode_to_vec(), lease.clone()).await?;
         let folder = task.checkpoint_folder().await?;
-        let stored = match task.checkpoint(folder.path(), options).await {
+        let written = task.checkpoint(folder.path(), options).await;
+        let is_whole = written.is_ok();
+        let stored = match written {
             Ok(()) => {
                 fault::point("tasks.checkpoint.written");
                 self.store(&task, folder.path(), lease).await
@@ -93,9 +95,11 @@ impl Tasks {
         };
         match stored {
             // It may have ended even if its shim has failed after that.
-            Err(error) if exit && is_all_that_is_left(&task, &folder).await => {
+            Err(error) if exit && (is_whole || is_all_that_is_left(&task, &folder).await) => {
                 let kept = folder.path().display();
-                let text = format!("the task has ended, and is kept in {kept} until it is deleted");
+                let doubt = if is_whole { "" } else { ", perhaps not all of it," };
+                let text =
+                    format!("the task has ended, and is kept{doubt} in {kept} until it is deleted");
                 folder.keep();
                 Err(Error::caused(error.kind(), text, error))
             }
