@@ -1,7 +1,7 @@
 //! Checkpoints that come to nothing: what cannot be written goes on, what is not
 //! there is told, and nothing is left.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use containerd_api::{services::tasks::v1::CreateTaskRequest, types::Descriptor};
@@ -29,6 +29,7 @@ with_criu!(
     a_daemon_that_dies_leaves_all_or_nothing,
     a_daemon_may_die_while_criu_writes,
     a_daemon_may_stop_while_criu_writes,
+    a_task_goes_on_when_its_client_is_interrupted,
     what_has_ended_is_kept_though_it_cannot_be_stored,
     what_has_ended_is_kept_though_its_runtime_fails,
     nothing_ends_that_has_no_place,
@@ -140,18 +141,7 @@ async fn leaves_while_criu_writes(
     let registry = Registry::start()?;
     let image = pulled(bed, &registry).await?;
     let before = Store::of(bed.api()).await?;
-    let roots = Roots::prepare().map_err(anyhow::Error::msg)?;
-    roots.install(&CRIU, &bed.sandbox, "criu-itself")?;
-    let (begun, go) = (bed.sandbox.path("begun"), bed.sandbox.path("go"));
-    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU)?;
-    let itself = bed.daemon.programs().join("criu-itself");
-    let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = swrk ]; then touch {}; read line < {}; fi\nexec {} \"$@\"\n",
-        begun.display(),
-        go.display(),
-        itself.display()
-    );
-    bed.sandbox.executable("programs/criu", &script)?;
+    let [begun, go] = slow_criu(bed)?;
 
     let counter = Counter::start(bed, &image, "counter").await?;
     let mut client = counter.ctr.spawn(&["tasks", "checkpoint", "counter"])?;
@@ -194,6 +184,44 @@ async fn leaves_while_criu_writes(
     }
     assert_eq!(Store::of(bed.api()).await?, before);
     counter.ctr.remove_images(&[&image]).await
+}
+
+/// Whoever interrupts it must not leave it paused.
+async fn a_task_goes_on_when_its_client_is_interrupted(bed: &mut Bed) -> Result<()> {
+    let registry = Registry::start()?;
+    let image = pulled(bed, &registry).await?;
+    let [begun, go] = slow_criu(bed)?;
+    let counter = Counter::start(bed, &image, "counter").await?;
+    let mut client = counter.ctr.spawn(&["tasks", "checkpoint", "counter"])?;
+    eventually(async || begun.try_exists()?.then_some(()).context("it has not begun")).await?;
+    counter.is("PAUSED").await?;
+    let pid = i32::try_from(client.id().context("it has ended")?)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)?;
+    let release = tokio::spawn(async move { while tokio::fs::write(&go, "go\n").await.is_ok() {} });
+    let status = tests::within("the client", client.wait()).await??;
+    release.abort();
+    ensure!(status.code() == Some(130), "{status}");
+    counter.is("RUNNING").await?;
+    counter.goes_on(counter.count().await?).await?;
+    counter.remove().await?;
+    counter.ctr.remove_images(&[&image]).await
+}
+
+/// A CRIU that makes a file when it begins, and writes when it may. Both paths.
+fn slow_criu(bed: &Bed) -> Result<[PathBuf; 2]> {
+    let roots = Roots::prepare().map_err(anyhow::Error::msg)?;
+    roots.install(&CRIU, &bed.sandbox, "criu-itself")?;
+    let (begun, go) = (bed.sandbox.path("begun"), bed.sandbox.path("go"));
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU)?;
+    let itself = bed.daemon.programs().join("criu-itself");
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = swrk ]; then touch {}; read line < {}; fi\nexec {} \"$@\"\n",
+        begun.display(),
+        go.display(),
+        itself.display()
+    );
+    bed.sandbox.executable("programs/criu", &script)?;
+    Ok([begun, go])
 }
 
 /// Without a place for it on the daemon's disk, what a task has left when it ended
