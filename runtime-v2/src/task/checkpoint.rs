@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, warn};
 
-use super::{Kept, Task};
+use super::Task;
 use crate::{
     Any, Status,
     bundle::{Bundle, LeftImages},
@@ -65,6 +65,15 @@ impl CheckpointFolder {
     pub fn keep(self) {
         self.task.kept_mut().folders.push(self.path);
     }
+}
+
+/// Images that are all that is left of a task's processes. They go with it, but
+/// whoever deletes it may not know of them.
+#[derive(Default)]
+pub(super) struct Kept {
+    folders: Vec<PathBuf>,
+    /// How many of them a delete was refused for.
+    told: usize,
 }
 
 impl Task {

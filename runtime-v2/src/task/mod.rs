@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub use self::checkpoint::CheckpointFolder;
+use self::checkpoint::Kept;
 
 /// The task of a container, held by a shim.
 ///
@@ -48,15 +49,6 @@ pub struct Task {
     in_use: TaskTracker,
     kept: Mutex<Kept>,
     log: Option<AbortHandle>,
-}
-
-/// Images that are all that is left of a task's processes. They go with it, but
-/// whoever deletes it may not know of them.
-#[derive(Default)]
-struct Kept {
-    folders: Vec<PathBuf>,
-    /// How many of them a delete was refused for.
-    told: usize,
 }
 
 /// Where a task is in its life, as far as its shim is concerned.
