@@ -114,8 +114,14 @@ async fn bury(shared: &Shared, task: &Task, lost: &Connection) {
         strays::end_all(task.bundle_of(), task.runtime(), shared.config.timeouts.cleanup).await;
     }
     let obituary = cleanup::bury(shared, task.bundle_of(), task.runtime(), task.seen()).await;
+    // Whoever is told that the task is gone may use its id again; but how it ended
+    // is not kept back because of who puts its checkpoint away.
+    if task.is_used() {
+        task.die(obituary);
+        task.end_of_use().await;
+        return cleanup::forget(shared, task.bundle_of()).await;
+    }
     task.end_of_use().await;
-    // Whoever is told that the task is gone may use its id again.
     cleanup::forget(shared, task.bundle_of()).await;
     task.die(obituary);
 }

@@ -10,10 +10,21 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use runtime_v2::{Recovered, Status, Timeouts};
+use shim_protocol::ErrorKind;
+
 use common::{PATIENCE, World, id, names_in, ours};
 
 for_each_shim!(
     a_delete_waits_for_a_checkpoint,
+    a_delete_is_told_what_was_kept,
+    a_daemon_that_ends_while_a_delete_waits_leaves_the_images,
+    a_delete_does_not_wait_for_ever,
+    how_it_ended_is_told_before_its_checkpoint_is_put_away,
     what_is_left_with_a_running_task_goes,
     what_is_left_of_a_task_that_has_ended_stays,
 );
@@ -52,17 +63,99 @@ async fn a_delete_waits_for_a_checkpoint(world: World) -> World {
         let task = task.clone();
         async move { task.delete().await }
     });
-    let refused = async {
-        while let Ok(another) = task.checkpoint_folder().await {
-            another.remove().await.unwrap();
-        }
-    };
-    tokio::time::timeout(PATIENCE, refused).await.expect("it is not being deleted");
-    assert!(!task.runs().await.is_ok_and(|runs| runs));
+    // Nothing is kept from being asked, and the shim has still all that it had.
+    for _ in 0..20 {
+        assert_eq!(task.state(None).await.unwrap().status, Status::Stopped);
+    }
+    let another = task.checkpoint_folder().await.unwrap();
     assert!(!folder.is_empty().await.unwrap(), "it is still being read");
     assert!(world.shims().contains(&shim) && !deleting.is_finished());
     folder.remove().await.unwrap();
+    assert!(!deleting.is_finished());
+    another.remove().await.unwrap();
     deleting.await.unwrap().unwrap();
+    assert!(!work(&world).exists());
+    world
+}
+
+/// Who deletes must not be the end of what they could not know of.
+async fn a_delete_is_told_what_was_kept(world: World) -> World {
+    let task = world.manager.create(world.request("a", "true")).await.unwrap();
+    task.start(None).await.unwrap();
+    task.wait(None).await.unwrap();
+    let folder = task.checkpoint_folder().await.unwrap();
+    let path = folder.path().to_owned();
+    let mut deleting = Box::pin(task.delete());
+    // It gets as far as it can.
+    let begun = tokio::time::timeout(Duration::from_millis(200), &mut deleting);
+    assert!(begun.await.is_err());
+    folder.keep();
+    let error = deleting.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    // Nor need it have waited.
+    task.checkpoint_folder().await.unwrap().keep();
+    let error = task.delete().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(path.exists());
+    task.delete().await.unwrap();
+    assert!(!work(&world).exists());
+    world
+}
+
+async fn a_daemon_that_ends_while_a_delete_waits_leaves_the_images(mut world: World) -> World {
+    let task = world.manager.create(world.request("a", "true")).await.unwrap();
+    task.start(None).await.unwrap();
+    task.wait(None).await.unwrap();
+    let folder = task.checkpoint_folder().await.unwrap();
+    let deleting = tokio::spawn({
+        let task = task.clone();
+        async move { task.delete().await }
+    });
+    for _ in 0..20 {
+        task.state(None).await.unwrap();
+    }
+    deleting.abort();
+    let recovered = world.restart(async |_| {}).await;
+    assert_eq!(recovered, Recovered { stopped: 1, ..Default::default() });
+    assert!(folder.path().exists());
+    world.manager.get(&world.namespace, &id("a")).unwrap().delete().await.unwrap();
+    world
+}
+
+/// That it takes long is no reason to wait for ever, nor to delete what is there.
+async fn a_delete_does_not_wait_for_ever(mut world: World) -> World {
+    let limit = Duration::from_secs(3);
+    world.set_timeouts(Timeouts { request: limit, ..Default::default() }).await;
+    let task = world.manager.create(world.request("a", "sleep 1000")).await.unwrap();
+    task.start(None).await.unwrap();
+    let folder = task.checkpoint_folder().await.unwrap();
+    // What runs is refused at once.
+    let error = task.delete().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(error.to_string().contains("runs"), "{error}");
+    task.kill(None, 9, false).await.unwrap();
+    task.wait(None).await.unwrap();
+    let error = task.delete().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(error.to_string().contains("checkpoint"), "{error}");
+    folder.remove().await.unwrap();
+    task.delete().await.unwrap();
+    world
+}
+
+async fn how_it_ended_is_told_before_its_checkpoint_is_put_away(world: World) -> World {
+    let task = world.manager.create(world.request("a", "sleep 1000")).await.unwrap();
+    task.start(None).await.unwrap();
+    let folder = task.checkpoint_folder().await.unwrap();
+    let shim = Pid::from_raw(world.shim_of("a"));
+    kill(shim, Signal::SIGKILL).unwrap();
+    let exit = tokio::time::timeout(PATIENCE, task.wait(None)).await.expect("nobody says so");
+    assert_eq!(exit.unwrap().status, 137);
+    assert!(folder.path().exists());
+    let deleting = tokio::spawn(async move { task.delete().await });
+    folder.remove().await.unwrap();
+    assert!(deleting.await.unwrap().unwrap_err().is_not_found());
     assert!(!work(&world).exists());
     world
 }

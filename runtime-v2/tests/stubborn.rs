@@ -46,6 +46,8 @@ struct Fake {
     refusing: AtomicBool,
     /// It makes init at the start.
     restoring: AtomicBool,
+    /// It does so when it is asked to.
+    willing: AtomicBool,
     status: Mutex<WireStatus>,
     asked: Mutex<Vec<&'static str>>,
     shim_pid: u32,
@@ -107,7 +109,10 @@ impl Task for Fake {
 
     async fn start(&self, _: &TtrpcContext, _: StartRequest) -> ttrpc::Result<StartResponse> {
         self.ask("start").await;
-        refuse()
+        match self.willing.load(Ordering::SeqCst) {
+            true => Ok(StartResponse { pid: 9, ..Default::default() }),
+            false => refuse(),
+        }
     }
 
     async fn exec(&self, _: &TtrpcContext, _: ExecProcessRequest) -> ttrpc::Result<Empty> {
@@ -275,6 +280,32 @@ async fn a_start_from_a_checkpoint_has_no_limit() {
         assert!(!starting.is_finished());
         shim.fake.hangs_on(None);
         assert_eq!(starting.await.unwrap().unwrap_err().kind(), ErrorKind::Unknown);
+        shim.process.kill().unwrap();
+        task.delete().await.unwrap();
+        world
+    })
+    .await;
+}
+
+/// Nobody else would note the pid.
+#[tokio::test]
+async fn a_start_from_a_checkpoint_survives_its_caller() {
+    with_world(async |world: World| {
+        let mut shim = Shim::serve(&world, Some("start")).await;
+        shim.fake.restoring.store(true, Ordering::SeqCst);
+        shim.fake.willing.store(true, Ordering::SeqCst);
+        let task = world.manager.create(shim.request(&world)).await.unwrap();
+        let restore = world.folder.path().join("root").join(&world.namespace).join("a/restore");
+        std::fs::create_dir(&restore).unwrap();
+        let starting = tokio::spawn({
+            let task = task.clone();
+            async move { task.start(None).await }
+        });
+        until(|| shim.fake.asked().contains(&"start")).await;
+        starting.abort();
+        assert!(starting.await.unwrap_err().is_cancelled());
+        shim.fake.hangs_on(None);
+        until(|| task.pid() == 9 && !restore.exists()).await;
         shim.process.kill().unwrap();
         task.delete().await.unwrap();
         world

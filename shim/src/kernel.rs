@@ -18,6 +18,18 @@ pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<String> {
     Ok(text)
 }
 
+/// Has a process begun to end? The kernel tells long before it can be reaped,
+/// in the flags of `/proc/<pid>/stat` (proc(5)). One that is gone has.
+pub(crate) fn is_exiting(pid: u32) -> bool {
+    /// `include/linux/sched.h`.
+    const PF_EXITING: u32 = 0x4;
+    let Ok(stat) = read(format!("/proc/{pid}/stat")) else { return true };
+    // The name in parentheses may hold anything, so count from its end.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let flags = fields.split(' ').nth(6).and_then(|flags| flags.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,5 +44,19 @@ mod tests {
             assert_eq!(read(&path).unwrap(), text);
         }
         assert!(read("/proc/self/stat").unwrap().ends_with('\n'));
+    }
+
+    #[test]
+    fn a_process_that_was_not_reaped_is_exiting() {
+        assert!(!is_exiting(std::process::id()));
+        let mut child = std::process::Command::new("true")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The pipe is closed on the way out, after the flag is set.
+        std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
+        assert!(is_exiting(child.id()));
+        // The reaper of another test may have been faster.
+        let _ = child.wait();
     }
 }

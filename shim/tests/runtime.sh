@@ -1,6 +1,7 @@
 #!/bin/sh
 # An OCI runtime whose containers sleep. Its working folder is the bundle, and a
-# file hang-<verb> there keeps that verb from coming to an end.
+# file hang-<verb> there keeps that verb from coming to an end, and wait-<verb>
+# for as long as a child of it lives.
 set -eu
 
 # A pid may have been given to a stranger meanwhile.
@@ -20,6 +21,11 @@ if [ -e "hang-$verb" ]; then
     printf %s $$ >hanging~
     mv hanging~ hanging
     exec sleep 1000
+fi
+if [ -e "wait-$verb" ]; then
+    (echo >begun; sleep 1000; :) || :
+    echo >undone
+    exit 3
 fi
 case $verb in
     create)

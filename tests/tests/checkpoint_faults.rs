@@ -1,7 +1,7 @@
 //! Checkpoints that come to nothing: what cannot be written goes on, what is not
 //! there is told, and nothing is left.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use containerd_api::{services::tasks::v1::CreateTaskRequest, types::Descriptor};
@@ -29,10 +29,11 @@ with_criu!(
     a_daemon_that_dies_leaves_all_or_nothing,
     a_daemon_may_die_while_criu_writes,
     a_daemon_may_stop_while_criu_writes,
-    what_has_ended_is_kept_though_it_cannot_be_stored,
+    a_task_goes_on_when_its_client_is_interrupted,
     nothing_ends_that_has_no_place,
     without_a_fit_criu_nothing_is_touched,
     what_is_no_checkpoint_is_refused,
+    a_restore_that_hangs_can_be_ended,
 );
 with_criu!(crun, tests::Pairing::OURS_WITH_CRUN, a_task_that_cannot_be_written_goes_on);
 with_criu!(embedded, tests::Pairing::OURS, the_embedded_runtime_names_the_remedy);
@@ -138,18 +139,7 @@ async fn leaves_while_criu_writes(
     let registry = Registry::start()?;
     let image = pulled(bed, &registry).await?;
     let before = Store::of(bed.api()).await?;
-    let roots = Roots::prepare().map_err(anyhow::Error::msg)?;
-    roots.install(&CRIU, &bed.sandbox, "criu-itself")?;
-    let (begun, go) = (bed.sandbox.path("begun"), bed.sandbox.path("go"));
-    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU)?;
-    let itself = bed.daemon.programs().join("criu-itself");
-    let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = swrk ]; then touch {}; read line < {}; fi\nexec {} \"$@\"\n",
-        begun.display(),
-        go.display(),
-        itself.display()
-    );
-    bed.sandbox.executable("programs/criu", &script)?;
+    let [begun, go] = slow_criu(bed)?;
 
     let counter = Counter::start(bed, &image, "counter").await?;
     let mut client = counter.ctr.spawn(&["tasks", "checkpoint", "counter"])?;
@@ -194,90 +184,42 @@ async fn leaves_while_criu_writes(
     counter.ctr.remove_images(&[&image]).await
 }
 
-/// Without a place for it on the daemon's disk, what a task has left when it ended
-/// stays where it is, or is held by a lease.
-async fn what_has_ended_is_kept_though_it_cannot_be_stored(bed: &mut Bed) -> Result<()> {
-    let store = bed.daemon.root().join("io.containerd.content.v1.content");
-    bed.daemon.stop().await?;
-    bed.sandbox.mount_tmpfs(&store, STORE_BYTES)?;
-    bed.daemon.start(&bed.sandbox).await?;
+/// Whoever interrupts it must not leave it paused.
+async fn a_task_goes_on_when_its_client_is_interrupted(bed: &mut Bed) -> Result<()> {
     let registry = Registry::start()?;
     let image = pulled(bed, &registry).await?;
-    let before = Store::of(bed.api()).await?;
-    let client = ConnectOptions::new(bed.daemon.socket()).connect().await?;
-    let namespace = client.namespace(bed.namespace());
-
-    // The configuration is stored, the memory is not.
+    let [begun, go] = slow_criu(bed)?;
     let counter = Counter::start(bed, &image, "counter").await?;
-    fill(bed, &store, Some(64 << 10))?;
-    let checkpoint = ["tasks", "checkpoint", "--exit", "counter"];
-    let output = counter.ctr.run(&checkpoint).await?;
-    let work = bed.daemon.root().join("io.containerd.runtime.v2.task");
-    let work = work.join(bed.namespace()).join("counter");
-    let kept = entries(&work)?.into_iter().find(|name| name.starts_with("checkpoint-"));
-    let kept = work.join(kept.with_context(|| format!("nothing is kept: {output:?}"))?);
-    let told = output.stderr.contains(&kept.display().to_string());
-    ensure!(output.code == Some(1) && told, "{output:?}");
-    // The next daemon keeps it, too.
-    bed.crash().await?;
-    let counter = Counter::of(bed, "counter");
-    counter.is("STOPPED").await?;
-    let aside = bed.sandbox.path("aside");
-    tokio::process::Command::new("cp").arg("-a").arg(&kept).arg(&aside).status().await?;
-    fill(bed, &store, None)?;
-    counter.end_task().await?;
-    ensure!(!kept.exists(), "it goes with the task");
-    let options = containerd_api::to_any(&containerd_api::runc::v1::Options {
-        binary_name: "runc".into(),
-        criu_image_path: aside.display().to_string(),
-        ..Default::default()
-    });
-    let task = NewTask::default().options(options);
-    namespace.container("counter").await?.create_task(task).await?.start().await?;
+    let mut client = counter.ctr.spawn(&["tasks", "checkpoint", "counter"])?;
+    eventually(async || begun.try_exists()?.then_some(()).context("it has not begun")).await?;
+    counter.is("PAUSED").await?;
+    let pid = i32::try_from(client.id().context("it has ended")?)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)?;
+    let release = tokio::spawn(async move { while tokio::fs::write(&go, "go\n").await.is_ok() {} });
+    let status = tests::within("the client", client.wait()).await??;
+    release.abort();
+    ensure!(status.code() == Some(130), "{status}");
+    counter.is("RUNNING").await?;
     counter.goes_on(counter.count().await?).await?;
-
-    // The memory is stored, the files are not.
-    counter.exec("head -c 6000000 /dev/urandom > /big").await?;
-    fill(bed, &store, Some(5 << 20))?;
-    let output = counter.ctr.run(&checkpoint).await?;
-    ensure!(output.code == Some(1) && output.stderr.contains("lease"), "{output:?}");
-    fill(bed, &store, None)?;
-    eventually(async || counter.is("STOPPED").await).await?;
-    let leases = counter.ctr.ok(&["leases", "ls", "-q"]).await?;
-    ensure!(leases.lines().count() == 1 && output.stderr.contains(leases.trim()), "{leases}");
-    counter.ctr.ok(&["content", "ls"]).await?;
-    let held = namespace.leases().resources(leases.trim()).await?;
-    ensure!(held.len() == 2, "{held:?}");
-    for resource in held {
-        namespace.content().info(&resource.id).await?;
-    }
-    counter.ctr.ok(&["leases", "rm", "--sync", leases.trim()]).await?;
     counter.remove().await?;
-    assert_eq!(Store::of(bed.api()).await?, before);
-    counter.ctr.remove_images(&[&image]).await?;
-    bed.daemon.stop().await?;
-    bed.sandbox.unmount(&store)?;
-    bed.daemon.start(&bed.sandbox).await
+    counter.ctr.remove_images(&[&image]).await
 }
 
-/// How large the store is that is filled, in bytes.
-const STORE_BYTES: usize = 24 << 20;
-
-/// Fills a filesystem of the daemon but for so many bytes; nothing is empty again.
-fn fill(bed: &Bed, folder: &Path, but: Option<usize>) -> Result<()> {
-    let filler = folder.join("filler");
-    let filler = filler.display();
-    let script = match but {
-        Some(but) => {
-            format!("dd if=/dev/zero of={filler} bs=4096 2> /dev/null; truncate -s -{but} {filler}")
-        }
-        None => format!("rm {filler}"),
-    };
-    let (program, arguments) = bed.sandbox.command(Path::new("/bin/sh"));
-    let command =
-        std::process::Command::new(program).args(arguments).args(["-c", &script]).status();
-    ensure!(command?.success(), "cannot fill {filler}");
-    Ok(())
+/// A CRIU that makes a file when it begins, and writes when it may. Both paths.
+fn slow_criu(bed: &Bed) -> Result<[PathBuf; 2]> {
+    let roots = Roots::prepare().map_err(anyhow::Error::msg)?;
+    roots.install(&CRIU, &bed.sandbox, "criu-itself")?;
+    let (begun, go) = (bed.sandbox.path("begun"), bed.sandbox.path("go"));
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU)?;
+    let itself = bed.daemon.programs().join("criu-itself");
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = swrk ]; then touch {}; read line < {}; fi\nexec {} \"$@\"\n",
+        begun.display(),
+        go.display(),
+        itself.display()
+    );
+    bed.sandbox.executable("programs/criu", &script)?;
+    Ok([begun, go])
 }
 
 /// What would be in the way afterwards is told before.
@@ -372,15 +314,20 @@ async fn what_is_no_checkpoint_is_refused(bed: &mut Bed) -> Result<()> {
     archive.file("link/escaped", 0o644, b"no")?;
     let hostile = archive.finish()?;
     let mut archive = tests::images::Layer::new();
-    archive.device("checkpoint-options.json", EntryType::Fifo, (0, 0))?;
+    archive.device("deep/inventory.img", EntryType::Fifo, (0, 0))?;
     let silent = archive.finish()?;
+    let mut archive = tests::images::Layer::new();
+    archive.file("core-1.img", 0o600, b"no")?;
+    archive.symlink("parent", "nowhere")?;
+    let empty = archive.finish()?;
     for (media_type, data, expected) in [
         ("application/vnd.oci.image.layer.v1.tar", &b"layer"[..], Code::InvalidArgument),
         (CHECKPOINT, b"no archive", Code::DataLoss),
-        // It is unpacked, but there is nothing that CRIU could restore.
-        (CHECKPOINT, &hostile, Code::Ok),
+        (CHECKPOINT, &hostile, Code::InvalidArgument),
         // Whoever reads from it waits for ever.
-        (CHECKPOINT, &silent, Code::Ok),
+        (CHECKPOINT, &silent, Code::InvalidArgument),
+        // It is unpacked, but there is nothing that CRIU could restore.
+        (CHECKPOINT, &empty, Code::Ok),
     ] {
         let digest = digest_of(data);
         assert_eq!(content::put(bed.api(), "blob", data).await?, digest);
@@ -410,6 +357,36 @@ async fn what_is_no_checkpoint_is_refused(bed: &mut Bed) -> Result<()> {
         let wanted = if media_type == CHECKPOINT { Code::NotFound } else { expected };
         assert_eq!(code(absent)?.0, wanted, "{media_type}");
     }
+    Ok(container.delete().await?)
+}
+
+/// A folder with images may come from anywhere, with anything in it.
+async fn a_restore_that_hangs_can_be_ended(bed: &mut Bed) -> Result<()> {
+    let images = bed.sandbox.path("images");
+    std::fs::create_dir(&images)?;
+    nix::unistd::mkfifo(&images.join("inventory.img"), nix::sys::stat::Mode::S_IRWXU)?;
+    let spec = bed.spec("hangs", "sleep 1000");
+    let container = bed.container("hangs", &spec).await?;
+    let client = ConnectOptions::new(bed.daemon.socket()).connect().await?;
+    let options = containerd_api::to_any(&containerd_api::runc::v1::Options {
+        binary_name: "runc".into(),
+        criu_image_path: images.display().to_string(),
+        ..Default::default()
+    });
+    let of = client.namespace(bed.namespace()).container("hangs").await?;
+    let task = of.create_task(NewTask::default().options(options)).await?;
+    for _ in 0..2 {
+        let mut start = Box::pin(task.start());
+        let killed = eventually(async || {
+            // Before it has begun there is nothing to kill.
+            task.kill(9).await.context("it is not being restored")
+        });
+        let (started, killed) =
+            tests::within("the start", async { tokio::join!(&mut start, killed) }).await?;
+        killed?;
+        ensure!(started.is_err(), "it was restored");
+    }
+    task.delete().await?;
     Ok(container.delete().await?)
 }
 

@@ -59,6 +59,18 @@ fn offset_of(offset: &str, text: &str) -> Result<i32> {
     offset.parse().with_context(|| format!("unknown signal {text:?}"))
 }
 
+/// Waits until this program is told to end, and answers the exit code that shells
+/// give who is ended by that signal.
+pub(crate) async fn told_to_end() -> Result<u8> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let told = tokio::select! {
+        _ = interrupt.recv() => Signal::SIGINT,
+        _ = terminate.recv() => Signal::SIGTERM,
+    };
+    Ok(128 + told as u8)
+}
+
 /// Passes signals on to a process, until this is dropped.
 pub(crate) fn forward(process: &Process) -> Result<JoinSet<()>> {
     let mut forwarders = JoinSet::new();

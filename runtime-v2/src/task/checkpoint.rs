@@ -4,11 +4,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, MutexGuard, PoisonError},
 };
 
 use protobuf::well_known_types::empty::Empty;
-use shim_protocol::{Context, Result, proto::task_v2 as wire};
+use shim_protocol::{Context, Error, Result, proto::task_v2 as wire};
+use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, warn};
 
@@ -27,6 +28,7 @@ use crate::{
 /// runs then.
 pub struct CheckpointFolder {
     path: PathBuf,
+    task: Arc<Task>,
     _held: TaskTrackerToken,
 }
 
@@ -54,9 +56,24 @@ impl CheckpointFolder {
     /// # Errors
     /// Those of the disk.
     pub async fn remove(self) -> Result<()> {
-        let Self { path, _held } = self;
+        let Self { path, _held, .. } = self;
         blocking(move || Bundle::remove_checkpoint_folder(&path)).await
     }
+
+    /// Leaves it, as all that there is of the task's processes: whoever deletes the
+    /// task is told so, and only who does it again then removes it.
+    pub fn keep(self) {
+        self.task.kept_mut().folders.push(self.path);
+    }
+}
+
+/// Images that are all that is left of a task's processes. They go with it, but
+/// whoever deletes it may not know of them.
+#[derive(Default)]
+pub(super) struct Kept {
+    folders: Vec<PathBuf>,
+    /// How many of them a delete was refused for.
+    told: usize,
 }
 
 impl Task {
@@ -84,11 +101,11 @@ impl Task {
     ///
     /// # Errors
     /// `NotFound`; those of the disk.
-    pub async fn checkpoint_folder(&self) -> Result<CheckpointFolder> {
+    pub async fn checkpoint_folder(self: &Arc<Self>) -> Result<CheckpointFolder> {
         let held = self.hold()?;
         let bundle = self.bundle_of().clone();
         let path = blocking(move || bundle.make_checkpoint_folder()).await?;
-        Ok(CheckpointFolder { path, _held: held })
+        Ok(CheckpointFolder { path, task: self.clone(), _held: held })
     }
 
     /// Whether its init runs, or is frozen. May be asked by who holds a
@@ -131,7 +148,7 @@ impl Task {
 
     /// Its init is still to be made, from the images of a checkpoint: shims make all
     /// others at once (containerd's runc shim, `process/init.go`).
-    pub(super) fn is_to_be_restored(&self) -> bool {
+    pub fn is_to_be_restored(&self) -> bool {
         self.pid() == 0
     }
 
@@ -157,10 +174,57 @@ impl Task {
         Ok(held)
     }
 
+    /// Does somebody need the work folder, or the shim?
+    pub(crate) fn is_used(&self) -> bool {
+        !self.in_use.is_empty()
+    }
+
+    /// Waits until nobody does, but for others to come. Nobody is kept from steering
+    /// the task meanwhile.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when it runs, or that takes longer than an answer may,
+    /// or something was kept that nobody was told of: nothing was done then.
+    pub(super) async fn until_unused(&self) -> Result<()> {
+        let told = self.kept_mut().told;
+        if self.is_used() {
+            if self.runs().await.unwrap_or(false) {
+                return Err(Error::precondition(format!("task {:?} runs", self.id())));
+            }
+            debug!(id = %self.id(), "its end waits for a checkpoint");
+            // As a tracker has it, this is only leave to wait.
+            self.in_use.close();
+            timeout(self.limit(), self.in_use.wait()).await.map_err(|_| {
+                let id = self.id();
+                Error::precondition(format!("a checkpoint of task {id:?} is still being written"))
+            })?;
+        }
+        // With a dead shim all of it goes.
+        if self.connection().is_err() {
+            return Ok(());
+        }
+        let mut kept = self.kept_mut();
+        kept.told = kept.folders.len();
+        match kept.folders.get(told) {
+            Some(folder) => Err(Error::precondition(format!(
+                "what a checkpoint has left of task {:?} is kept in {} until the task is deleted \
+                 once more",
+                self.id(),
+                folder.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn kept_mut(&self) -> MutexGuard<'_, Kept> {
+        // No change of it can panic halfway through.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until nobody needs the work folder, or the shim. To be called when the
     /// task is on its way out, so that there will be no others.
     pub(crate) async fn end_of_use(&self) {
-        if !self.in_use.is_empty() {
+        if self.is_used() {
             debug!(id = %self.id(), "its end waits for a checkpoint");
         }
         self.in_use.close();

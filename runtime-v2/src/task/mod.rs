@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub use self::checkpoint::CheckpointFolder;
+use self::checkpoint::Kept;
 
 /// The task of a container, held by a shim.
 ///
@@ -46,6 +47,7 @@ pub struct Task {
     /// What is under way in the work folder, such as checkpoints: the end of the
     /// folder, and of the shim, waits for it.
     in_use: TaskTracker,
+    kept: Mutex<Kept>,
     log: Option<AbortHandle>,
 }
 
@@ -106,6 +108,7 @@ impl Task {
             ending: AsyncMutex::new(()),
             seen: Mutex::new(seen),
             in_use: TaskTracker::new(),
+            kept: Mutex::default(),
             log,
         })
     }
@@ -136,19 +139,41 @@ impl Task {
     }
 
     /// Deletes the task: container, shim (unless it has other tasks) and
-    /// bundle. When it returns, all of them are gone: it waits for checkpoints
-    /// that are under way. Goes on if the caller goes away.
+    /// bundle. When it returns, all of them are gone. It waits for checkpoints
+    /// that are under way, as long as for any answer. Once it has begun, it goes
+    /// on if the caller goes away.
     ///
     /// # Errors
-    /// `FailedPrecondition` while it runs, `NotFound` when it was deleted.
+    /// `FailedPrecondition` while it runs, or a checkpoint is under way, and once
+    /// for one that had to be kept, which the next delete removes; `NotFound` when
+    /// it was deleted.
     pub async fn delete(self: &Arc<Self>) -> Result<Deleted> {
-        let task = self.clone();
-        self.shared.own(async move { task.delete_to_the_end().await }).await
+        loop {
+            // As long as the shim was not asked nothing is lost, whoever ends.
+            self.until_unused().await?;
+            let task = self.clone();
+            let deleted = self.shared.own(async move { task.delete_unless_used().await }).await?;
+            if let Some(deleted) = deleted {
+                return Ok(deleted);
+            }
+        }
     }
 
-    async fn delete_to_the_end(&self) -> Result<Deleted> {
+    /// Nothing if a checkpoint was begun meanwhile.
+    async fn delete_unless_used(&self) -> Result<Option<Deleted>> {
         let ending = self.end_of_life().await;
         let connection = self.connection()?;
+        match self.is_used() {
+            true => Ok(None),
+            false => self.delete_to_the_end(ending, connection).await.map(Some),
+        }
+    }
+
+    async fn delete_to_the_end(
+        &self,
+        ending: AsyncMutexGuard<'_, ()>,
+        connection: Arc<Connection>,
+    ) -> Result<Deleted> {
         let request = wire::DeleteRequest { id: self.id().to_string(), ..Default::default() };
         let answer: Result<wire::DeleteResponse> =
             connection.task("Delete", &request, Some(self.limit())).await;
@@ -159,7 +184,11 @@ impl Task {
             Err(_) if connection.is_closed() => {
                 drop(ending);
                 return match self.verdict(&connection).await {
-                    Some(Life::Died(obituary)) => Ok(obituary.init),
+                    Some(Life::Died(obituary)) => {
+                        // What it has left goes before that is released.
+                        let _ending = self.end_of_life().await;
+                        Ok(obituary.init)
+                    }
                     Some(Life::Deleted) => Err(self.gone()),
                     Some(Life::Live(_)) | None => {
                         Err(Error::unavailable("connection to shim was lost meanwhile"))

@@ -1,6 +1,6 @@
 //! What can be asked of a task's shim: one method per request.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use protobuf::{Message, MessageField, well_known_types::empty::Empty};
 use shim_protocol::{ErrorKind, Id, Result, proto::task_v2 as wire};
@@ -29,24 +29,32 @@ impl Task {
         Ok(process)
     }
 
-    /// Starts init or an exec; answers its pid. However long that takes, if it
-    /// goes on from a checkpoint.
+    /// Starts init or an exec; answers its pid. However long that takes, and
+    /// whether the caller goes away or not, if it goes on from a checkpoint.
     ///
     /// # Errors
     /// `NotFound`, and `FailedPrecondition` when it was started before.
-    pub async fn start(&self, exec: Option<&Id>) -> Result<u32> {
+    pub async fn start(self: &Arc<Self>, exec: Option<&Id>) -> Result<u32> {
+        if exec.is_some() || !self.is_to_be_restored() {
+            return self.start_process(exec, Some(self.limit())).await;
+        }
+        let task = self.clone();
+        let restore = async move {
+            let pid = task.start_process(None, None).await?;
+            task.was_restored();
+            Ok(pid)
+        };
+        self.shared.own(restore).await
+    }
+
+    async fn start_process(&self, exec: Option<&Id>, limit: Option<Duration>) -> Result<u32> {
         let request = wire::StartRequest {
             id: self.id().to_string(),
             exec_id: name(exec),
             ..Default::default()
         };
-        let is_restored = exec.is_none() && self.is_to_be_restored();
-        let limit = (!is_restored).then(|| self.limit());
         let answer = self.call("Start", &request, limit).await;
         let answer: wire::StartResponse = self.explain(answer, exec, &[Status::Created]).await?;
-        if is_restored {
-            self.was_restored();
-        }
         let mut seen = self.seen_mut();
         match exec {
             None => seen.init.pid = answer.pid,

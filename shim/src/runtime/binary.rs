@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use containerd_mounts::unmount_all;
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     call::{Call, TempFile, read_pid},
     criu::{self, Allowed},
 };
-use crate::reaper::Reaper;
+use crate::{kernel::is_exiting, reaper::Reaper};
 
 /// Where the pid of a container's first process is kept in its bundle
 /// (containerd's `InitPidFile`).
@@ -212,6 +213,13 @@ impl Runtime for BinaryRuntime {
     }
 
     async fn delete(&self, id: &Id, force: bool) -> Result<()> {
+        if force {
+            // The root of a container that runc was about to restore: it would remove
+            // what is in it with its own folder.
+            let criu_root = self.config.root.join(id).join("criu-root");
+            let unmounted = tokio::task::spawn_blocking(move || unmount_all(&criu_root)).await;
+            unmounted.map_err(|e| Error::caused(ErrorKind::Internal, "unmount", e))??;
+        }
         let mut call = self.call("delete")?;
         call.flag("--force", force);
         match self.run(id, call, "delete").await {
@@ -254,10 +262,14 @@ impl Runtime for BinaryRuntime {
         let allowed = Allowed::from(request);
         allow(call.flag("--leave-running", !request.exit), &allowed);
         // While there is something that can still be kept as it is.
-        allowed.write(&request.image_path)?;
+        let before = allowed.write(&request.image_path)?;
         if let Err(error) = self.run(id, call, "checkpoint").await {
-            Allowed::forget(&request.image_path)
-                .unwrap_or_else(|e| tracing::warn!(container = %id, "{}", e.report()));
+            // CRIU ends what it has written at last, and the runtime may fail after that.
+            let init = read_pid(&self.config.work.join(INIT_PID_FILE));
+            if init.is_ok_and(|pid| !is_exiting(pid)) {
+                let back = before.put_back();
+                back.unwrap_or_else(|e| tracing::warn!(container = %id, "{}", e.report()));
+            }
             return Err(told(error, request.work_path.as_deref(), criu::DUMP_LOG));
         }
         Ok(())
@@ -277,6 +289,7 @@ impl Runtime for BinaryRuntime {
         call.arg("--detach")
             .flag("--no-subreaper", !self.is_crun().await?)
             .flag("--no-pivot", request.no_pivot_root)
+            .give_up(request.give_up)
             .stdio(request.stdio);
         let made = self.make(id, call).await;
         made.map_err(|error| told(error, request.work_path, criu::RESTORE_LOG))

@@ -8,16 +8,26 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
+use tokio_util::sync::CancellationToken;
 
 use super::{ChildStdio, log};
 use crate::{
+    kernel,
     reaper::{KillOnDrop, Reaper},
-    sys::command,
+    sys::{command, process},
 };
+
+const SIGKILL: u32 = Signal::SIGKILL as u32;
+/// How long a call that was given up may take to undo what it has done.
+const GIVE_UP_LIMIT: Duration = Duration::from_secs(5);
+/// How long it is waited for what a call may still start.
+const KILL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The largest answer that is read, in bytes: a process list of a container
 /// with 100,000 processes fits.
@@ -77,6 +87,7 @@ pub(super) struct Call {
     log: TempFile,
     verb: &'static str,
     wants_output: bool,
+    give_up: CancellationToken,
 }
 
 impl Call {
@@ -100,7 +111,7 @@ impl Call {
             .stderr(log.file.try_clone().context("clone", "log")?);
         // A runtime must not go on making a container that nobody will own.
         command::die_with_parent(&mut command);
-        Ok(Self { command, log, verb, wants_output: false })
+        Ok(Self { command, log, verb, wants_output: false, give_up: CancellationToken::new() })
     }
 
     /// Adds an argument.
@@ -127,6 +138,13 @@ impl Call {
     pub(super) fn capture(&mut self) -> &mut Self {
         self.wants_output = true;
         self.command.stdout(Stdio::piped());
+        self
+    }
+
+    /// Once this is cancelled, all that it has started is killed, so that it fails,
+    /// and undoes what it has done.
+    pub(super) fn give_up(&mut self, token: &CancellationToken) -> &mut Self {
+        self.give_up = token.clone();
         self
     }
 
@@ -163,7 +181,18 @@ impl Call {
                 .await
                 .context("read", "runtime output")?;
         }
-        let status = process.ended().await.status;
+        let given_up = async {
+            self.give_up.cancelled().await;
+            tokio::time::timeout(GIVE_UP_LIMIT, end_descendants(child.pid)).await
+        };
+        let status = tokio::select! {
+            biased;
+            exit = process.ended() => exit.status,
+            _ = given_up => {
+                let text = format!("OCI runtime {}: it was given up, and killed", self.verb);
+                return Err(Error::new(ErrorKind::DeadlineExceeded, text));
+            }
+        };
         if status == 0 {
             return Ok(output);
         }
@@ -173,6 +202,35 @@ impl Call {
     }
 }
 
+/// Kills what a process has started, and goes on with that.
+async fn end_descendants(pid: u32) {
+    loop {
+        // The youngest first: whoever started them may still tell what became of them.
+        for pid in descendants(pid).into_iter().rev() {
+            // It may have ended just now.
+            let _ = process::kill(pid, SIGKILL);
+        }
+        tokio::time::sleep(KILL_PAUSE).await;
+    }
+}
+
+/// All that descend from a process, parents before their children.
+fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let children =
+            threads.filter_map(|thread| kernel::read(thread.path().join("children")).ok());
+        let children: Vec<u32> = children
+            .flat_map(|pids| pids.split_whitespace().flat_map(str::parse).collect::<Vec<_>>())
+            .collect();
+        found.extend(children);
+        next += 1;
+    }
+    found.split_off(1)
+}
+
 /// Reads the pid a runtime has written.
 pub(super) fn read_pid(path: &Path) -> Result<u32> {
     let text = fs::read_to_string(path).context("read", path.display())?;
@@ -180,4 +238,60 @@ pub(super) fn read_pid(path: &Path) -> Result<u32> {
         .parse()
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
         .context("read pid from", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{sys::wait, testing};
+
+    const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/runtime.sh");
+
+    #[test]
+    fn what_a_call_has_started_is_killed_when_it_is_given_up() {
+        testing::run(async |reaper| {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("wait-restore"), "").unwrap();
+            let give_up = CancellationToken::new();
+            let mut call =
+                Call::new(SCRIPT.as_ref(), folder.path(), folder.path(), "restore").unwrap();
+            call.arg("restore").give_up(&give_up);
+            let run = async {
+                let error = call.run(&reaper).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unknown, "{error:?}");
+            };
+            let give_up = async {
+                while !folder.path().join("begun").exists() {
+                    tokio::task::yield_now().await;
+                }
+                give_up.cancel();
+            };
+            tokio::join!(run, give_up);
+            assert!(folder.path().join("undone").exists());
+
+            // One that has nobody but itself is killed.
+            fs::write(folder.path().join("hang-restore"), "").unwrap();
+            let give_up = CancellationToken::new();
+            let mut call =
+                Call::new(SCRIPT.as_ref(), folder.path(), folder.path(), "restore").unwrap();
+            call.arg("restore").give_up(&give_up);
+            let run = tokio::spawn({
+                let reaper = std::sync::Arc::clone(&reaper);
+                async move { call.run(&reaper).await }
+            });
+            let pid = loop {
+                match read_pid(&folder.path().join("hanging")) {
+                    Ok(pid) => break pid,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            };
+            give_up.cancel();
+            tokio::time::pause();
+            let error = run.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+            while wait::is_child(pid) {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
 }

@@ -6,7 +6,7 @@ use std::{
     fs::{self, DirBuilder, File},
     io::{Read, Seek, SeekFrom},
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -207,25 +207,20 @@ impl From<&Checkpoint> for Allowed {
 }
 
 impl Allowed {
-    /// Writes it to the folder that the images go to, which is made if need be.
+    /// Writes it to the folder that the images go to, which is made if need be;
+    /// answers what was there before.
     ///
     /// # Errors
-    /// Those of the disk.
-    pub(super) fn write(&self, images: &Path) -> Result<()> {
+    /// `InvalidArgument` when something else has its name; those of the disk.
+    pub(super) fn write(&self, images: &Path) -> Result<Before> {
         // What is in a process's memory is nobody else's concern.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(images);
         made.context("make", images.display())?;
         let text = serde_json::to_vec(self)
             .map_err(|e| Error::caused(ErrorKind::Internal, "encode checkpoint options", e))?;
-        note::write(&images.join(OPTIONS_FILE), &text)
-    }
-
-    /// Removes it, where no images came beside it.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub(super) fn forget(images: &Path) -> Result<()> {
-        note::remove(&images.join(OPTIONS_FILE))
+        let before = Before { content: content(images)?, path: images.join(OPTIONS_FILE) };
+        note::write(&before.path, &text)?;
+        Ok(before)
     }
 
     /// Reads it; checkpoints of others have none. The folder may come from
@@ -235,19 +230,42 @@ impl Allowed {
     /// `InvalidArgument` when it is no file, or cannot be understood; those of the
     /// disk.
     pub(super) fn read(images: &Path) -> Result<Self> {
-        let path = images.join(OPTIONS_FILE);
-        // Nothing is opened that is something else: opening a device may do things.
-        let found = match fs::symlink_metadata(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            found => found.context("look at", path.display())?,
-        };
-        if !found.is_file() {
-            return Err(Error::invalid(format!("{} is no file", path.display())));
-        }
-        let text = note::read(&path)?.unwrap_or_default();
+        let Some(text) = content(images)? else { return Ok(Self::default()) };
         serde_json::from_slice(&text).map_err(|e| {
+            let path = images.join(OPTIONS_FILE);
             Error::caused(ErrorKind::InvalidArgument, format!("decode {}", path.display()), e)
         })
+    }
+}
+
+/// What is said in a folder with images, if there is anything.
+fn content(images: &Path) -> Result<Option<Vec<u8>>> {
+    let path = images.join(OPTIONS_FILE);
+    // Nothing is opened that is something else: opening a device may do things.
+    match fs::symlink_metadata(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).context("look at", path.display()),
+        Ok(found) if found.is_file() => note::read(&path),
+        Ok(_) => Err(Error::invalid(format!("{} is no file", path.display()))),
+    }
+}
+
+/// What was in a folder before a checkpoint was begun there.
+pub(super) struct Before {
+    path: PathBuf,
+    content: Option<Vec<u8>>,
+}
+
+impl Before {
+    /// Has it as it was: no images came.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn put_back(self) -> Result<()> {
+        match self.content {
+            Some(content) => note::write(&self.path, &content),
+            None => note::remove(&self.path),
+        }
     }
 }
 
@@ -302,10 +320,14 @@ mod tests {
         };
         let allowed = Allowed::from(&request);
         let images = folder.path().join("new/images");
-        allowed.write(&images).unwrap();
+        let nothing = allowed.write(&images).unwrap();
         assert_eq!(Allowed::read(&images).unwrap(), allowed);
-        Allowed::forget(&images).unwrap();
+        let first = Allowed::default().write(&images).unwrap();
         assert_eq!(Allowed::read(&images).unwrap(), Allowed::default());
+        first.put_back().unwrap();
+        assert_eq!(Allowed::read(&images).unwrap(), allowed);
+        nothing.put_back().unwrap();
+        assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
     }
 
     #[test]
@@ -318,12 +340,17 @@ mod tests {
                 ErrorKind::InvalidArgument
             );
         };
+        let is_not_replaced = || {
+            let written = Allowed::default().write(folder.path());
+            assert_eq!(written.err().unwrap().kind(), ErrorKind::InvalidArgument);
+        };
         fs::write(&path, "[").unwrap();
         refused();
         fs::remove_file(&path).unwrap();
         // Nobody will ever write to it.
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         refused();
+        is_not_replaced();
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
         refused();

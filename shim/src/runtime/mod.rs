@@ -15,6 +15,7 @@ use std::{
 use async_trait::async_trait;
 use serde::Deserialize;
 use shim_protocol::{Id, Result};
+use tokio_util::sync::CancellationToken;
 
 use crate::reaper::ExitFuture;
 
@@ -118,6 +119,8 @@ pub struct Restore<'a> {
     pub stdio: ChildStdio,
     /// Do not use pivot_root.
     pub no_pivot_root: bool,
+    /// When this is cancelled, it is to fail soon, and to leave nothing.
+    pub give_up: &'a CancellationToken,
 }
 
 /// A container's status in the words of the OCI runtime specification, plus

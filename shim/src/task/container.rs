@@ -44,6 +44,8 @@ pub struct Container {
     pub(super) own_pid_namespace: bool,
     /// The checkpoint that the container is restored from when it is started.
     pub(super) restore: Option<PathBuf>,
+    /// Its latest restore, under way or not.
+    restoring: Mutex<Restoring>,
     /// Known once init exists.
     pub(super) cgroup: Mutex<Option<Cgroup>>,
     /// Notice of out-of-memory kills, once init exists.
@@ -58,6 +60,13 @@ pub struct Container {
     life: Mutex<Lifecycle>,
     execs: Mutex<BTreeMap<Id, Arc<ExecSpec>>>,
     streams: Mutex<BTreeMap<Option<Id>, Arc<ProcessIo>>>,
+}
+
+/// How a restore is given up, and its end waited for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Restoring {
+    pub(super) give_up: CancellationToken,
+    pub(super) ended: CancellationToken,
 }
 
 impl Container {
@@ -75,6 +84,7 @@ impl Container {
             rootfs,
             own_pid_namespace: spec.has_own_pid_namespace(),
             restore: request.restore.clone(),
+            restoring: Mutex::default(),
             cgroup: Mutex::default(),
             oom: Mutex::default(),
             init_gone: CancellationToken::new(),
@@ -105,6 +115,10 @@ impl Container {
                 "init has ended, and the OCI runtime has not",
             )),
         }
+    }
+
+    pub(super) fn restoring(&self) -> MutexGuard<'_, Restoring> {
+        self.restoring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn oom(&self) -> MutexGuard<'_, Option<Arc<OomWatcher>>> {

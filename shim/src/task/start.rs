@@ -8,18 +8,23 @@ use shim_protocol::{
     exits::{self, ExitRecord},
 };
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Container, Exit, container::RUNTIME_GRACE, lifecycle::Lifecycle};
+use super::{
+    Container, Exit,
+    container::{RUNTIME_GRACE, Restoring},
+    lifecycle::Lifecycle,
+};
 use crate::{
     io::ProcessIo,
-    kernel,
+    kernel::is_exiting,
     reaper::{ExitFuture, KillOnDrop, ProcessExit},
     runtime::{Exec, Restore, Started},
     sys::{process, wait},
 };
 
-const SIGKILL: u32 = Signal::SIGKILL as u32;
+pub(super) const SIGKILL: u32 = Signal::SIGKILL as u32;
 /// How long a process that was killed may take to be reaped.
 pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,9 +37,16 @@ impl Container {
     /// may be tried again, unless the process has ended.
     pub async fn start(self: &Arc<Self>, exec: Option<&Id>) -> Result<u32> {
         self.life().begin_start(exec)?;
+        let restoring = Restoring::default();
+        if exec.is_none() {
+            *self.restoring() = restoring.clone();
+        }
+        let _ended = restoring.ended.drop_guard();
         let started = match (exec, &self.restore) {
             (Some(id), _) => self.start_exec(id).await.map(Some),
-            (None, Some(restore)) => self.start_restored(restore).await.map(Some),
+            (None, Some(restore)) => {
+                self.start_restored(restore, &restoring.give_up).await.map(Some)
+            }
             (None, None) => self.unless_gone(self.runtime.start(&self.id)).await.map(|()| None),
         };
         let result = match started {
@@ -81,7 +93,11 @@ impl Container {
         self.attach(Some(id), io, started).await
     }
 
-    async fn start_restored(self: &Arc<Self>, restore: &Path) -> Result<Started> {
+    async fn start_restored(
+        self: &Arc<Self>,
+        restore: &Path,
+        give_up: &CancellationToken,
+    ) -> Result<Started> {
         let (io, stdio) = self.open_streams(&self.id, &self.stdio).await?;
         let work_path = self.criu_work_path();
         let request = Restore {
@@ -90,6 +106,7 @@ impl Container {
             work_path: Some(&work_path),
             stdio,
             no_pivot_root: self.options.no_pivot_root,
+            give_up,
         };
         let started = self.runtime.restore(&self.id, request).await;
         let started = self.attach(None, io, started).await?;
@@ -211,35 +228,4 @@ fn is_frozen(life: &Lifecycle) -> bool {
     use super::state::State;
     let state = life.snapshot(None).map(|init| init.state);
     matches!(state, Ok(State::Pausing | State::Paused | State::Resuming))
-}
-
-/// Has a process begun to end? The kernel tells long before it can be reaped,
-/// in the flags of `/proc/<pid>/stat` (proc(5)). One that is gone has.
-pub(super) fn is_exiting(pid: u32) -> bool {
-    /// `include/linux/sched.h`.
-    const PF_EXITING: u32 = 0x4;
-    let Ok(stat) = kernel::read(format!("/proc/{pid}/stat")) else { return true };
-    // The name in parentheses may hold anything, so count from its end.
-    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    let flags = fields.split(' ').nth(6).and_then(|flags| flags.parse::<u32>().ok());
-    flags.is_some_and(|flags| flags & PF_EXITING != 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_that_was_not_reaped_is_exiting() {
-        assert!(!is_exiting(std::process::id()));
-        let mut child = std::process::Command::new("true")
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        // The pipe is closed on the way out, after the flag is set.
-        std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
-        assert!(is_exiting(child.id()));
-        // The reaper of another test may have been faster.
-        let _ = child.wait();
-    }
 }

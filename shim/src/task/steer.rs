@@ -1,7 +1,7 @@
 //! What can be done to a container or process that is there.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,10 +15,12 @@ use tracing::warn;
 
 use super::{
     Container, ExecSpec,
-    start::{KILL_TIMEOUT, is_exiting},
-    state::State,
+    container::Restoring,
+    start::{KILL_TIMEOUT, SIGKILL},
+    state::{State, Unstarted},
 };
 use crate::{
+    kernel::is_exiting,
     runtime::{Checkpoint, Status},
     sys::{process, wait},
 };
@@ -42,12 +44,16 @@ impl Container {
         Ok(())
     }
 
-    /// Sends a signal to init, to all processes, or to one exec.
+    /// Sends a signal to init, to all processes, or to one exec. SIGKILL also ends
+    /// a restore that is under way: init then is one that was not started.
     ///
     /// # Errors
     /// `NotFound` when the process has ended, `FailedPrecondition` when it was
     /// not started yet.
     pub async fn kill(&self, exec: Option<&Id>, signal: u32, all: bool) -> Result<()> {
+        if exec.is_none() && signal == SIGKILL && self.give_up_restore().await? {
+            return Ok(());
+        }
         let target = self.life().snapshot(exec)?;
         target.state.may_kill()?;
         match exec {
@@ -66,6 +72,20 @@ impl Container {
                 other => other.context("kill exec", id),
             },
         }
+    }
+
+    /// Ends a restore that is under way, and may hang. There is nothing else to be
+    /// killed then, unless it has just come to its end.
+    async fn give_up_restore(&self) -> Result<bool> {
+        if self.life().snapshot(None)?.state != State::Starting(Unstarted::Prepared) {
+            return Ok(false);
+        }
+        let Restoring { give_up, ended } = self.restoring().clone();
+        give_up.cancel();
+        timeout(KILL_TIMEOUT, ended.cancelled()).await.map_err(|_| {
+            Error::new(ErrorKind::DeadlineExceeded, "the restore that was given up does not end")
+        })?;
+        Ok(self.life().snapshot(None)?.state == State::Prepared)
     }
 
     /// Freezes the container.
@@ -115,11 +135,9 @@ impl Container {
     /// before.
     ///
     /// # Errors
-    /// `FailedPrecondition` unless it runs, or when CRIU is missing or too old;
-    /// else the OCI runtime's.
+    /// `FailedPrecondition` unless it runs, or when somebody else writes to the
+    /// folder, or CRIU is missing or too old; else the OCI runtime's.
     pub async fn checkpoint(&self, mut request: Checkpoint) -> Result<()> {
-        let _steering = self.steering.lock().await;
-        self.life().snapshot(None)?.state.may_checkpoint()?;
         if request.image_path.as_os_str().is_empty() {
             request.image_path = PathBuf::from(&self.options.criu_image_path);
         }
@@ -127,8 +145,11 @@ impl Container {
             return Err(Error::invalid("a checkpoint needs a folder for its images"));
         }
         request.work_path.get_or_insert_with(|| self.criu_work_path());
-        // What is locked is in use: a daemon that was started meanwhile leaves it.
-        let _held = lock_folder(&request.image_path);
+        // What is locked is in use, also by one that waits for its turn: a daemon that
+        // was started meanwhile leaves it.
+        let _held = lock_folder(&request.image_path)?;
+        let _steering = self.steering.lock().await;
+        self.life().snapshot(None)?.state.may_checkpoint()?;
         // Not given up when init is gone: it may end init itself, and not be done yet.
         let written = self.runtime.checkpoint(&self.id, &request).await;
         if written.is_ok() {
@@ -226,13 +247,24 @@ impl Container {
     }
 }
 
-/// A folder with a lock on it, if it is there and nobody else has locked it. The
-/// name is the client's: what is no folder is not waited for.
-fn lock_folder(path: &Path) -> Option<File> {
+/// A folder with a lock on it, if it is there and can be locked. The name is the
+/// client's: what is no folder is not waited for.
+///
+/// # Errors
+/// `FailedPrecondition` when somebody else has locked it.
+fn lock_folder(path: &Path) -> Result<Option<File>> {
     let flags = libc::O_DIRECTORY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
-    let folder = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-    folder.try_lock().ok()?;
-    Some(folder)
+    let folder = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let Ok(folder) = folder else { return Ok(None) };
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(folder)),
+        Err(TryLockError::WouldBlock) => {
+            let text = format!("{} is in use by another checkpoint", path.display());
+            Err(Error::precondition(text))
+        }
+        // Not every filesystem has locks.
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
 }
 
 /// The process with the request's word on whether it has a terminal.

@@ -8,8 +8,9 @@ use tokio::sync::oneshot;
 
 use self::stub::{Bench, KILL, exec, id};
 use super::{Create, ExecSpec, state::State};
-use crate::{cgroup::OomWatcher, io::Stdio, runtime::Checkpoint, sys::process, testing};
+use crate::{cgroup::OomWatcher, io::Stdio, sys::process, testing};
 
+mod checkpoint;
 mod hang;
 mod stub;
 
@@ -278,63 +279,6 @@ fn freezing_and_thawing() {
         assert_eq!(bench.stub.calls(), ["kill", "resume", "kill"]);
         assert_eq!(bench.events(), ["create", "start", "paused", "exit c 137"]);
     });
-}
-
-#[test]
-fn a_container_to_be_restored_has_no_process_before_its_start() {
-    testing::run(async |reaper| {
-        let bench = Bench::new(reaper);
-        let request = Create { restore: Some("/image".into()), ..bench.request() };
-        let container = bench.tasks.create(request.clone()).await.unwrap();
-        assert_eq!(container.pid(), 0);
-        let mut wait = Box::pin(container.wait(None));
-        assert!(futures::poll!(wait.as_mut()).is_pending());
-        let (pid, exit) = bench.tasks.delete("c", None).await.unwrap();
-        assert_eq!((pid, exit), (0, None));
-        assert!(wait.await.unwrap_err().is_not_found());
-        let container = bench.tasks.create(request).await.unwrap();
-        let pid = container.start(None).await.unwrap();
-        let calls = ["can_checkpoint", "delete", "can_checkpoint", "restore"];
-        assert_eq!(bench.stub.calls(), calls, "each is asked once");
-        process::kill(pid, KILL).unwrap();
-        container.wait(None).await.unwrap();
-        bench.tasks.delete("c", None).await.unwrap();
-        let events = ["create", "delete", "create", "start", "exit c 137", "delete"];
-        assert_eq!(bench.events(), events);
-    });
-}
-
-#[test]
-fn nothing_is_mounted_for_what_cannot_be_restored() {
-    testing::run(async |reaper| {
-        let bench = Bench::new(reaper);
-        bench.stub.break_verb(Some("can_checkpoint"));
-        let rootfs = vec![Mount { kind: "no such kind".into(), ..Mount::default() }];
-        let request = Create { restore: Some("/image".into()), rootfs, ..bench.request() };
-        let error = bench.tasks.create(request.clone()).await.err().unwrap();
-        assert!(error.report().to_string().ends_with("broken"), "{error:?}");
-        bench.stub.break_verb(None);
-        assert!(bench.tasks.create(request).await.is_err(), "it is mounted then");
-        assert_eq!(bench.stub.calls(), ["can_checkpoint"; 2]);
-    });
-}
-
-#[test]
-fn a_checkpoint_that_ends_its_container_waits_for_the_end() {
-    for broken in [None, Some("checkpoint")] {
-        testing::run(async |reaper| {
-            let bench = Bench::new(reaper);
-            let container = bench.running().await;
-            bench.stub.break_verb(broken);
-            let image_path = bench.bundle.path().join("images");
-            let request = Checkpoint { image_path, exit: true, ..Checkpoint::default() };
-            assert_eq!(container.checkpoint(request).await.is_err(), broken.is_some());
-            let end = container.snapshot(None).unwrap();
-            assert_eq!((end.state, end.exit.unwrap().status), (State::Stopped, 137));
-            bench.stub.break_verb(None);
-            bench.tasks.delete("c", None).await.unwrap();
-        });
-    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! the OCI configuration of the container. Clients make an index of them, and of
 //! whatever else belongs to it (containerd, `plugins/services/tasks/local.go`).
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, fs, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use containerd_api::runc::v1::CheckpointOptions;
@@ -77,20 +77,30 @@ impl Tasks {
         let content = self.diff.content();
         let config = write(content, task.namespace(), spec.encode_to_vec(), lease.clone()).await?;
         let folder = task.checkpoint_folder().await?;
-        let stored = match task.checkpoint(folder.path(), options).await {
+        let written = task.checkpoint(folder.path(), options).await;
+        let is_whole = written.is_ok();
+        let stored = match written {
             Ok(()) => {
                 fault::point("tasks.checkpoint.written");
                 self.store(&task, folder.path(), lease).await
             }
             // Without an answer it may still be written to.
-            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                if exit {
+                    folder.keep();
+                }
+                return Err(error);
+            }
             Err(error) => Err(error),
         };
         match stored {
             // It may have ended even if its shim has failed after that.
-            Err(error) if exit && is_all_that_is_left(&task, &folder).await => {
+            Err(error) if exit && (is_whole || is_all_that_is_left(&task, &folder).await) => {
                 let kept = folder.path().display();
-                let text = format!("the task has ended, and is kept in {kept} until it is deleted");
+                let doubt = if is_whole { "" } else { ", perhaps not all of it," };
+                let text =
+                    format!("the task has ended, and is kept{doubt} in {kept} until it is deleted");
+                folder.keep();
                 Err(Error::caused(error.kind(), text, error))
             }
             stored => {
@@ -154,8 +164,36 @@ impl Images for Archive {
     async fn unpack(&self, folder: &Path) -> Result<()> {
         let mounts = vec![bind(folder)?];
         self.diff.apply(&self.namespace, &self.archive, mounts, ApplyOptions::default()).await?;
-        Ok(())
+        let folder = folder.to_owned();
+        let looked = tokio::task::spawn_blocking(move || expect_images(&folder)).await;
+        looked.unwrap_or_else(|e| Err(Error::caused(ErrorKind::Internal, "look at images", e)))
     }
+}
+
+/// CRIU opens what it finds, and what is no file may have it wait for ever, or be
+/// one of the host's. It makes files only, and a link to the images of an earlier
+/// checkpoint (`CR_PARENT_LINK`, criu/include/image.h).
+///
+/// # Errors
+/// `InvalidArgument` for anything else; those of the disk.
+fn expect_images(folder: &Path) -> Result<()> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(below) = folders.pop() {
+        for entry in fs::read_dir(&below).context("list", below.display())? {
+            let entry = entry.context("list", below.display())?;
+            let kind = entry.file_type().context("look at", entry.path().display())?;
+            let is_parent = below == folder && entry.file_name() == "parent";
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if !(kind.is_file() || kind.is_symlink() && is_parent) {
+                let path = entry.path();
+                let name = path.strip_prefix(folder).unwrap_or(&path).display();
+                let text = format!("{name} in a checkpoint is neither file nor folder");
+                return Err(Error::invalid(text));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// When it cannot be told, it is.

@@ -5,16 +5,21 @@ use std::collections::BTreeMap;
 use runtime_v2::{Any, Deleted, ExecProcess, Exit, Process, ProcessInfo, Task};
 use shim_protocol::{Context, Result};
 
-use super::{Target, Tasks};
+use super::{Target, Tasks, starts::UnderWay};
 
 impl Tasks {
-    /// Starts init or an exec; answers its pid.
+    /// Starts init or an exec; answers its pid. A restore goes on if the caller
+    /// goes away.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` when it was started before.
     pub async fn start(&self, target: &Target) -> Result<u32> {
         let task = self.of(target)?;
-        let under_way = self.starts.begin().await;
+        // How long a restore takes is nobody's guess: it keeps no other from starting.
+        let under_way = match target.exec.is_none() && task.is_to_be_restored() {
+            true => UnderWay::beside_others(),
+            false => self.starts.begin().await,
+        };
         let pid = task.start(target.exec.as_ref()).await.context("start", target)?;
         if target.exec.is_none() {
             self.starts.started(&target.namespace, &target.container, &under_way);

@@ -29,6 +29,13 @@ pub(super) struct UnderWay<'a> {
     _permit: Option<SemaphorePermit<'a>>,
 }
 
+impl UnderWay<'_> {
+    /// It does not count.
+    pub(super) fn beside_others() -> Self {
+        Self { began: Instant::now(), _permit: None }
+    }
+}
+
 impl Starts {
     pub(super) fn new(limit: usize) -> Self {
         let permits = (limit > 0).then(|| Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));

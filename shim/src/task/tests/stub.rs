@@ -17,11 +17,12 @@ use crate::{
     bundle,
     events::Outbox,
     io::Stdio,
+    kernel::is_exiting,
     options::RuntimeOptions,
     reaper::Reaper,
     runtime::{self, Checkpoint, ContainerState, Exec, Restore, Runtime, Started},
     sys::{process, wait},
-    task::{Container, Context, Create, ExecSpec, Tasks, start::is_exiting},
+    task::{Container, Context, Create, ExecSpec, Tasks},
     testing,
 };
 
@@ -140,8 +141,13 @@ impl Runtime for Stub {
         self.call("checkpoint").await
     }
 
-    async fn restore(&self, _: &Id, _: Restore<'_>) -> Result<Started> {
-        self.call("restore").await?;
+    async fn restore(&self, _: &Id, request: Restore<'_>) -> Result<Started> {
+        tokio::select! {
+            restored = self.call("restore") => restored?,
+            () = request.give_up.cancelled() => {
+                return Err(Error::new(ErrorKind::Unknown, "given up"));
+            }
+        }
         let started = self.spawn("exec sleep 1000")?;
         *self.init.lock().unwrap() = Some(started.pid);
         Ok(started)

@@ -1,10 +1,16 @@
 //! `ctr containers checkpoint`
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Args;
 use containerd_client::{CheckpointOptions, ContainerCheckpoint};
 
-use crate::{cli::Global, commands::tasks::checkpoint::AllowArgs, session};
+use crate::{
+    cli::Global,
+    commands::tasks::checkpoint::{AllowArgs, leaving_it_running},
+    session,
+};
 
 /// Save a container as an image. A task that runs is paused meanwhile.
 #[derive(Debug, Args)]
@@ -30,7 +36,7 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    pub(crate) async fn run(self, global: &Global) -> Result<()> {
+    pub(crate) async fn run(self, global: &Global) -> Result<ExitCode> {
         let container = session::namespace(global).await?.container(&self.container).await?;
         // File locks are kept in any case, as with containerd's `ctr`.
         let options =
@@ -45,7 +51,14 @@ impl Checkpoint {
         if self.task {
             parts = parts.task();
         }
-        container.checkpoint(&self.reference, &parts).await?;
-        Ok(())
+        let task = match container.task().await {
+            Err(e) if e.is_not_found() => None,
+            task => Some(task?),
+        };
+        let write = async {
+            container.checkpoint(&self.reference, &parts).await?;
+            Ok(())
+        };
+        leaving_it_running(task.as_ref(), write).await
     }
 }

@@ -75,7 +75,7 @@ impl Command {
             Self::Info(command) => command.run(global).await,
             Self::List(command) => command.run(global).await,
             Self::Label(command) => command.run(global).await,
-            Self::Checkpoint(command) => command.run(global).await,
+            Self::Checkpoint(command) => return command.run(global).await,
             Self::Restore(command) => return command.run(global).await,
         }?;
         Ok(ExitCode::SUCCESS)

@@ -1,10 +1,12 @@
 //! `ctr tasks checkpoint`
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Args;
-use containerd_client::{CheckpointOptions, TaskCheckpoint};
+use containerd_client::{CheckpointOptions, ErrorKind, Status, Task, TaskCheckpoint};
 
-use crate::{cli::Global, output, session};
+use crate::{cli::Global, output, session, signal};
 
 /// Write a task to disk, with CRIU: as an image, whose name is printed, or to a
 /// folder.
@@ -64,7 +66,7 @@ impl AllowArgs {
 }
 
 impl Checkpoint {
-    pub(crate) async fn run(self, global: &Global) -> Result<()> {
+    pub(crate) async fn run(self, global: &Global) -> Result<ExitCode> {
         let (_, task) = session::task(global, &self.container).await?;
         let options = CheckpointOptions {
             exit: self.exit,
@@ -72,11 +74,51 @@ impl Checkpoint {
             work_path: absolute(self.work_path)?,
             ..self.allow.options()
         };
-        let image = task.checkpoint(&TaskCheckpoint::new().options(options)).await?;
-        if let Some(image) = image {
-            output::line(&image.name)?;
+        let checkpoint = TaskCheckpoint::new().options(options);
+        let write = async {
+            if let Some(image) = task.checkpoint(&checkpoint).await? {
+                output::line(&image.name)?;
+            }
+            Ok(())
+        };
+        leaving_it_running(Some(&task), write).await
+    }
+}
+
+/// Works at what pauses a task meanwhile. When this program is told to end, the
+/// task goes on before it does, unless it was paused before; told twice, it ends
+/// at once.
+pub(crate) async fn leaving_it_running(
+    task: Option<&Task>,
+    work: impl Future<Output = Result<()>>,
+) -> Result<ExitCode> {
+    let mut running = None;
+    if let Some(task) = task
+        && task.state().await?.status == Status::Running
+    {
+        running = Some(task);
+    }
+    let code = tokio::select! {
+        biased;
+        done = work => return done.map(|()| ExitCode::SUCCESS),
+        code = signal::told_to_end() => code?,
+    };
+    if let Some(task) = running {
+        tracing::warn!("{} goes on when it is no longer being written", task.id());
+        tokio::select! {
+            biased;
+            resumed = resume(task) => resumed?,
+            _ = signal::told_to_end() => {}
         }
-        Ok(())
+    }
+    Ok(ExitCode::from(code))
+}
+
+/// Lets it go on, unless it does so already, or has ended.
+async fn resume(task: &Task) -> Result<()> {
+    match task.resume().await {
+        Err(e) if e.kind() == ErrorKind::FailedPrecondition || e.is_not_found() => Ok(()),
+        resumed => Ok(resumed?),
     }
 }
 

@@ -55,7 +55,7 @@ impl Command {
             Self::Delete(command) => return command.run(global).await,
             Self::Exec(command) => return command.run(global).await,
             Self::Start(command) => return command.run(global).await,
-            Self::Checkpoint(command) => command.run(global).await,
+            Self::Checkpoint(command) => return command.run(global).await,
             Self::Kill(command) => command.run(global).await,
             Self::List(command) => command.run(global).await,
             Self::Metrics(command) => command.run(global).await,

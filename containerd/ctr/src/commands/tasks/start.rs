@@ -123,17 +123,18 @@ impl Started {
             io.keep();
             return Ok(ExitCode::SUCCESS);
         };
-        let ended = async {
-            let exit = attachment.wait().await?;
-            task.delete().await?;
-            attachment.drain().await?;
-            Ok(exit_code(exit))
+        let exit = match attachment.wait().await {
+            Ok(exit) => exit,
+            Err(error) => {
+                discard(&task).await;
+                return Err(error);
+            }
         };
-        let ended = ended.await;
-        if ended.is_err() {
-            discard(&task).await;
-        }
-        ended
+        // Who refuses keeps what a checkpoint has left of it: that is for people to
+        // decide on.
+        task.delete().await?;
+        attachment.drain().await?;
+        Ok(exit_code(exit))
     }
 }
 
@@ -142,8 +143,8 @@ async fn discard(task: &Task) {
     let end = async {
         match task.kill(SIGKILL).await {
             Ok(()) => drop(task.wait().await?),
-            // One that could not be restored has no process.
-            Err(e) if e.kind() == ErrorKind::FailedPrecondition => {}
+            // One that could not be restored has no process, and others have ended.
+            Err(e) if e.kind() == ErrorKind::FailedPrecondition || e.is_not_found() => {}
             Err(e) => return Err(e),
         }
         task.delete().await
