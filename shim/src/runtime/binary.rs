@@ -21,6 +21,8 @@ use super::{
 };
 use crate::{kernel::is_exiting, reaper::Reaper};
 
+/// How often a runtime is asked to freeze a container that it fails to freeze.
+const PAUSE_TRIES: u32 = 3;
 /// Where the pid of a container's first process is kept in its bundle
 /// (containerd's `InitPidFile`).
 pub const INIT_PID_FILE: &str = "init.pid";
@@ -230,6 +232,16 @@ impl Runtime for BinaryRuntime {
     }
 
     async fn pause(&self, id: &Id) -> Result<()> {
+        // runc gives a v1 freezer a quarter of a second, thaws, and fails
+        // (`libcontainer/cgroups/fs/freezer.go`): short for a busy machine.
+        for _ in 1..PAUSE_TRIES {
+            match self.simple(id, "pause").await {
+                Err(error) if !error.is_not_found() => {
+                    tracing::debug!(error = %error.report(), "pause again");
+                }
+                paused => return paused,
+            }
+        }
         self.simple(id, "pause").await
     }
 
