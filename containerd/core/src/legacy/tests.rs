@@ -30,6 +30,7 @@ struct Fake {
     asked_now: Notify,
     asked: AtomicUsize,
     fails: AtomicBool,
+    writes_nothing: AtomicBool,
 }
 
 #[async_trait]
@@ -37,7 +38,9 @@ impl Checkpointer for Fake {
     async fn checkpoint(&self, _: &Target, _: &Checkpoint, folder: &Path) -> Result<()> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         assert!(folder.join("config.json").is_file(), "what fails must fail before");
-        fs::write(folder.join("image"), "").unwrap();
+        if !self.writes_nothing.load(Ordering::Relaxed) {
+            fs::write(folder.join("image"), "").unwrap();
+        }
         self.asked_now.notify_one();
         if self.hangs.load(Ordering::Relaxed) {
             return std::future::pending().await;
@@ -184,6 +187,26 @@ async fn a_checkpoint_is_whole_or_not_there() {
     assert_eq!(options.type_url, folder.display().to_string());
     legacy.delete_checkpoint("a", "one").await.unwrap();
     assert!(!folder.exists());
+}
+
+/// CRIU ends it last, and runc may fail after that.
+#[tokio::test]
+async fn the_image_of_a_container_that_ended_with_it_is_kept() {
+    let fixture = Fixture::new().await;
+    fixture.add("a", Vec::new()).await;
+    fixture.fake.fails.store(true, Ordering::Relaxed);
+    let exit = |name| Checkpoint { exit: true, ..checkpoint(name) };
+    let failed = fixture.legacy.create_checkpoint("a", exit("one")).await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::FailedPrecondition);
+    let kept = fixture.folder.path().join("a/checkpoints/.one.new");
+    assert!(failed.to_string().contains(kept.to_str().unwrap()), "{failed}");
+    assert!(kept.join("image").exists());
+    assert_eq!(fixture.legacy.list_checkpoints("a").await.unwrap(), []);
+
+    // Where nothing was written nothing is kept.
+    fixture.fake.writes_nothing.store(true, Ordering::Relaxed);
+    fixture.legacy.create_checkpoint("a", exit("two")).await.unwrap_err();
+    assert!(!kept.with_file_name(".two.new").exists());
 }
 
 #[tokio::test]

@@ -93,6 +93,20 @@ impl Place {
         written.map(|()| new)
     }
 
+    /// Whether somebody has written to what was begun.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn is_begun(&self) -> Result<bool> {
+        let new = self.hidden(NEW);
+        for entry in fs::read_dir(&new).context("read folder", new.display())? {
+            if entry.context("read folder", new.display())?.file_name() != CONFIG {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The image is whole, and is to be seen.
     ///
     /// # Errors

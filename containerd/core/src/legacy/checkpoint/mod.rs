@@ -22,6 +22,7 @@ use std::{
 use async_trait::async_trait;
 use containerd_api::runc::v1::{CheckpointOptions, Options};
 use prost::{Message, Name};
+use runtime_v2::Status;
 use shim_protocol::{Error, ErrorKind, Id, Result};
 use tracing::warn;
 
@@ -53,7 +54,8 @@ pub struct Checkpoint {
 #[async_trait]
 pub trait Checkpointer: Send + Sync {
     /// Writes the image of a task into `folder`, which is there. If it fails,
-    /// the task goes on as before; the folder is removed by the caller.
+    /// the task goes on as before, unless it was to end: then it may have, and
+    /// `folder` be all that is left of it. Other folders the caller removes.
     ///
     /// # Errors
     /// `Unimplemented` when it cannot be done with this runtime, and what the
@@ -154,7 +156,8 @@ impl Legacy {
     /// `NotFound` for the container; `AlreadyExists` for the checkpoint;
     /// `InvalidArgument` for its name; `Unavailable` when a shim still makes one
     /// of that name for an earlier daemon; and what [`Checkpointer::checkpoint`]
-    /// says.
+    /// says. Where a container ended with one that failed, the error says where
+    /// what was written is kept.
     pub async fn create_checkpoint(
         self: &Arc<Self>,
         container: &str,
@@ -174,11 +177,20 @@ impl Legacy {
             if let Err(error) = this.checkpointer.checkpoint(&target, &checkpoint, &folder).await {
                 // Without an answer a shim may still write to it. The next change
                 // sweeps it away then.
-                if error.kind() != ErrorKind::Unavailable {
-                    on_disk("remove", place, Place::discard).await.unwrap_or_else(|error| {
-                        warn!(error = %error.report(), "what a failed checkpoint left stays");
-                    });
+                if error.kind() == ErrorKind::Unavailable {
+                    return Err(error);
                 }
+                if checkpoint.exit && this.is_all_that_is_left(&target, &place).await {
+                    let kept = folder.display();
+                    let text = format!(
+                        "the container may have ended, and is kept in {kept} until \
+                                        checkpoints beside it are made or removed"
+                    );
+                    return Err(Error::caused(error.kind(), text, error));
+                }
+                on_disk("remove", place, Place::discard).await.unwrap_or_else(|error| {
+                    warn!(error = %error.report(), "what a failed checkpoint left stays");
+                });
                 return Err(error);
             }
             // The container may have ended with it: the image is kept, whatever
@@ -186,6 +198,16 @@ impl Legacy {
             on_disk("keep", place, Place::finish).await
         })
         .await
+    }
+
+    /// CRIU ends a task last, and its caller may fail after that. When it cannot
+    /// be told, it is.
+    async fn is_all_that_is_left(&self, target: &Target, place: &Arc<Place>) -> bool {
+        let runs = self.tasks.get(target).await.is_ok_and(|process| {
+            matches!(process.status, Status::Running | Status::Pausing | Status::Paused)
+        });
+        let is_begun = on_disk("look for", place.clone(), Place::is_begun);
+        !runs && is_begun.await.unwrap_or(true)
     }
 
     /// The checkpoints of a container, by name.
