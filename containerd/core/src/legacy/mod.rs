@@ -49,7 +49,7 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-use self::{locks::Locks, look::Again};
+use self::{checkpoint::FolderId, locks::Locks, look::Again};
 use crate::{
     containers::Containers,
     events::{Ending, Exchange},
@@ -95,7 +95,10 @@ pub struct Legacy {
     events: Arc<Exchange>,
     checkpointer: Arc<dyn Checkpointer>,
     /// Making and removing of one container, one after the other.
-    locks: Locks,
+    locks: Locks<Id>,
+    /// Making and removing of checkpoints in one folder, one after the other.
+    /// Who needs both locks takes this one first.
+    folders: Locks<FolderId>,
     /// What was begun goes on if its client goes away.
     work: TaskTracker,
     /// Set when it has to end.
@@ -228,6 +231,7 @@ impl Legacy {
             events,
             checkpointer,
             locks: Locks::default(),
+            folders: Locks::default(),
             work: TaskTracker::new(),
             closing: CancellationToken::new(),
             unseen: Mutex::default(),

@@ -117,8 +117,12 @@ impl Fixture {
 
     /// A container of ours, with a bundle.
     async fn add(&self, name: &str, more: Vec<(String, Any)>) {
-        let bundle = self.folder.path().join(name);
-        fs::create_dir(&bundle).unwrap();
+        fs::create_dir(self.folder.path().join(name)).unwrap();
+        self.add_in(name, name, more).await;
+    }
+
+    async fn add_in(&self, bundle: &str, name: &str, more: Vec<(String, Any)>) {
+        let bundle = self.folder.path().join(bundle);
         let extensions = more.into_iter().chain([record::bundle(bundle).unwrap()]).collect();
         let stored = StoredContainer { extensions, ..container(name) };
         self.containers.create(&id("legacy"), stored).await.unwrap();
@@ -207,6 +211,33 @@ async fn the_image_of_a_container_that_ended_with_it_is_kept() {
     fixture.fake.writes_nothing.store(true, Ordering::Relaxed);
     fixture.legacy.create_checkpoint("a", exit("two")).await.unwrap_err();
     assert!(!kept.with_file_name(".two.new").exists());
+}
+
+/// One that was restored is in the bundle of the other.
+#[tokio::test(start_paused = true)]
+async fn containers_that_share_a_bundle_do_not_sweep_each_others_images() {
+    let fixture = Fixture::new().await;
+    fixture.add("a", Vec::new()).await;
+    std::os::unix::fs::symlink(fixture.folder.path().join("a"), fixture.folder.path().join("b"))
+        .unwrap();
+    fixture.add_in("b", "b", Vec::new()).await;
+    fixture.fake.hangs.store(true, Ordering::Relaxed);
+    let ask = |container: &'static str, name: &'static str| {
+        let legacy = fixture.legacy.clone();
+        tokio::spawn(async move { legacy.create_checkpoint(container, checkpoint(name)).await })
+    };
+    let first = ask("a", "one");
+    fixture.fake.asked_now.notified().await;
+    let second = ask("b", "two");
+    let legacy = fixture.legacy.clone();
+    let third = tokio::spawn(async move { legacy.delete_checkpoint("b", "three").await });
+    let begun = fixture.fake.asked_now.notified();
+    timeout(Duration::from_secs(1), begun).await.unwrap_err();
+    assert!(fixture.folder.path().join("a/checkpoints/.one.new/image").exists());
+    fixture.legacy.shutdown().await;
+    for asked in [first, second, third] {
+        asked.await.unwrap().unwrap_err();
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! Folders of checkpoints. One that is listed is whole: it is made and removed
 //! under another name, and what a daemon that died has left there is swept
 //! away by the next change, unless a shim still writes to it. Whoever changes
-//! something has the container's lock.
+//! something has the lock of the folder that they are in.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -47,6 +47,33 @@ struct Config {
     exit: bool,
 }
 
+/// Device and inode of a folder: the same by whatever path it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in super::super) struct FolderId(u64, u64);
+
+/// Makes the folder of all checkpoints, if it is not there.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn make(all: &Path) -> Result<FolderId> {
+    fs::create_dir_all(all).context("make folder", all.display())?;
+    find(all)
+}
+
+/// The folder of all checkpoints.
+///
+/// # Errors
+/// `NotFound`; those of the disk.
+pub(super) fn find(all: &Path) -> Result<FolderId> {
+    match fs::metadata(all) {
+        Ok(found) => Ok(FolderId(found.dev(), found.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Err(Error::not_found(format!("folder {} of checkpoints", all.display())))
+        }
+        Err(e) => Err(e).context("look for", all.display()),
+    }
+}
+
 /// Where one checkpoint is.
 pub(super) struct Place {
     all: PathBuf,
@@ -68,13 +95,13 @@ impl Place {
         self.all.join(format!(".{}{end}", self.name))
     }
 
-    /// Makes the folder for an image, and says in it what was asked for.
+    /// Makes the folder for an image, and says in it what was asked for. That of
+    /// all checkpoints is there.
     ///
     /// # Errors
     /// `AlreadyExists`; `Unavailable` when a shim still makes one of that name;
     /// those of the disk.
     pub(super) fn begin(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
-        fs::create_dir_all(&self.all).context("make folder", self.all.display())?;
         sweep(&self.all)?;
         let (folder, new) = (self.folder(), self.hidden(NEW));
         if fs::symlink_metadata(&folder).is_ok() {
@@ -277,6 +304,7 @@ mod tests {
     use super::{super::folder_of, *};
 
     fn place(all: &Path, name: &str) -> Place {
+        make(all).unwrap();
         Place::new(all.to_owned(), &Id::new("checkpoint name", name).unwrap())
     }
 

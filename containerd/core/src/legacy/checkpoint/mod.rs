@@ -26,8 +26,9 @@ use runtime_v2::Status;
 use shim_protocol::{Error, ErrorKind, Id, Result};
 use tracing::warn;
 
+pub(super) use self::disk::FolderId;
 use self::disk::Place;
-use super::{Legacy, blocking, container_id};
+use super::{Legacy, blocking, container_id, locks::Held};
 use crate::{
     Any,
     tasks::{NewCheckpoint, Target, Tasks},
@@ -167,8 +168,8 @@ impl Legacy {
         let name = Id::new("checkpoint name", &checkpoint.name)?;
         let this = self.clone();
         self.own(async move {
-            let _held = this.locks.hold(&id).await;
-            let place = Arc::new(Place::new(this.checkpoints(&id).await?, &name));
+            let (folder, _held) = this.hold_checkpoints(&id, disk::make).await?;
+            let place = Arc::new(Place::new(folder, &name));
             let target = this.target(&id, None);
             checkpoint.created = SystemTime::now();
             let wanted = checkpoint.clone();
@@ -233,8 +234,8 @@ impl Legacy {
         let name = Id::new("checkpoint name", name)?;
         let this = self.clone();
         self.own(async move {
-            let _held = this.locks.hold(&id).await;
-            let place = Arc::new(Place::new(this.checkpoints(&id).await?, &name));
+            let (folder, _held) = this.hold_checkpoints(&id, disk::find).await?;
+            let place = Arc::new(Place::new(folder, &name));
             on_disk("remove", place, Place::remove).await
         })
         .await
@@ -252,6 +253,26 @@ impl Legacy {
             return Err(Error::not_found(format!("checkpoint {name:?} in bundle {bundle:?}")));
         }
         self.checkpointer.restore(&folder).await
+    }
+
+    /// The folder of a container's checkpoints, and that it is changed by nobody
+    /// else: containers may share a bundle.
+    async fn hold_checkpoints(
+        &self,
+        id: &Id,
+        find: fn(&Path) -> Result<FolderId>,
+    ) -> Result<(PathBuf, (Held<FolderId>, Held<Id>))> {
+        let folder = self.checkpoints(id).await?;
+        let found = blocking("find", folder.display(), {
+            let folder = folder.clone();
+            move || find(&folder)
+        });
+        let of_folder = self.folders.hold(&found.await?).await;
+        let of_container = self.locks.hold(id).await;
+        if self.checkpoints(id).await? != folder {
+            return Err(Error::unavailable(format!("container {id:?} was made anew meanwhile")));
+        }
+        Ok((folder, (of_folder, of_container)))
     }
 
     /// Where the checkpoints of a container are.
