@@ -1,7 +1,7 @@
 //! Folders of checkpoints. One that is listed is whole: it is made and removed
 //! under another name, and what a daemon that died has left there is swept
-//! away by the next change, unless a shim still writes to it. Whoever changes
-//! something has the lock of the folder that they are in.
+//! away by a change after that, unless a shim may still write to it. Whoever
+//! changes something has the lock of the folder that they are in.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -51,6 +51,15 @@ struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in super::super) struct FolderId(u64, u64);
 
+/// Whether a task may write to the folder for a daemon that is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tasks {
+    /// One of the bundle lives, as far as can be told.
+    Live,
+    /// None does.
+    Ended,
+}
+
 /// Makes the folder of all checkpoints, if it is not there.
 ///
 /// # Errors
@@ -99,16 +108,18 @@ impl Place {
     /// all checkpoints is there.
     ///
     /// # Errors
-    /// `AlreadyExists`; `Unavailable` when a shim still makes one of that name;
-    /// those of the disk.
-    pub(super) fn begin(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
-        sweep(&self.all)?;
+    /// `AlreadyExists`; `Unavailable` when a shim may still make one of that
+    /// name; those of the disk.
+    pub(super) fn begin(&self, checkpoint: &Checkpoint, tasks: Tasks) -> Result<PathBuf> {
+        sweep(&self.all, tasks)?;
         let (folder, new) = (self.folder(), self.hidden(NEW));
         if fs::symlink_metadata(&folder).is_ok() {
             return Err(Error::already_exists(format!("checkpoint {}", folder.display())));
         }
         if fs::symlink_metadata(&new).is_ok() {
-            return Err(Error::unavailable(format!("{} is still being made", new.display())));
+            let new = new.display();
+            let text = format!("{new} is still being made, as far as can be told");
+            return Err(Error::unavailable(text));
         }
         // What is in a process's memory is nobody else's concern.
         DirBuilder::new().mode(0o700).create(&new).context("make folder", new.display())?;
@@ -159,26 +170,29 @@ impl Place {
     ///
     /// # Errors
     /// `NotFound`; those of the disk.
-    pub(super) fn remove(&self) -> Result<()> {
+    pub(super) fn remove(&self, tasks: Tasks) -> Result<()> {
         let (folder, removed) = (self.folder(), self.hidden(REMOVED));
         if !fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir()) {
             return Err(Error::not_found(format!("checkpoint {}", folder.display())));
         }
-        sweep(&self.all)?;
+        sweep(&self.all, tasks)?;
         fs::rename(&folder, &removed).context("hide", folder.display())?;
         sync_or_warn(&self.all);
         remove_hidden(&removed)
     }
 }
 
-/// Removes what was not made, or not removed, to its end. What a shim writes to
-/// is locked by it.
-fn sweep(all: &Path) -> Result<()> {
+/// Removes what was not made, or not removed, to its end. What our shim writes to
+/// is locked by it; others do not lock, but write only while their task lives.
+fn sweep(all: &Path, tasks: Tasks) -> Result<()> {
     for entry in fs::read_dir(all).context("read folder", all.display())? {
         let entry = entry.context("read folder", all.display())?;
         let name = entry.file_name();
         let hidden = name.to_str().and_then(|name| name.strip_prefix('.'));
-        let of = hidden.and_then(|h| h.strip_suffix(NEW).or_else(|| h.strip_suffix(REMOVED)));
+        let of = hidden.and_then(|hidden| match tasks {
+            Tasks::Live => hidden.strip_suffix(REMOVED),
+            Tasks::Ended => hidden.strip_suffix(NEW).or_else(|| hidden.strip_suffix(REMOVED)),
+        });
         // What else there is is not ours.
         if of.is_some_and(|name| Id::new("checkpoint name", name).is_ok())
             && entry.file_type().is_ok_and(|kind| kind.is_dir())
@@ -325,15 +339,15 @@ mod tests {
         let folder = folder_of(bundle.path());
         assert_eq!(list(&folder).unwrap(), []);
         for name in ["b", "a"] {
-            let made = place(&folder, name).begin(&checkpoint(name)).unwrap();
+            let made = place(&folder, name).begin(&checkpoint(name), Tasks::Ended).unwrap();
             assert!(made.join(CONFIG).exists());
             place(&folder, name).finish().unwrap();
         }
-        let again = place(&folder, "a").begin(&checkpoint("a")).unwrap_err();
+        let again = place(&folder, "a").begin(&checkpoint("a"), Tasks::Ended).unwrap_err();
         assert_eq!(again.kind(), ErrorKind::AlreadyExists);
         assert_eq!(list(&folder).unwrap(), [checkpoint("a"), checkpoint("b")]);
-        place(&folder, "a").remove().unwrap();
-        assert!(place(&folder, "a").remove().unwrap_err().is_not_found());
+        place(&folder, "a").remove(Tasks::Ended).unwrap();
+        assert!(place(&folder, "a").remove(Tasks::Ended).unwrap_err().is_not_found());
         assert_eq!(list(&folder).unwrap(), [checkpoint("b")]);
     }
 
@@ -354,13 +368,19 @@ mod tests {
         };
         leave();
         assert_eq!(list(&folder).unwrap(), []);
-        place(&folder, "a").begin(&checkpoint("a")).unwrap();
+        // Not every shim locks what it writes to.
+        place(&folder, "c").begin(&checkpoint("c"), Tasks::Live).unwrap();
+        assert_eq!(names(), [".a.new", ".c d.new", ".c.new", ".mine"]);
+        let refused = place(&folder, "a").begin(&checkpoint("a"), Tasks::Live).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+        leave();
+        place(&folder, "a").begin(&checkpoint("a"), Tasks::Ended).unwrap();
         assert_eq!(names(), [".a.new", ".c d.new", ".mine"]);
         assert!(!folder.join(".a.new/inner").exists());
         assert_eq!(list(&folder).unwrap(), []);
         place(&folder, "a").finish().unwrap();
         leave();
-        place(&folder, "a").remove().unwrap();
+        place(&folder, "a").remove(Tasks::Ended).unwrap();
         assert_eq!(names(), [".c d.new", ".mine"]);
         place(&folder, "a").discard().unwrap();
     }
@@ -371,15 +391,15 @@ mod tests {
         let bundle = tempfile::tempdir().unwrap();
         let folder = folder_of(bundle.path());
         let a = place(&folder, "a");
-        let new = a.begin(&checkpoint("a")).unwrap();
+        let new = a.begin(&checkpoint("a"), Tasks::Ended).unwrap();
         let held = lock(&new).unwrap().unwrap();
-        let refused = a.begin(&checkpoint("a")).unwrap_err();
+        let refused = a.begin(&checkpoint("a"), Tasks::Ended).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Unavailable);
         assert!(refused.to_string().contains(".a.new"), "{refused}");
-        place(&folder, "b").begin(&checkpoint("b")).unwrap();
+        place(&folder, "b").begin(&checkpoint("b"), Tasks::Ended).unwrap();
         assert!(new.join(CONFIG).exists());
         drop(held);
-        assert_eq!(a.begin(&checkpoint("a")).unwrap(), new);
+        assert_eq!(a.begin(&checkpoint("a"), Tasks::Ended).unwrap(), new);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }
 
@@ -389,10 +409,10 @@ mod tests {
         let folder = folder_of(bundle.path());
         fs::create_dir_all(folder.join("torn")).unwrap();
         fs::write(folder.join("torn").join(CONFIG), "{\"created\":\"20").unwrap();
-        place(&folder, "b").begin(&checkpoint("b")).unwrap();
+        place(&folder, "b").begin(&checkpoint("b"), Tasks::Ended).unwrap();
         place(&folder, "b").finish().unwrap();
         assert_eq!(list(&folder).unwrap(), [checkpoint("b")]);
-        place(&folder, "torn").remove().unwrap();
+        place(&folder, "torn").remove(Tasks::Ended).unwrap();
         assert!(!folder.join("torn").exists());
     }
 
@@ -429,9 +449,9 @@ mod tests {
         fs::create_dir_all(folder.join("a")).unwrap();
         symlink(&precious, folder.join("link")).unwrap();
         symlink(&precious, folder.join("a/link")).unwrap();
-        assert!(place(&folder, "link").remove().unwrap_err().is_not_found());
+        assert!(place(&folder, "link").remove(Tasks::Ended).unwrap_err().is_not_found());
         assert_eq!(list(&folder).unwrap().len(), 1);
-        place(&folder, "a").remove().unwrap();
+        place(&folder, "a").remove(Tasks::Ended).unwrap();
         assert!(precious.join("file").exists());
     }
 }

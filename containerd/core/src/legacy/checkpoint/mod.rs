@@ -28,7 +28,7 @@ use tracing::warn;
 
 pub(super) use self::disk::FolderId;
 use self::disk::Place;
-use super::{Legacy, blocking, container_id, locks::Held};
+use super::{Legacy, blocking, container_id, locks::Held, record::Record};
 use crate::{
     Any,
     tasks::{NewCheckpoint, Target, Tasks},
@@ -80,6 +80,13 @@ pub trait Checkpointer: Send + Sync {
 pub struct TaskCheckpoints {
     tasks: Arc<Tasks>,
     binary: String,
+}
+
+/// A folder of checkpoints, and the locks that are for it.
+struct HeldFolder {
+    path: PathBuf,
+    found: FolderId,
+    _held: (Held<FolderId>, Held<Id>),
 }
 
 /// What to do where it cannot.
@@ -155,8 +162,8 @@ impl Legacy {
     ///
     /// # Errors
     /// `NotFound` for the container; `AlreadyExists` for the checkpoint;
-    /// `InvalidArgument` for its name; `Unavailable` when a shim still makes one
-    /// of that name for an earlier daemon; and what [`Checkpointer::checkpoint`]
+    /// `InvalidArgument` for its name; `Unavailable` when a shim may still make
+    /// one of that name for an earlier daemon; and what [`Checkpointer::checkpoint`]
     /// says. Where a container ended with one that failed, the error says where
     /// what was written is kept.
     pub async fn create_checkpoint(
@@ -168,16 +175,17 @@ impl Legacy {
         let name = Id::new("checkpoint name", &checkpoint.name)?;
         let this = self.clone();
         self.own(async move {
-            let (folder, _held) = this.hold_checkpoints(&id, disk::make).await?;
-            let place = Arc::new(Place::new(folder, &name));
+            let held = this.hold_checkpoints(&id, disk::make).await?;
+            let tasks = this.tasks_of(&held).await?;
+            let place = Arc::new(Place::new(held.path.clone(), &name));
             let target = this.target(&id, None);
             checkpoint.created = SystemTime::now();
             let wanted = checkpoint.clone();
-            let begin = move |place: &Place| place.begin(&wanted);
+            let begin = move |place: &Place| place.begin(&wanted, tasks);
             let folder = on_disk("make", place.clone(), begin).await?;
             if let Err(error) = this.checkpointer.checkpoint(&target, &checkpoint, &folder).await {
-                // Without an answer a shim may still write to it. The next change
-                // sweeps it away then.
+                // Without an answer a shim may still write to it. A change after
+                // that sweeps it away.
                 if error.kind() == ErrorKind::Unavailable {
                     return Err(error);
                 }
@@ -234,9 +242,10 @@ impl Legacy {
         let name = Id::new("checkpoint name", name)?;
         let this = self.clone();
         self.own(async move {
-            let (folder, _held) = this.hold_checkpoints(&id, disk::find).await?;
-            let place = Arc::new(Place::new(folder, &name));
-            on_disk("remove", place, Place::remove).await
+            let held = this.hold_checkpoints(&id, disk::find).await?;
+            let tasks = this.tasks_of(&held).await?;
+            let place = Arc::new(Place::new(held.path.clone(), &name));
+            on_disk("remove", place, move |place| place.remove(tasks)).await
         })
         .await
     }
@@ -255,24 +264,47 @@ impl Legacy {
         self.checkpointer.restore(&folder).await
     }
 
-    /// The folder of a container's checkpoints, and that it is changed by nobody
-    /// else: containers may share a bundle.
+    /// The folder of a container's checkpoints, which nobody else changes now:
+    /// containers may share a bundle.
     async fn hold_checkpoints(
         &self,
         id: &Id,
         find: fn(&Path) -> Result<FolderId>,
-    ) -> Result<(PathBuf, (Held<FolderId>, Held<Id>))> {
-        let folder = self.checkpoints(id).await?;
-        let found = blocking("find", folder.display(), {
-            let folder = folder.clone();
-            move || find(&folder)
+    ) -> Result<HeldFolder> {
+        let path = self.checkpoints(id).await?;
+        let found = blocking("find", path.display(), {
+            let path = path.clone();
+            move || find(&path)
         });
-        let of_folder = self.folders.hold(&found.await?).await;
-        let of_container = self.locks.hold(id).await;
-        if self.checkpoints(id).await? != folder {
+        let found = found.await?;
+        let held = (self.folders.hold(&found).await, self.locks.hold(id).await);
+        if self.checkpoints(id).await? != path {
             return Err(Error::unavailable(format!("container {id:?} was made anew meanwhile")));
         }
-        Ok((folder, (of_folder, of_container)))
+        Ok(HeldFolder { path, found, _held: held })
+    }
+
+    /// Whether a task of the bundle with this folder lives. One of which it
+    /// cannot be told does.
+    async fn tasks_of(&self, folder: &HeldFolder) -> Result<disk::Tasks> {
+        let all = self.containers.list::<&str>(&self.config.namespace, &[]).await?;
+        let bundles = all.iter().filter_map(Record::read_or_warn);
+        let bundles: Vec<_> =
+            bundles.filter_map(|record| Some((record.id, record.bundle?))).collect();
+        let found = folder.found;
+        let sharing = blocking("look for containers of", folder.path.display(), move || {
+            let shares = |bundle: &Path| disk::find(&folder_of(bundle)).is_ok_and(|f| f == found);
+            let sharing = bundles.into_iter().filter(|(_, bundle)| shares(bundle));
+            Ok(sharing.map(|(id, _)| id).collect::<Vec<_>>())
+        });
+        for id in sharing.await? {
+            match self.tasks.get(&self.target(&id, None)).await {
+                Ok(process) if process.status == Status::Stopped => {}
+                Err(e) if e.is_not_found() => {}
+                _ => return Ok(disk::Tasks::Live),
+            }
+        }
+        Ok(disk::Tasks::Ended)
     }
 
     /// Where the checkpoints of a container are.
