@@ -13,6 +13,7 @@ use std::{
 
 use nix::libc;
 use prost_types::Timestamp;
+use rustix::fs::syncfs;
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 use tracing::warn;
@@ -151,6 +152,10 @@ impl Place {
     /// Those of the disk, with the name under which the image is then.
     pub(super) fn finish(&self) -> Result<()> {
         let new = self.hidden(NEW);
+        // Nobody else has synced what the shim wrote.
+        File::open(&new)
+            .and_then(|folder| Ok(syncfs(folder)?))
+            .context("the image is made, but may not last, and is still", new.display())?;
         fs::rename(&new, self.folder())
             .context("the image is made, but is still", new.display())?;
         sync_or_warn(&self.all);
