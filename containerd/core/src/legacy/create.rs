@@ -25,7 +25,8 @@ const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 impl Legacy {
     /// Makes a container from a bundle and starts it; answers the pid of its
     /// first process. One of the same name that has ended makes room. If it
-    /// fails, nothing of it is left; if the caller goes away, it goes on.
+    /// fails, nothing of it is left; if the caller goes away once it has begun, it
+    /// goes on.
     ///
     /// # Errors
     /// - `NotFound` when there is no bundle, or no such checkpoint in it;
@@ -49,9 +50,9 @@ impl Legacy {
             "" => None,
             name => Some(self.restore_from(&bundle.path, name).await?),
         };
-        let this = self.clone();
+        let (this, held) = (self.clone(), self.hold(&id).await?);
         self.own(async move {
-            let _held = this.locks.hold(&id).await;
+            let _held = held;
             this.make_room(&id).await?;
             this.start(&id, bundle, stdio, options).await
         })

@@ -49,7 +49,11 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-use self::{checkpoint::FolderId, locks::Locks, look::Again};
+use self::{
+    checkpoint::FolderId,
+    locks::{Held, Locks},
+    look::Again,
+};
 use crate::{
     containers::Containers,
     events::{Ending, Exchange},
@@ -252,11 +256,12 @@ impl Legacy {
     /// given up and undone. Containers are left alone.
     pub async fn shutdown(&self) {
         self.work.close();
-        if timeout(LAST_WORK, self.work.wait()).await.is_ok() {
+        let ended = timeout(LAST_WORK, self.work.wait()).await.is_ok();
+        self.closing.cancel();
+        if ended {
             return;
         }
         warn!(left = self.work.len(), "requests for legacy containers are given up");
-        self.closing.cancel();
         if timeout(LAST_WORK, self.work.wait()).await.is_err() {
             warn!(left = self.work.len(), "what they had begun is left to the next daemon");
         }
@@ -264,6 +269,16 @@ impl Legacy {
 
     fn target(&self, container: &Id, exec: Option<Id>) -> Target {
         Target { namespace: self.config.namespace.clone(), container: container.clone(), exec }
+    }
+
+    /// The lock of a container. What has to be done under it is given up with its
+    /// caller until it is held; then it is to be [owned](Self::own).
+    async fn hold(&self, id: &Id) -> Result<Held<Id>> {
+        self.unless_stopping(self.locks.hold(id)).await
+    }
+
+    async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        self.closing.run_until_cancelled(work).await.ok_or_else(stopping)
     }
 
     /// Runs `work` to its end, whatever becomes of the caller, unless the daemon
@@ -275,7 +290,7 @@ impl Legacy {
         let closing = self.closing.clone();
         let work = async move {
             let done = closing.run_until_cancelled_owned(work).await;
-            done.unwrap_or_else(|| Err(Error::unavailable("the daemon is stopping")))
+            done.unwrap_or_else(|| Err(stopping()))
         };
         self.work.spawn(work).await.unwrap_or_else(|panic| {
             Err(Error::caused(ErrorKind::Internal, "a request ended in a panic", panic))
@@ -293,6 +308,10 @@ fn container_id(text: &str) -> Result<Id> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stopping() -> Error {
+    Error::unavailable("the daemon is stopping")
 }
 
 fn late(what: &impl std::fmt::Display, limit: Duration) -> Error {

@@ -46,18 +46,23 @@ impl Legacy {
         let namespace = &self.config.namespace;
         let found = self.containers.get(namespace, &id).await?;
         let request = ExecProcess { exec_id: new_exec()?, spec: exec_spec(&found, &spec)?, stdio };
-        let this = self.clone();
+        // The keeper would take a record without a process for a leftover.
+        let (this, held) = (self.clone(), self.hold(&id).await?);
         let pid = self
             .own({
                 let (id, spec) = (id.clone(), spec.clone());
-                async move { this.run(&id, request, &spec).await }
+                async move {
+                    let _held = held;
+                    this.run(&id, request, &spec).await
+                }
             })
             .await
             .context("add a process to container", format_args!("{id:?}"))?;
         Ok(Process { pid, spec })
     }
 
-    /// Recorded before it runs: a daemon that dies in between must know it.
+    /// Recorded before it runs: a daemon that dies in between must know it. The
+    /// container's lock is held.
     async fn run(
         self: &Arc<Self>,
         id: &Id,
@@ -66,8 +71,6 @@ impl Legacy {
     ) -> Result<u32> {
         let exec = request.exec_id.clone();
         let target = self.target(id, Some(exec.clone()));
-        // The keeper would take a record without a process for a leftover.
-        let _held = self.locks.hold(id).await;
         // Nothing is recorded for a container that could not take it.
         let init = self.tasks.get(&self.target(id, None)).await?;
         if init.status != TaskStatus::Running {

@@ -240,6 +240,23 @@ async fn containers_that_share_a_bundle_do_not_sweep_each_others_images() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_waiting_has_begun_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.add("a", Vec::new()).await;
+    let legacy = &fixture.legacy;
+    let held = legacy.locks.hold(&id("a")).await;
+    let soon = Duration::from_secs(1);
+    let made = legacy.create_checkpoint("a", checkpoint("one"));
+    timeout(soon, made).await.unwrap_err();
+    timeout(soon, legacy.delete_checkpoint("a", "one")).await.unwrap_err();
+    let spec = ProcessSpec { args: vec!["true".into()], ..ProcessSpec::default() };
+    timeout(soon, legacy.add_process("a", spec, Streams::default())).await.unwrap_err();
+    assert!(legacy.work.is_empty());
+    drop(held);
+    assert_eq!(fixture.fake.asked.load(Ordering::Relaxed), 0);
+}
+
 #[tokio::test]
 async fn records_keep_what_they_are_given() {
     let fixture = Fixture::new().await;

@@ -173,9 +173,8 @@ impl Legacy {
     ) -> Result<()> {
         let id = container_id(container)?;
         let name = Id::new("checkpoint name", &checkpoint.name)?;
-        let this = self.clone();
+        let (this, held) = (self.clone(), self.hold_checkpoints(&id, disk::make).await?);
         self.own(async move {
-            let held = this.hold_checkpoints(&id, disk::make).await?;
             let tasks = this.tasks_of(&held).await?;
             let place = Arc::new(Place::new(held.path.clone(), &name));
             let target = this.target(&id, None);
@@ -240,9 +239,8 @@ impl Legacy {
     pub async fn delete_checkpoint(self: &Arc<Self>, container: &str, name: &str) -> Result<()> {
         let id = container_id(container)?;
         let name = Id::new("checkpoint name", name)?;
-        let this = self.clone();
+        let (this, held) = (self.clone(), self.hold_checkpoints(&id, disk::find).await?);
         self.own(async move {
-            let held = this.hold_checkpoints(&id, disk::find).await?;
             let tasks = this.tasks_of(&held).await?;
             let place = Arc::new(Place::new(held.path.clone(), &name));
             on_disk("remove", place, move |place| place.remove(tasks)).await
@@ -277,7 +275,8 @@ impl Legacy {
             move || find(&path)
         });
         let found = found.await?;
-        let held = (self.folders.hold(&found).await, self.locks.hold(id).await);
+        let of_folder = self.unless_stopping(self.folders.hold(&found)).await?;
+        let held = (of_folder, self.hold(id).await?);
         if self.checkpoints(id).await? != path {
             return Err(Error::unavailable(format!("container {id:?} was made anew meanwhile")));
         }
