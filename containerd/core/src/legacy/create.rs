@@ -10,9 +10,7 @@ use tokio::time::timeout;
 use super::{
     CLEANUP, Create, Legacy, Streams, blocking,
     bundle::{self, Bundle},
-    checkpoint, container_id, late, lock,
-    look::{Look, Source},
-    or_gone, record,
+    checkpoint, container_id, late, or_gone, record,
 };
 use crate::{
     containers,
@@ -68,6 +66,8 @@ impl Legacy {
         options: Option<Any>,
     ) -> Result<u32> {
         let container = self.describe(id, bundle)?;
+        // Of another of that name.
+        self.unseen.forget(id);
         let mut undo = Undo::new(&self.work, CLEANUP);
         let namespace = &self.config.namespace;
         self.containers.create(namespace, container).await?;
@@ -156,7 +156,7 @@ impl Legacy {
 
     async fn remove_record(&self, id: &Id) -> Result<()> {
         or_gone(self.containers.delete(&self.config.namespace, id).await)?;
-        lock(&self.unseen).retain(|(container, _), _| container != id);
+        self.unseen.forget(id);
         Ok(())
     }
 
@@ -168,7 +168,7 @@ impl Legacy {
             Err(e) => e,
             Ok(_) => Error::precondition(format!("container {id:?} still has a task")),
         };
-        self.look_again(Look { id: id.clone(), source: Source::Live, ending: None });
+        self.look_again(id);
         Err(kept)
     }
 

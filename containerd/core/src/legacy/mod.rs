@@ -34,9 +34,10 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod unseen;
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     future::Future,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -52,11 +53,11 @@ use tracing::warn;
 use self::{
     checkpoint::FolderId,
     locks::{Held, Locks},
-    look::Again,
+    unseen::Unseen,
 };
 use crate::{
     containers::Containers,
-    events::{Ending, Exchange},
+    events::Exchange,
     tasks::{Target, Tasks},
 };
 
@@ -107,10 +108,10 @@ pub struct Legacy {
     work: TaskTracker,
     /// Set when it has to end.
     closing: CancellationToken,
-    /// Added processes that ended unseen, by container and exec.
-    unseen: Mutex<BTreeMap<(Id, Id), Ending>>,
+    /// Processes that ended unseen.
+    unseen: Unseen,
     /// What the keeper has to look at again.
-    again: Mutex<Again>,
+    again: Mutex<BTreeSet<Id>>,
 }
 
 /// A container to be made and started. Paths of streams are absolute; an empty
@@ -238,7 +239,7 @@ impl Legacy {
             folders: Locks::default(),
             work: TaskTracker::new(),
             closing: CancellationToken::new(),
-            unseen: Mutex::default(),
+            unseen: Unseen::default(),
             again: Mutex::default(),
         })
     }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{
-    CLEANUP, Legacy, Process, ProcessSpec, Streams, container_id, lock, or_gone,
+    CLEANUP, Legacy, Process, ProcessSpec, Streams, container_id, or_gone,
     record::{self, Extension, Record},
 };
 use crate::{containers, tasks::Target};
@@ -175,7 +175,7 @@ impl Legacy {
             }
         };
         or_gone(forgotten.await)?;
-        lock(&self.unseen).remove(&(target.container.clone(), exec.clone()));
+        self.unseen.forget_process(&target.container, Some(exec));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use containerd_api::events::{TaskExit, TaskOom, TaskStart};
+use containerd_api::events::{TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskStart};
 use prost::{Message, Name};
 use runtime_v2::{Any, Manager, ManagerConfig, Timeouts};
 use tokio::sync::Notify;
@@ -18,7 +18,7 @@ use crate::{
     containers::Container as StoredContainer,
     content::{Content, ContentConfig, Sharing},
     diff::{Diff, DiffConfig},
-    events::{Ending, ExchangeConfig},
+    events::{Ending, ExchangeConfig, Happening},
     tasks::TasksConfig,
     testing::{World, container, id},
 };
@@ -378,14 +378,44 @@ async fn unseen_is_what_came_before_clients_were_served() {
 #[tokio::test]
 async fn what_could_not_be_put_in_order_keeps_how_it_ended() {
     let fixture = Fixture::new().await;
-    let look = |source, ending| look::Look { id: id("a"), source, ending };
     fixture.add("a", Vec::new()).await;
-    fixture.legacy.look_again(look(look::Source::Boot, Some(ending(7, 3, 9))));
-    fixture.legacy.look_again(look(look::Source::Live, None));
-    let again = fixture.legacy.take_again();
-    assert_eq!(again.len(), 1);
+    assert!(fixture.legacy.unseen.hear(&id("a"), Happening::Ended(ending(7, 3, 9))));
+    fixture.legacy.unseen.serve();
+    fixture.legacy.look_again(&id("a"));
+    fixture.legacy.look_again(&id("a"));
+    let again: Vec<_> = fixture.legacy.take_again().collect();
+    assert_eq!(again, [id("a")]);
     fixture.legacy.look(&again[0]).await.unwrap();
     let record = fixture.legacy.record(&id("a")).await.unwrap();
     assert_eq!(record.exit, Some(ending(7, 3, 9)));
-    assert!(fixture.legacy.take_again().is_empty());
+    assert!(fixture.legacy.take_again().next().is_none());
+}
+
+/// Their shim died while there was no daemon.
+#[tokio::test]
+async fn ends_are_told_of_what_no_task_is_left_of() {
+    let fixture = Fixture::with_replay(Duration::from_secs(1 << 30)).await;
+    let spec = ProcessSpec { args: vec!["true".into()], ..ProcessSpec::default() };
+    fixture.add("a", vec![record::process(&id("x"), &spec).unwrap()]).await;
+    fixture.publish("/tasks/start", &TaskStart { container_id: "a".into(), pid: 7 });
+    let (container_id, exec_id) = ("a".to_owned(), "x".to_owned());
+    let added = TaskExecAdded { container_id: "a".into(), exec_id: "x".into() };
+    fixture.publish("/tasks/exec-added", &added);
+    fixture.publish("/tasks/exec-started", &TaskExecStarted { container_id, exec_id, pid: 8 });
+    fixture.publish("/tasks/exit", &TaskExit { id: "x".into(), ..exit("a", 8, 137) });
+    fixture.publish("/tasks/exit", &exit("a", 7, 137));
+    let prepared = Keeper::prepare(fixture.legacy.clone()).await;
+    assert!(fixture.legacy.record(&id("a")).await.unwrap().exit.is_some());
+    fixture.publish("/tasks/exit", &exit("b", 9, 0));
+    let keeper = prepared.serve();
+    // The keeper has not got to run since.
+    assert_eq!(fixture.legacy.unseen.of(&id("b"), None).unwrap().pid, 9);
+    for _ in 0..2 {
+        let mut events = fixture.legacy.subscribe().await.unwrap();
+        for (kind, pid) in [(EventKind::ExecExit, 8), (EventKind::Exit, 7)] {
+            let event = events.next().await.unwrap().unwrap();
+            assert_eq!((event.kind, event.pid, event.status), (kind, pid, 137));
+        }
+    }
+    keeper.shutdown().await;
 }
