@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// How long clients wait for the first look. Shims that hang are waited for
 /// while they are served.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// How long jobs may go on when the keeper shuts down.
 const LAST_JOBS: Duration = Duration::from_secs(5);
