@@ -27,8 +27,8 @@ impl Legacy {
         Ok(records.filter(Record::is_ours).map(|record| record.id).collect())
     }
 
-    /// Puts a container in order: one that runs stays as it is, one that ended
-    /// unseen is marked, any other is taken away.
+    /// Puts a container in order: one that runs stays as it is, unless its start
+    /// has failed; one that ended unseen is marked, any other is taken away.
     pub(super) async fn look(&self, id: &Id) -> Result<()> {
         timeout(JOB, self.look_inside(id)).await.unwrap_or_else(|_| Err(late(id, JOB)))
     }
@@ -41,6 +41,9 @@ impl Legacy {
             Err(e) if e.is_not_found() => return Ok(()),
             Err(e) => return Err(e),
         };
+        if record.is_unwanted(None) {
+            return self.end(id).await;
+        }
         let ending = match self.tasks.get(&self.target(id, None)).await {
             Ok(process) => match (process.status, process.exit) {
                 (TaskStatus::Stopped, Some(exit)) => {
@@ -83,6 +86,11 @@ impl Legacy {
     async fn look_at_processes(&self, record: &Record) -> Result<()> {
         for exec in record.processes.keys() {
             let target = self.target(&record.id, Some(exec.clone()));
+            if record.is_unwanted(Some(exec)) {
+                self.kill_and_delete(&target).await?;
+                self.forget_process(&target).await?;
+                continue;
+            }
             let is_over = match self.tasks.get(&target).await {
                 Ok(process) => match (process.status, process.exit) {
                     (TaskStatus::Created, _) => true,

@@ -10,6 +10,8 @@
 //! io.containerd.legacy.v1                 the bundle's path
 //! io.containerd.legacy.v1.exit            how init ended, while the daemon was away
 //! io.containerd.legacy.v1.process.<exec>  a process that was added, as it was asked for
+//! io.containerd.legacy.v1.unwanted        its start was said to have failed, it is to be ended
+//! io.containerd.legacy.v1.unwanted.<exec> so was that of a process
 //! ```
 //!
 //! So nothing has to be remembered in memory. A container goes away when its

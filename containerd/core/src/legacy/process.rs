@@ -78,12 +78,12 @@ impl Legacy {
         }
         let mut undo = Undo::new(&self.work, CLEANUP);
         self.extend(id, record::process(&exec, spec)?).await?;
-        let (this, name) = (self.clone(), target.clone());
-        undo.push("record", async move { this.forget_process(&name).await });
+        let (this, failed) = (self.clone(), target.clone());
+        undo.push("record", async move { this.forget_failed(&failed).await });
         let started = async {
             self.tasks.exec(&target, request).await?;
-            let (this, name) = (self.clone(), target.clone());
-            undo.push("exec", async move { this.kill_and_delete(&name).await });
+            let (this, failed) = (self.clone(), target.clone());
+            undo.push("exec", async move { this.end_failed(&failed).await });
             self.tasks.start(&target).await
         };
         let started = started.await;
@@ -160,29 +160,35 @@ impl Legacy {
     pub(super) async fn extend(&self, id: &Id, (name, value): Extension) -> Result<()> {
         let mut container = self.containers.get(&self.config.namespace, id).await?;
         container.extensions.insert(name.clone(), value);
-        self.put_extension(container, &name).await
+        self.put_extensions(container, &[name]).await
     }
 
     /// Removes what is recorded of an exec.
     pub(super) async fn forget_process(&self, target: &Target) -> Result<()> {
         let Some(exec) = &target.exec else { return Ok(()) };
-        let name = record::process_name(exec);
+        let names = [record::process_name(exec), record::unwanted_name(Some(exec))];
         let forgotten = async {
             let mut container = self.containers.get(&target.namespace, &target.container).await?;
-            match container.extensions.remove(&name) {
-                Some(_) => self.put_extension(container, &name).await,
-                None => Ok(()),
+            let before = container.extensions.len();
+            container.extensions.retain(|name, _| !names.contains(name));
+            if container.extensions.len() == before {
+                return Ok(());
             }
+            self.put_extensions(container, &names).await
         };
         or_gone(forgotten.await)?;
         self.unseen.forget_process(&target.container, Some(exec));
         Ok(())
     }
 
-    /// Only this one is changed, whatever else was read.
-    async fn put_extension(&self, container: containers::Container, name: &str) -> Result<()> {
-        let path = format!("extensions.{name}");
-        self.containers.update(&self.config.namespace, container, &[path]).await.map(drop)
+    /// Only these are changed, whatever else was read.
+    async fn put_extensions(
+        &self,
+        container: containers::Container,
+        names: &[String],
+    ) -> Result<()> {
+        let paths: Vec<_> = names.iter().map(|name| format!("extensions.{name}")).collect();
+        self.containers.update(&self.config.namespace, container, &paths).await.map(drop)
     }
 }
 

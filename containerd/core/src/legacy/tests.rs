@@ -419,3 +419,31 @@ async fn ends_are_told_of_what_no_task_is_left_of() {
     }
     keeper.shutdown().await;
 }
+
+/// Its shim may have been slow, and the daemon that was told to start it is no
+/// more.
+#[tokio::test]
+async fn whose_start_has_failed_is_ended_whatever_it_does() {
+    let fixture = Fixture::new().await;
+    let legacy = &fixture.legacy;
+    let spec = ProcessSpec { args: vec!["true".into()], ..ProcessSpec::default() };
+    let process = |exec| record::process(&id(exec), &spec).unwrap();
+    let ended = record::exit(ending(7, 3, 9)).unwrap();
+    fixture.add("a", vec![ended, process("x"), process("y")]).await;
+    for exec in ["x", "y"] {
+        legacy.unseen.found(&id("a"), Some(&id(exec)), ending(8, 0, 9));
+    }
+    let exec = legacy.target(&id("a"), Some(id("x")));
+    legacy.unwant(&exec).await.unwrap();
+    legacy.look(&id("a")).await.unwrap();
+    let record = legacy.record(&id("a")).await.unwrap();
+    assert_eq!(record.processes.keys().collect::<Vec<_>>(), [&id("y")]);
+    assert!(!record.is_unwanted(Some(&id("x"))) && record.exit.is_some());
+
+    let init = legacy.target(&id("a"), None);
+    legacy.unwant(&init).await.unwrap();
+    let keeper = Keeper::prepare(legacy.clone()).await.serve();
+    assert!(legacy.record(&id("a")).await.unwrap_err().is_not_found());
+    legacy.unwant(&init).await.unwrap();
+    keeper.shutdown().await;
+}
