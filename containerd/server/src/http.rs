@@ -9,7 +9,10 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{KeepAlive, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout},
+};
 use shim_protocol::{Error, ErrorKind, Result};
 use tokio::{
     net::{TcpListener, TcpStream, ToSocketAddrs, UnixListener, UnixStream},
@@ -30,6 +33,11 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// How long a client may leave an answer unread, in milliseconds. Those of a
 /// Unix socket own the host anyway.
 const UNREAD_LIMIT_MS: u32 = 60_000;
+
+/// After how many seconds of silence a client is asked whether it is still there,
+/// and how often then. One that does not answer has the time above.
+const SILENCE_S: u32 = 30;
+const ASK_AGAIN_S: u32 = 10;
 
 /// How long to wait when a connection could not be accepted, most likely for
 /// want of descriptors.
@@ -79,6 +87,10 @@ impl Listening {
                 // An event is a small packet that should not wait for the next.
                 stream.set_nodelay(true)?;
                 setsockopt(&stream, TcpUserTimeout, &UNREAD_LIMIT_MS)?;
+                // One that waits for events may vanish without our sending any.
+                setsockopt(&stream, KeepAlive, &true)?;
+                setsockopt(&stream, TcpKeepIdle, &SILENCE_S)?;
+                setsockopt(&stream, TcpKeepInterval, &ASK_AGAIN_S)?;
                 Either::Right(stream)
             }
         })
@@ -130,8 +142,13 @@ async fn serve(listening: Listening, routes: Router, stop: CancellationToken) ->
     let routes = TowerToHyperService::new(routes);
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
+    let mut had_room = true;
     loop {
         let has_room = connections.len() < CONNECTIONS;
+        if had_room && !has_room {
+            tracing::warn!(address = %listening, CONNECTIONS, "clients wait for others to end");
+        }
+        had_room = has_room;
         tokio::select! {
             () = stop.cancelled() => break,
             Some(ended) = connections.join_next() => match ended {
@@ -158,6 +175,7 @@ mod tests {
 
     use axum::{body::Body, routing::get};
     use futures::future::join_all;
+    use nix::sys::socket::getsockopt;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         time::Instant,
@@ -203,6 +221,19 @@ mod tests {
         // A connection that is reset has ended as well.
         let _ = stream.read_to_end(&mut all).await;
         String::from_utf8(all).unwrap()
+    }
+
+    #[tokio::test]
+    async fn clients_that_vanish_are_noticed() {
+        let listening = Listening::tcp("127.0.0.1:0", "a port").await.unwrap();
+        let Listening::Tcp(listener) = &listening else { unreachable!() };
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listening.accept());
+        let (_client, Either::Right(stream)) = (client.unwrap(), accepted.unwrap()) else {
+            unreachable!()
+        };
+        assert!(getsockopt(&stream, KeepAlive).unwrap());
+        assert_eq!(getsockopt(&stream, TcpKeepIdle).unwrap(), SILENCE_S);
     }
 
     /// Time goes by as soon as nothing else does.

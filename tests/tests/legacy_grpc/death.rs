@@ -1,8 +1,12 @@
 //! Many at once, and the daemon dies meanwhile.
 
 use anyhow::{Context, Result, ensure};
-use containerd_api::legacy::{CreateContainerRequest, StateRequest};
+use containerd_api::{
+    legacy::{CreateContainerRequest, StateRequest},
+    services::containers::v1::{GetContainerRequest, UpdateContainerRequest},
+};
 use nix::sys::signal::Signal;
+use prost_types::{Any, FieldMask};
 use tests::{
     Bed, code, eventually, leaks,
     legacy::{LegacyEvents, text},
@@ -20,6 +24,7 @@ pub(crate) async fn daemon_dies_while_containers_run(bed: &mut Bed) -> Result<()
     let vanishes = start(bed, "vanishes", "sleep 1000").await?;
     let kept = add(bed, "lives", "exec sleep 1001").await?;
     let ends = add(bed, "lives", "exec sleep 1002").await?;
+    let lost = add(bed, "vanishes", "exec sleep 1003").await?;
     bed.daemon.kill().await?;
     for pid in [dies, ends] {
         proc::signal(pid, Signal::SIGKILL);
@@ -36,6 +41,9 @@ pub(crate) async fn daemon_dies_while_containers_run(bed: &mut Bed) -> Result<()
     })
     .await?;
     bed.daemon.start(&bed.sandbox).await?;
+
+    let mut events = LegacyEvents::subscribe(bed).await?;
+    events.wait("exit", "vanishes", lost).await?;
 
     for _ in 0..2 {
         let container = bed.legacy_container("lives").await?;
@@ -71,6 +79,42 @@ pub(crate) async fn daemon_dies_while_containers_run(bed: &mut Bed) -> Result<()
     signal(bed, "lives", kept, SIGTERM).await?;
     events.wait("exit", "lives", kept).await?;
     end(bed, "lives").await
+}
+
+/// A shim may be slow to start what a client was told has failed, so that this is
+/// noted. Whether it runs, or when, makes no difference.
+pub(crate) async fn what_failed_to_start_is_ended(bed: &mut Bed) -> Result<()> {
+    bed.enable_legacy("").await?;
+    let failed = start(bed, "failed", "sleep 1000").await?;
+    let kept = start(bed, "kept", "sleep 1000").await?;
+    let added = add(bed, "kept", "exec sleep 1001").await?;
+    for id in ["failed", "kept"] {
+        let request = GetContainerRequest { id: id.into() };
+        let found = bed.api().containers().get(request).await?.into_inner();
+        let mut container = found.container.context("container")?;
+        let (prefix, note) =
+            ("io.containerd.legacy.v1.process.", "io.containerd.legacy.v1.unwanted");
+        let exec = container.extensions.keys().find_map(|name| name.strip_prefix(prefix));
+        let note = exec.map_or_else(|| note.to_owned(), |exec| format!("{note}.{exec}"));
+        let value = Any { type_url: note.clone(), value: b"null".into() };
+        container.extensions.insert(note, value);
+        let mask = FieldMask { paths: vec!["extensions".into()] };
+        let request =
+            UpdateContainerRequest { container: Some(container), update_mask: Some(mask) };
+        bed.api().containers().update(request).await?;
+    }
+    bed.crash().await?;
+    gone(bed, "failed").await?;
+    eventually(async || {
+        let left: Vec<_> = [failed, added].into_iter().filter(|pid| proc::is_alive(*pid)).collect();
+        ensure!(left.is_empty(), "{left:?} still run");
+        let container = bed.legacy_container("kept").await?;
+        let pids: Vec<_> = container.processes.iter().map(|process| process.pid).collect();
+        ensure!(pids == [kept], "{pids:?}");
+        Ok(())
+    })
+    .await?;
+    end(bed, "kept").await
 }
 
 /// Of many who want the same name one gets it, and nobody gets in the way of

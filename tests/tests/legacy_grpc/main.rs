@@ -7,6 +7,7 @@ mod refusals;
 
 use death::{
     daemon_dies_while_containers_are_made, daemon_dies_while_containers_run, many_at_once,
+    what_failed_to_start_is_ended,
 };
 use life::{
     bundle_as_runc_makes_it, containers_that_ended_make_room, every_method,
@@ -31,6 +32,7 @@ tests::pairing!(
     failed_starts_leave_nothing,
     many_at_once,
     daemon_dies_while_containers_are_made,
+    what_failed_to_start_is_ended,
     out_of_memory_is_told,
     bundle_as_runc_makes_it,
 );

@@ -15,7 +15,10 @@ use life::{
 use readme::{
     a_checkpoint_that_fails_leaves_nothing, checkpoints_are_made_and_gone_on_from, readme_of_2015,
 };
-use refusals::{big_requests_are_refused, browsers_are_refused, nonsense_is_refused};
+use refusals::{
+    big_requests_are_refused, browsers_are_refused, listeners_leave_room_for_others,
+    nonsense_is_refused,
+};
 use stops::a_daemon_may_stop_while_a_checkpoint_is_made;
 
 tests::pairing!(
@@ -27,6 +30,7 @@ tests::pairing!(
     nonsense_is_refused,
     big_requests_are_refused,
     browsers_are_refused,
+    listeners_leave_room_for_others,
     slow_subscriber,
     unix_socket,
     off_unless_asked_for,

@@ -4,12 +4,48 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use tests::{Bed, legacy::text, proc};
+use tests::{Bed, eventually, legacy::text, proc, within};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::curl::{Answer, Rest};
 
 /// Memory that requests may cost the daemon for good, in KiB.
 pub(crate) const GROWTH: u64 = 32 << 10;
+
+/// Clients that listen at the same time.
+const LISTENERS: usize = 64;
+
+/// Who only listens keeps nobody from asking.
+pub(crate) async fn listeners_leave_room_for_others(bed: &mut Bed) -> Result<()> {
+    let rest = Rest::enable(bed).await?;
+    let listen = async || -> Result<(TcpStream, String)> {
+        let mut stream = TcpStream::connect(&rest.address).await?;
+        let request = format!("GET /events HTTP/1.1\r\nHost: {}\r\n\r\n", rest.address);
+        stream.write_all(request.as_bytes()).await?;
+        let mut code = [0; "HTTP/1.1 200".len()];
+        within("an answer", stream.read_exact(&mut code)).await??;
+        Ok((stream, String::from_utf8_lossy(&code[9..]).into_owned()))
+    };
+    let mut listeners = Vec::new();
+    for _ in 0..LISTENERS {
+        let (stream, code) = listen().await?;
+        assert_eq!(code, "200");
+        listeners.push(stream);
+    }
+    let (_, code) = listen().await?;
+    assert_eq!(code, "503");
+    rest.state().await?;
+    listeners.pop();
+    eventually(async || {
+        let (_, code) = listen().await?;
+        ensure!(code == "200", "{code}");
+        Ok(())
+    })
+    .await
+}
 
 /// The right code for each, in plain text, and nothing left behind.
 pub(crate) async fn nonsense_is_refused(bed: &mut Bed) -> Result<()> {

@@ -10,9 +10,7 @@ use tokio::time::timeout;
 use super::{
     CLEANUP, Create, Legacy, Streams, blocking,
     bundle::{self, Bundle},
-    checkpoint, container_id, late, lock,
-    look::{Look, Source},
-    or_gone, record,
+    checkpoint, container_id, late, or_gone, record,
 };
 use crate::{
     containers,
@@ -25,7 +23,8 @@ const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 impl Legacy {
     /// Makes a container from a bundle and starts it; answers the pid of its
     /// first process. One of the same name that has ended makes room. If it
-    /// fails, nothing of it is left; if the caller goes away, it goes on.
+    /// fails, nothing of it is left; if the caller goes away once it has begun, it
+    /// goes on.
     ///
     /// # Errors
     /// - `NotFound` when there is no bundle, or no such checkpoint in it;
@@ -49,9 +48,9 @@ impl Legacy {
             "" => None,
             name => Some(self.restore_from(&bundle.path, name).await?),
         };
-        let this = self.clone();
+        let (this, held) = (self.clone(), self.hold(&id).await?);
         self.own(async move {
-            let _held = this.locks.hold(&id).await;
+            let _held = held;
             this.make_room(&id).await?;
             this.start(&id, bundle, stdio, options).await
         })
@@ -67,12 +66,14 @@ impl Legacy {
         options: Option<Any>,
     ) -> Result<u32> {
         let container = self.describe(id, bundle)?;
+        // Of another of that name.
+        self.unseen.forget(id);
         let mut undo = Undo::new(&self.work, CLEANUP);
         let namespace = &self.config.namespace;
         self.containers.create(namespace, container).await?;
-        let (this, name) = (self.clone(), id.clone());
-        undo.push("record", async move { this.forget(&name).await });
         let target = self.target(id, None);
+        let (this, failed) = (self.clone(), target.clone());
+        undo.push("record", async move { this.forget_failed(&failed).await });
         let started = async {
             let create = tasks::Create {
                 namespace: namespace.clone(),
@@ -85,8 +86,8 @@ impl Legacy {
                 task_api_address: String::new(),
             };
             self.tasks.create(create).await?;
-            let (this, name) = (self.clone(), id.clone());
-            undo.push("task", async move { this.kill_and_delete(&this.target(&name, None)).await });
+            let (this, failed) = (self.clone(), target.clone());
+            undo.push("task", async move { this.end_failed(&failed).await });
             self.tasks.start(&target).await
         };
         let started = started.await;
@@ -155,20 +156,40 @@ impl Legacy {
 
     async fn remove_record(&self, id: &Id) -> Result<()> {
         or_gone(self.containers.delete(&self.config.namespace, id).await)?;
-        lock(&self.unseen).retain(|(container, _), _| container != id);
+        self.unseen.forget(id);
         Ok(())
     }
 
-    /// Removes the record of a container whose start has failed. If its task
-    /// could not be removed, nobody but the keeper would do so: it needs both.
-    async fn forget(&self, id: &Id) -> Result<()> {
-        let kept = match self.tasks.get(&self.target(id, None)).await {
-            Err(e) if e.is_not_found() => return self.remove_record(id).await,
+    /// Removes what is recorded of a process whose start has failed. If it could
+    /// not be removed itself, nobody but the keeper would do so: it needs both.
+    pub(super) async fn forget_failed(&self, target: &Target) -> Result<()> {
+        let kept = match self.tasks.get(target).await {
+            Err(e) if e.is_not_found() => {
+                return match &target.exec {
+                    None => self.remove_record(&target.container).await,
+                    Some(_) => self.forget_process(target).await,
+                };
+            }
             Err(e) => e,
-            Ok(_) => Error::precondition(format!("container {id:?} still has a task")),
+            Ok(_) => Error::precondition(format!("{target} is still there")),
         };
-        self.look_again(Look { id: id.clone(), source: Source::Live, ending: None });
+        self.look_again(&target.container);
+        self.unwant(target).await?;
         Err(kept)
+    }
+
+    /// Takes away a process whose start has failed. One whose shim is slow may
+    /// yet run, whoever looks at it then.
+    pub(super) async fn end_failed(&self, target: &Target) -> Result<()> {
+        let noted = self.unwant(target).await;
+        self.kill_and_delete(target).await?;
+        noted
+    }
+
+    /// Notes that the keeper has to end a process, whatever it does.
+    pub(super) async fn unwant(&self, target: &Target) -> Result<()> {
+        let noted = record::unwanted(target.exec.as_ref())?;
+        or_gone(self.extend(&target.container, noted).await)
     }
 
     /// Kills a task or an exec, if it runs, and deletes it.

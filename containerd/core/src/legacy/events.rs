@@ -8,7 +8,7 @@ use std::{
 
 use shim_protocol::{Id, Result};
 
-use super::{Legacy, lock, record::Record};
+use super::{Legacy, record::Record};
 use crate::events::{self, Ending, Happening, Subscribe, Subscription};
 
 /// Something that has happened to a container.
@@ -101,11 +101,12 @@ impl Legacy {
             status: ending.status,
             bundle: PathBuf::new(),
         };
-        let ended = lock(&self.unseen);
+        let ended = |exec| self.unseen.of(&record.id, exec);
         let execs = record.processes.keys();
-        let execs = execs.filter_map(|exec| ended.get(&(record.id.clone(), exec.clone())));
-        let execs = execs.map(|ending| event(EventKind::ExecExit, *ending));
-        execs.chain(record.exit.map(|ending| event(EventKind::Exit, ending))).collect()
+        let execs = execs.filter_map(|exec| ended(Some(exec)));
+        let execs = execs.map(|ending| event(EventKind::ExecExit, ending));
+        let init = record.exit.or_else(|| ended(None));
+        execs.chain(init.map(|ending| event(EventKind::Exit, ending))).collect()
     }
 }
 

@@ -1,10 +1,6 @@
 //! Looks after containers: at boot, at each end, and again where that failed.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use shim_protocol::{Error, Id, Result};
@@ -15,11 +11,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{
-    Legacy,
-    look::{Look, Source},
-};
-use crate::events::{self, Ending, Happening, Subscription};
+use super::Legacy;
+use crate::events::{self, Happening, Subscription};
 
 /// Containers that are looked at at the same time.
 const PARALLEL: usize = 8;
@@ -32,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// How long clients wait for the first look. Shims that hang are waited for
 /// while they are served.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// How long jobs may go on when the keeper shuts down.
 const LAST_JOBS: Duration = Duration::from_secs(5);
@@ -61,8 +54,7 @@ impl Keeper {
             jobs: JoinSet::new(),
             queue: VecDeque::new(),
             events: None,
-            ended: HashMap::new(),
-            all: Some((Source::Boot, Instant::now())),
+            all: Some(Instant::now()),
         };
         if timeout(FIRST_LOOK, worker.first_look()).await.is_err() {
             let left = worker.queue.len() + worker.jobs.len();
@@ -83,9 +75,10 @@ impl Keeper {
 
 impl Prepared {
     /// Goes on by itself. To be called when clients begin to be served: what
-    /// was published before has happened unseen.
+    /// was published before has happened unseen, and is known when this returns.
     pub fn serve(mut self) -> Keeper {
         self.0.look_at_published();
+        self.0.legacy.unseen.serve();
         let closing = self.0.closing.clone();
         Keeper { closing, worker: tokio::spawn(self.0.run()) }
     }
@@ -96,12 +89,10 @@ struct Worker {
     closing: CancellationToken,
     jobs: JoinSet<()>,
     /// To be looked at as soon as there is room.
-    queue: VecDeque<Look>,
+    queue: VecDeque<Id>,
     events: Option<Subscription>,
-    /// How containers ended by what was published since boot.
-    ended: HashMap<Id, Ending>,
     /// All containers are to be looked at, from then on.
-    all: Option<(Source, Instant)>,
+    all: Option<Instant>,
 }
 
 impl Worker {
@@ -121,7 +112,7 @@ impl Worker {
         loop {
             self.fill();
             let has_room = self.jobs.len() < PARALLEL;
-            let due = self.all.map(|(_, due)| due);
+            let due = self.all;
             tokio::select! {
                 () = closing.cancelled() => break,
                 Some(done) = self.jobs.join_next() => check(done),
@@ -158,99 +149,91 @@ impl Worker {
     fn missed(&mut self, error: &Error) {
         warn!(error = %error.report(), "events of legacy containers were missed");
         self.events = None;
-        let source = self.all.map_or(Source::Live, |(source, _)| source);
-        self.all = Some((source, Instant::now()));
+        self.all = Some(Instant::now());
     }
 
     /// Puts all containers into the queue, or says when to try again.
     async fn look_at_all(&mut self) {
-        let Some((source, _)) = self.all else { return };
-        match self.list(source).await {
+        match self.list().await {
             Ok(ids) => {
-                for id in ids {
-                    let ending = self.ended.remove(&id);
-                    self.queue.push_back(Look { id, source, ending });
-                }
-                self.ended.clear();
+                self.queue.extend(ids);
                 self.all = None;
             }
             Err(error) => {
                 error!(error = %error.report(), "legacy containers cannot be looked after");
-                self.all = Some((source, Instant::now() + RETRY));
+                self.all = Some(Instant::now() + RETRY);
             }
         }
     }
 
     /// All our containers. What happens to them after that is heard.
-    async fn list(&mut self, source: Source) -> Result<Vec<Id>> {
+    async fn list(&mut self) -> Result<Vec<Id>> {
         if self.events.is_none() {
-            let key = (source == Source::Boot).then(|| KEY.to_owned());
-            let mut events = self.legacy.listen(key)?;
-            if source == Source::Boot {
-                for (id, happening) in published(&mut events)? {
-                    if let Happening::Ended(ending) = happening {
-                        self.ended.insert(id, ending);
-                    }
-                }
+            self.events = Some(self.legacy.listen(Some(KEY.to_owned()))?);
+            if !self.legacy.unseen.are_served() {
+                self.hear_published()?;
             }
-            self.events = Some(events);
         }
         self.legacy.ours().await
     }
 
     /// What was published before clients could hear it.
     fn look_at_published(&mut self) {
-        let Some(events) = &mut self.events else { return };
-        match published(events) {
-            Ok(published) => {
-                for (id, happening) in published {
-                    let ending = match happening {
-                        Happening::Ended(ending) => Some(ending),
-                        Happening::ExecEnded { .. } => None,
-                        _ => continue,
-                    };
-                    self.queue.push_back(Look { id, source: Source::Boot, ending });
-                }
-            }
+        match self.hear_published() {
+            Ok(ids) => self.queue.extend(ids),
             Err(error) => self.missed(&error),
         }
+    }
+
+    /// Notes it; answers which containers are to be looked at.
+    fn hear_published(&mut self) -> Result<Vec<Id>> {
+        let mut ended = Vec::new();
+        let Some(events) = &mut self.events else { return Ok(ended) };
+        while let Some(next) = events.next().now_or_never() {
+            let Some(envelope) = next? else { break };
+            if let Some((id, happening)) = events::happening(&envelope)
+                && self.legacy.unseen.hear(&id, happening)
+            {
+                ended.push(id);
+            }
+        }
+        Ok(ended)
     }
 
     /// As many jobs as may be.
     fn fill(&mut self) {
         while self.jobs.len() < PARALLEL
-            && let Some(look) = self.queue.pop_front()
+            && let Some(id) = self.queue.pop_front()
         {
             let legacy = self.legacy.clone();
             self.jobs.spawn(async move {
-                let done = legacy.look(&look).await;
-                settle(&legacy, look, done);
+                let done = legacy.look(&id).await;
+                settle(&legacy, &id, done);
             });
         }
     }
 
     fn react(&mut self, id: Id, happening: Happening) {
         let legacy = self.legacy.clone();
-        let (exec, ending) = match happening {
-            Happening::Ended(ending) => (None, ending),
-            Happening::ExecEnded { exec, ending } => (Some(exec), ending),
-            _ => return,
-        };
+        if !matches!(happening, Happening::Ended(_) | Happening::ExecEnded { .. }) {
+            return;
+        }
         self.jobs.spawn(async move {
-            let (done, ending) = match exec {
-                None => (legacy.ended(&id, ending).await, Some(ending)),
-                Some(exec) => (legacy.exec_ended(&id, &exec).await, None),
+            let done = match happening {
+                Happening::Ended(ending) => legacy.ended(&id, ending).await,
+                Happening::ExecEnded { exec, .. } => legacy.exec_ended(&id, &exec).await,
+                _ => Ok(()),
             };
-            settle(&legacy, Look { id, source: Source::Live, ending }, done);
+            settle(&legacy, &id, done);
         });
     }
 }
 
 /// What failed is tried again.
-fn settle(legacy: &Legacy, look: Look, done: Result<()>) {
+fn settle(legacy: &Legacy, id: &Id, done: Result<()>) {
     if let Err(error) = done {
-        warn!(id = %look.id, error = %error.report(), "container is looked at again later");
-        legacy.look_again(look);
+        warn!(%id, error = %error.report(), "container is looked at again later");
+        legacy.look_again(id);
     }
 }
 
@@ -258,16 +241,6 @@ fn check(done: Result<(), tokio::task::JoinError>) {
     if let Err(panic) = done {
         error!(error = %panic, "looking after a legacy container ended in a panic");
     }
-}
-
-/// Events that are there already.
-fn published(events: &mut Subscription) -> Result<Vec<(Id, Happening)>> {
-    let mut published = Vec::new();
-    while let Some(next) = events.next().now_or_never() {
-        let Some(envelope) = next? else { break };
-        published.extend(events::happening(&envelope));
-    }
-    Ok(published)
 }
 
 async fn next(events: &mut Option<Subscription>) -> Result<Option<Arc<events::Envelope>>> {

@@ -1,48 +1,52 @@
-//! One lock for each container, made when it is needed.
+//! Locks of what there are any number of, made when they are needed.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use shim_protocol::Id;
 use tokio::sync::OwnedMutexGuard;
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
-/// Locks by the name of what they are for. One that nobody holds or waits for
-/// takes no memory.
-#[derive(Default)]
-pub(super) struct Locks(Arc<Mutex<HashMap<Id, Lock>>>);
+/// Locks by what they are for. One that nobody holds or waits for takes no memory.
+pub(super) struct Locks<K>(Arc<Mutex<HashMap<K, Lock>>>);
 
 /// The lock is held.
-pub(super) struct Held {
-    all: Arc<Mutex<HashMap<Id, Lock>>>,
-    id: Id,
+pub(super) struct Held<K: Eq + Hash> {
+    all: Arc<Mutex<HashMap<K, Lock>>>,
+    key: K,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl Locks {
-    /// Waits until nobody else has the lock of `id`.
-    pub(super) async fn hold(&self, id: &Id) -> Held {
+impl<K> Default for Locks<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Clone + Eq + Hash> Locks<K> {
+    /// Waits until nobody else has the lock of `key`.
+    pub(super) async fn hold(&self, key: &K) -> Held<K> {
         let lock = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(id.clone()).or_default().clone()
+            all.entry(key.clone()).or_default().clone()
         };
         // Made first, so that a caller that gives up waiting cleans up, too.
-        let mut held = Held { all: self.0.clone(), id: id.clone(), guard: None };
+        let mut held = Held { all: self.0.clone(), key: key.clone(), guard: None };
         held.guard = Some(lock.lock_owned().await);
         held
     }
 }
 
-impl Drop for Held {
+impl<K: Eq + Hash> Drop for Held<K> {
     fn drop(&mut self) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.guard.take());
         // Whoever waits has a handle as well, taken under the lock we have.
-        if all.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            all.remove(&self.id);
+        if all.get(&self.key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            all.remove(&self.key);
         }
     }
 }
@@ -50,6 +54,7 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
+    use shim_protocol::Id;
 
     use super::*;
 

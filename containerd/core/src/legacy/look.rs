@@ -1,8 +1,6 @@
 //! Looking at a container: one that has ended is taken away, or marked if its
 //! end was unseen, and what is half made is removed.
 
-use std::collections::HashMap;
-
 use runtime_v2::Status as TaskStatus;
 use shim_protocol::{Id, Result};
 use tokio::time::timeout;
@@ -11,42 +9,15 @@ use tracing::warn;
 use super::{JOB, Legacy, late, lock, or_gone, record::Record};
 use crate::events::Ending;
 
-/// Where an end is known from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// The daemon before had it, or it came before clients were served. So
-    /// none has heard of it.
-    Boot,
-    /// It happened while clients could listen.
-    Live,
-}
-
-/// A container to be looked at.
-#[derive(Clone, Debug)]
-pub(super) struct Look {
-    pub(super) id: Id,
-    pub(super) source: Source,
-    /// How init ended, if that was published: its shim may be gone.
-    pub(super) ending: Option<Ending>,
-}
-
-/// Containers that could not be put in order yet.
-pub(super) type Again = HashMap<Id, Look>;
-
 impl Legacy {
     /// Has the keeper look at a container in a while.
-    pub(super) fn look_again(&self, look: Look) {
-        let mut again = lock(&self.again);
-        let known = again.remove(&look.id);
-        let boot = known.as_ref().is_some_and(|known| known.source == Source::Boot);
-        let source = if boot { Source::Boot } else { look.source };
-        let ending = look.ending.or(known.and_then(|known| known.ending));
-        again.insert(look.id.clone(), Look { source, ending, ..look });
+    pub(super) fn look_again(&self, id: &Id) {
+        lock(&self.again).insert(id.clone());
     }
 
     /// What is to be looked at again.
-    pub(super) fn take_again(&self) -> Vec<Look> {
-        lock(&self.again).drain().map(|(_, look)| look).collect()
+    pub(super) fn take_again(&self) -> impl Iterator<Item = Id> + use<> {
+        std::mem::take(&mut *lock(&self.again)).into_iter()
     }
 
     /// The names of our containers.
@@ -56,14 +27,13 @@ impl Legacy {
         Ok(records.filter(Record::is_ours).map(|record| record.id).collect())
     }
 
-    /// Puts a container in order: one that runs stays as it is, one that ended
-    /// unseen is marked, any other is taken away.
-    pub(super) async fn look(&self, look: &Look) -> Result<()> {
-        timeout(JOB, self.look_inside(look)).await.unwrap_or_else(|_| Err(late(&look.id, JOB)))
+    /// Puts a container in order: one that runs stays as it is, unless its start
+    /// has failed; one that ended unseen is marked, any other is taken away.
+    pub(super) async fn look(&self, id: &Id) -> Result<()> {
+        timeout(JOB, self.look_inside(id)).await.unwrap_or_else(|_| Err(late(id, JOB)))
     }
 
-    async fn look_inside(&self, look: &Look) -> Result<()> {
-        let id = &look.id;
+    async fn look_inside(&self, id: &Id) -> Result<()> {
         let _held = self.locks.hold(id).await;
         let record = match self.record(id).await {
             Ok(record) if record.is_ours() => record,
@@ -71,27 +41,36 @@ impl Legacy {
             Err(e) if e.is_not_found() => return Ok(()),
             Err(e) => return Err(e),
         };
+        if record.is_unwanted(None) {
+            return self.end(id).await;
+        }
         let ending = match self.tasks.get(&self.target(id, None)).await {
             Ok(process) => match (process.status, process.exit) {
                 (TaskStatus::Stopped, Some(exit)) => {
-                    Ending { pid: process.pid, status: exit.status, at: exit.at }
+                    let ending = Ending { pid: process.pid, status: exit.status, at: exit.at };
+                    if !record.has_ended_unseen(ending) && !self.unseen.found(id, None, ending) {
+                        return self.remove(id).await;
+                    }
+                    ending
                 }
                 // It was about to be started.
                 (TaskStatus::Created, _) => return self.end(id).await,
-                _ => return self.look_at_processes(&record, look.source).await,
+                _ => {
+                    if self.unseen.of(id, None).is_some_and(|of| of.pid != process.pid) {
+                        self.unseen.forget_process(id, None);
+                    }
+                    return self.look_at_processes(&record).await;
+                }
             },
-            Err(e) if e.is_not_found() => match record.exit.or(look.ending) {
+            Err(e) if e.is_not_found() => match record.exit.or(self.unseen.of(id, None)) {
                 Some(ending) => ending,
                 // It never ran, or the machine was started anew meanwhile.
                 None => return self.remove(id).await,
             },
             Err(e) => return Err(e),
         };
-        if record.has_ended_unseen(ending) || look.source == Source::Boot {
-            self.look_at_processes(&record, Source::Boot).await?;
-            return self.mark(&record, ending).await;
-        }
-        self.remove(id).await
+        self.look_at_processes(&record).await?;
+        self.mark(&record, ending).await
     }
 
     /// Writes down an end that was unseen.
@@ -102,29 +81,31 @@ impl Legacy {
         or_gone(self.extend(&record.id, super::record::exit(ending)?).await)
     }
 
-    /// Forgets processes that were recorded and never made, or have ended; of
-    /// those that ended unseen subscribers will hear.
-    async fn look_at_processes(&self, record: &Record, source: Source) -> Result<()> {
+    /// Forgets processes that were recorded and never made, or have ended; but not
+    /// those that ended unseen: subscribers will hear of them.
+    async fn look_at_processes(&self, record: &Record) -> Result<()> {
         for exec in record.processes.keys() {
             let target = self.target(&record.id, Some(exec.clone()));
-            let ended = match self.tasks.get(&target).await {
+            if record.is_unwanted(Some(exec)) {
+                self.kill_and_delete(&target).await?;
+                self.forget_process(&target).await?;
+                continue;
+            }
+            let is_over = match self.tasks.get(&target).await {
                 Ok(process) => match (process.status, process.exit) {
                     (TaskStatus::Created, _) => true,
-                    (TaskStatus::Stopped, Some(exit)) if source == Source::Boot => {
+                    (TaskStatus::Stopped, Some(exit)) => {
                         let ending = Ending { pid: process.pid, status: exit.status, at: exit.at };
-                        lock(&self.unseen).insert((record.id.clone(), exec.clone()), ending);
-                        false
+                        !self.unseen.found(&record.id, Some(exec), ending)
                     }
-                    (TaskStatus::Stopped, _) => !self.is_unseen(&record.id, exec),
+                    (TaskStatus::Stopped, None) => !self.is_unseen(&record.id, exec),
                     _ => false,
                 },
-                Err(e) if e.is_not_found() => {
-                    self.forget_process(&target).await?;
-                    false
-                }
+                // With a shim that died, what it knew has gone.
+                Err(e) if e.is_not_found() => !self.is_unseen(&record.id, exec),
                 Err(e) => return Err(e),
             };
-            if ended {
+            if is_over {
                 or_gone(self.tasks.delete_process(&target).await)?;
                 self.forget_process(&target).await?;
             }
@@ -146,6 +127,9 @@ impl Legacy {
         };
         // A shim may tell late of what was found at boot.
         if !record.is_ours() || record.has_ended_unseen(ending) {
+            return Ok(());
+        }
+        if self.unseen.of(id, None).is_some_and(|unseen| unseen.pid == ending.pid) {
             return Ok(());
         }
         match self.tasks.get(&self.target(id, None)).await {
@@ -179,7 +163,7 @@ impl Legacy {
     }
 
     fn is_unseen(&self, id: &Id, exec: &Id) -> bool {
-        lock(&self.unseen).contains_key(&(id.clone(), exec.clone()))
+        self.unseen.of(id, Some(exec)).is_some()
     }
 }
 

@@ -10,6 +10,8 @@
 //! io.containerd.legacy.v1                 the bundle's path
 //! io.containerd.legacy.v1.exit            how init ended, while the daemon was away
 //! io.containerd.legacy.v1.process.<exec>  a process that was added, as it was asked for
+//! io.containerd.legacy.v1.unwanted        its start was said to have failed, it is to be ended
+//! io.containerd.legacy.v1.unwanted.<exec> so was that of a process
 //! ```
 //!
 //! So nothing has to be remembered in memory. A container goes away when its
@@ -34,9 +36,10 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod unseen;
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     future::Future,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -49,10 +52,14 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-use self::{locks::Locks, look::Again};
+use self::{
+    checkpoint::FolderId,
+    locks::{Held, Locks},
+    unseen::Unseen,
+};
 use crate::{
     containers::Containers,
-    events::{Ending, Exchange},
+    events::Exchange,
     tasks::{Target, Tasks},
 };
 
@@ -95,15 +102,18 @@ pub struct Legacy {
     events: Arc<Exchange>,
     checkpointer: Arc<dyn Checkpointer>,
     /// Making and removing of one container, one after the other.
-    locks: Locks,
+    locks: Locks<Id>,
+    /// Making and removing of checkpoints in one folder, one after the other.
+    /// Who needs both locks takes this one first.
+    folders: Locks<FolderId>,
     /// What was begun goes on if its client goes away.
     work: TaskTracker,
     /// Set when it has to end.
     closing: CancellationToken,
-    /// Added processes that ended unseen, by container and exec.
-    unseen: Mutex<BTreeMap<(Id, Id), Ending>>,
+    /// Processes that ended unseen.
+    unseen: Unseen,
     /// What the keeper has to look at again.
-    again: Mutex<Again>,
+    again: Mutex<BTreeSet<Id>>,
 }
 
 /// A container to be made and started. Paths of streams are absolute; an empty
@@ -228,9 +238,10 @@ impl Legacy {
             events,
             checkpointer,
             locks: Locks::default(),
+            folders: Locks::default(),
             work: TaskTracker::new(),
             closing: CancellationToken::new(),
-            unseen: Mutex::default(),
+            unseen: Unseen::default(),
             again: Mutex::default(),
         })
     }
@@ -248,11 +259,12 @@ impl Legacy {
     /// given up and undone. Containers are left alone.
     pub async fn shutdown(&self) {
         self.work.close();
-        if timeout(LAST_WORK, self.work.wait()).await.is_ok() {
+        let ended = timeout(LAST_WORK, self.work.wait()).await.is_ok();
+        self.closing.cancel();
+        if ended {
             return;
         }
         warn!(left = self.work.len(), "requests for legacy containers are given up");
-        self.closing.cancel();
         if timeout(LAST_WORK, self.work.wait()).await.is_err() {
             warn!(left = self.work.len(), "what they had begun is left to the next daemon");
         }
@@ -260,6 +272,16 @@ impl Legacy {
 
     fn target(&self, container: &Id, exec: Option<Id>) -> Target {
         Target { namespace: self.config.namespace.clone(), container: container.clone(), exec }
+    }
+
+    /// The lock of a container. What has to be done under it is given up with its
+    /// caller until it is held; then it is to be [owned](Self::own).
+    async fn hold(&self, id: &Id) -> Result<Held<Id>> {
+        self.unless_stopping(self.locks.hold(id)).await
+    }
+
+    async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        self.closing.run_until_cancelled(work).await.ok_or_else(stopping)
     }
 
     /// Runs `work` to its end, whatever becomes of the caller, unless the daemon
@@ -271,7 +293,7 @@ impl Legacy {
         let closing = self.closing.clone();
         let work = async move {
             let done = closing.run_until_cancelled_owned(work).await;
-            done.unwrap_or_else(|| Err(Error::unavailable("the daemon is stopping")))
+            done.unwrap_or_else(|| Err(stopping()))
         };
         self.work.spawn(work).await.unwrap_or_else(|panic| {
             Err(Error::caused(ErrorKind::Internal, "a request ended in a panic", panic))
@@ -289,6 +311,10 @@ fn container_id(text: &str) -> Result<Id> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stopping() -> Error {
+    Error::unavailable("the daemon is stopping")
 }
 
 fn late(what: &impl std::fmt::Display, limit: Duration) -> Error {

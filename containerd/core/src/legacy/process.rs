@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{
-    CLEANUP, Legacy, Process, ProcessSpec, Streams, container_id, lock, or_gone,
+    CLEANUP, Legacy, Process, ProcessSpec, Streams, container_id, or_gone,
     record::{self, Extension, Record},
 };
 use crate::{containers, tasks::Target};
@@ -46,18 +46,23 @@ impl Legacy {
         let namespace = &self.config.namespace;
         let found = self.containers.get(namespace, &id).await?;
         let request = ExecProcess { exec_id: new_exec()?, spec: exec_spec(&found, &spec)?, stdio };
-        let this = self.clone();
+        // The keeper would take a record without a process for a leftover.
+        let (this, held) = (self.clone(), self.hold(&id).await?);
         let pid = self
             .own({
                 let (id, spec) = (id.clone(), spec.clone());
-                async move { this.run(&id, request, &spec).await }
+                async move {
+                    let _held = held;
+                    this.run(&id, request, &spec).await
+                }
             })
             .await
             .context("add a process to container", format_args!("{id:?}"))?;
         Ok(Process { pid, spec })
     }
 
-    /// Recorded before it runs: a daemon that dies in between must know it.
+    /// Recorded before it runs: a daemon that dies in between must know it. The
+    /// container's lock is held.
     async fn run(
         self: &Arc<Self>,
         id: &Id,
@@ -66,8 +71,6 @@ impl Legacy {
     ) -> Result<u32> {
         let exec = request.exec_id.clone();
         let target = self.target(id, Some(exec.clone()));
-        // The keeper would take a record without a process for a leftover.
-        let _held = self.locks.hold(id).await;
         // Nothing is recorded for a container that could not take it.
         let init = self.tasks.get(&self.target(id, None)).await?;
         if init.status != TaskStatus::Running {
@@ -75,12 +78,12 @@ impl Legacy {
         }
         let mut undo = Undo::new(&self.work, CLEANUP);
         self.extend(id, record::process(&exec, spec)?).await?;
-        let (this, name) = (self.clone(), target.clone());
-        undo.push("record", async move { this.forget_process(&name).await });
+        let (this, failed) = (self.clone(), target.clone());
+        undo.push("record", async move { this.forget_failed(&failed).await });
         let started = async {
             self.tasks.exec(&target, request).await?;
-            let (this, name) = (self.clone(), target.clone());
-            undo.push("exec", async move { this.kill_and_delete(&name).await });
+            let (this, failed) = (self.clone(), target.clone());
+            undo.push("exec", async move { this.end_failed(&failed).await });
             self.tasks.start(&target).await
         };
         let started = started.await;
@@ -157,29 +160,35 @@ impl Legacy {
     pub(super) async fn extend(&self, id: &Id, (name, value): Extension) -> Result<()> {
         let mut container = self.containers.get(&self.config.namespace, id).await?;
         container.extensions.insert(name.clone(), value);
-        self.put_extension(container, &name).await
+        self.put_extensions(container, &[name]).await
     }
 
     /// Removes what is recorded of an exec.
     pub(super) async fn forget_process(&self, target: &Target) -> Result<()> {
         let Some(exec) = &target.exec else { return Ok(()) };
-        let name = record::process_name(exec);
+        let names = [record::process_name(exec), record::unwanted_name(Some(exec))];
         let forgotten = async {
             let mut container = self.containers.get(&target.namespace, &target.container).await?;
-            match container.extensions.remove(&name) {
-                Some(_) => self.put_extension(container, &name).await,
-                None => Ok(()),
+            let before = container.extensions.len();
+            container.extensions.retain(|name, _| !names.contains(name));
+            if container.extensions.len() == before {
+                return Ok(());
             }
+            self.put_extensions(container, &names).await
         };
         or_gone(forgotten.await)?;
-        lock(&self.unseen).remove(&(target.container.clone(), exec.clone()));
+        self.unseen.forget_process(&target.container, Some(exec));
         Ok(())
     }
 
-    /// Only this one is changed, whatever else was read.
-    async fn put_extension(&self, container: containers::Container, name: &str) -> Result<()> {
-        let path = format!("extensions.{name}");
-        self.containers.update(&self.config.namespace, container, &[path]).await.map(drop)
+    /// Only these are changed, whatever else was read.
+    async fn put_extensions(
+        &self,
+        container: containers::Container,
+        names: &[String],
+    ) -> Result<()> {
+        let paths: Vec<_> = names.iter().map(|name| format!("extensions.{name}")).collect();
+        self.containers.update(&self.config.namespace, container, &paths).await.map(drop)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a container's record says of it beyond what every container has.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -19,6 +19,9 @@ const BUNDLE: &str = "io.containerd.legacy.v1";
 const EXIT: &str = "io.containerd.legacy.v1.exit";
 /// Extension with an added process; the exec's id follows.
 const PROCESS: &str = "io.containerd.legacy.v1.process.";
+/// Extension that says that the container is to be ended; with a dot and the
+/// exec's id after it, an added process.
+const UNWANTED: &str = "io.containerd.legacy.v1.unwanted";
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,6 +49,9 @@ pub(super) struct Record {
     pub(super) init: ProcessSpec,
     /// Those that were added, by exec.
     pub(super) processes: BTreeMap<Id, ProcessSpec>,
+    /// Those of which a client was told that they could not be started; `None`
+    /// is the first.
+    unwanted: BTreeSet<Option<Id>>,
 }
 
 impl Record {
@@ -54,10 +60,14 @@ impl Record {
     /// # Errors
     /// `DataLoss` when what we put there is not there any more as we put it.
     pub(super) fn read(container: &containers::Container) -> Result<Self> {
-        let mut processes = BTreeMap::new();
+        let (mut processes, mut unwanted) = (BTreeMap::new(), BTreeSet::new());
         for (name, value) in &container.extensions {
-            let Some(exec) = name.strip_prefix(PROCESS) else { continue };
-            processes.insert(Id::new("exec id", exec)?, decode(name, value)?);
+            if let Some(exec) = name.strip_prefix(PROCESS) {
+                processes.insert(Id::new("exec id", exec)?, decode(name, value)?);
+            } else if let Some(process) = name.strip_prefix(UNWANTED) {
+                let exec = process.strip_prefix('.').map(|exec| Id::new("exec id", exec));
+                unwanted.insert(exec.transpose()?);
+            }
         }
         let read = |name| container.extensions.get(name);
         let bundle: Option<Bundle> = read(BUNDLE).map(|v| decode(BUNDLE, v)).transpose()?;
@@ -70,11 +80,17 @@ impl Record {
             exit: exit.map(Ending::from),
             init,
             processes,
+            unwanted,
         })
     }
 
     pub(super) fn is_ours(&self) -> bool {
         self.bundle.is_some()
+    }
+
+    /// A client was told that it could not be started, and it is to be ended.
+    pub(super) fn is_unwanted(&self, exec: Option<&Id>) -> bool {
+        self.unwanted.contains(&exec.cloned())
     }
 }
 
@@ -102,6 +118,15 @@ pub(super) fn exit(ending: Ending) -> Result<Extension> {
 
 pub(super) fn process(exec: &Id, spec: &ProcessSpec) -> Result<Extension> {
     encode(process_name(exec), spec)
+}
+
+pub(super) fn unwanted(exec: Option<&Id>) -> Result<Extension> {
+    encode(unwanted_name(exec), &())
+}
+
+/// Name of the extension of a process that is to be ended.
+pub(super) fn unwanted_name(exec: Option<&Id>) -> String {
+    exec.map_or_else(|| UNWANTED.to_owned(), |exec| format!("{UNWANTED}.{exec}"))
 }
 
 /// Name of the extension of an added process.

@@ -34,23 +34,24 @@ impl Legacy {
         record: Record,
         task: Option<tasks::Process>,
     ) -> Option<Container> {
-        let (pid, status, folder) = match (&task, record.exit) {
-            (None, Some(exit)) => (exit.pid, Status::Stopped(exit.status), PathBuf::new()),
-            (None, None) => return None,
-            (Some(task), _) => {
-                let status = match (task.status, task.exit) {
-                    (TaskStatus::Running, _) => Status::Running,
-                    (TaskStatus::Paused | TaskStatus::Pausing, _) => Status::Paused,
-                    (TaskStatus::Stopped, exit) => {
-                        Status::Stopped(exit.map_or(0, |exit| exit.status))
-                    }
-                    (TaskStatus::Unknown, _) => Status::Unknown,
-                    // It is being made.
-                    (TaskStatus::Created, _) => return None,
-                };
-                (task.pid, status, task.bundle.clone())
-            }
-        };
+        let (pid, status, folder) =
+            match (&task, record.exit.or_else(|| self.unseen.of(&record.id, None))) {
+                (None, Some(exit)) => (exit.pid, Status::Stopped(exit.status), PathBuf::new()),
+                (None, None) => return None,
+                (Some(task), _) => {
+                    let status = match (task.status, task.exit) {
+                        (TaskStatus::Running, _) => Status::Running,
+                        (TaskStatus::Paused | TaskStatus::Pausing, _) => Status::Paused,
+                        (TaskStatus::Stopped, exit) => {
+                            Status::Stopped(exit.map_or(0, |exit| exit.status))
+                        }
+                        (TaskStatus::Unknown, _) => Status::Unknown,
+                        // It is being made.
+                        (TaskStatus::Created, _) => return None,
+                    };
+                    (task.pid, status, task.bundle.clone())
+                }
+            };
         let mut processes = vec![Process { pid, spec: record.init.clone() }];
         if matches!(status, Status::Running | Status::Paused) {
             let added = record.processes.iter().map(|(exec, spec)| async {

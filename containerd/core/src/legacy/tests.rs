@@ -1,5 +1,7 @@
 //! What can be tried without a shim. How containers run is tried from outside.
 
+mod keeper;
+
 use std::{
     fs,
     path::Path,
@@ -8,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use containerd_api::events::{TaskExit, TaskOom, TaskStart};
+use containerd_api::events::{TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskStart};
 use prost::{Message, Name};
 use runtime_v2::{Any, Manager, ManagerConfig, Timeouts};
 use tokio::sync::Notify;
@@ -18,7 +20,7 @@ use crate::{
     containers::Container as StoredContainer,
     content::{Content, ContentConfig, Sharing},
     diff::{Diff, DiffConfig},
-    events::{Ending, ExchangeConfig},
+    events::{Ending, ExchangeConfig, Happening},
     tasks::TasksConfig,
     testing::{World, container, id},
 };
@@ -30,6 +32,7 @@ struct Fake {
     asked_now: Notify,
     asked: AtomicUsize,
     fails: AtomicBool,
+    writes_nothing: AtomicBool,
 }
 
 #[async_trait]
@@ -37,7 +40,9 @@ impl Checkpointer for Fake {
     async fn checkpoint(&self, _: &Target, _: &Checkpoint, folder: &Path) -> Result<()> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         assert!(folder.join("config.json").is_file(), "what fails must fail before");
-        fs::write(folder.join("image"), "").unwrap();
+        if !self.writes_nothing.load(Ordering::Relaxed) {
+            fs::write(folder.join("image"), "").unwrap();
+        }
         self.asked_now.notify_one();
         if self.hangs.load(Ordering::Relaxed) {
             return std::future::pending().await;
@@ -114,8 +119,12 @@ impl Fixture {
 
     /// A container of ours, with a bundle.
     async fn add(&self, name: &str, more: Vec<(String, Any)>) {
-        let bundle = self.folder.path().join(name);
-        fs::create_dir(&bundle).unwrap();
+        fs::create_dir(self.folder.path().join(name)).unwrap();
+        self.add_in(name, name, more).await;
+    }
+
+    async fn add_in(&self, bundle: &str, name: &str, more: Vec<(String, Any)>) {
+        let bundle = self.folder.path().join(bundle);
         let extensions = more.into_iter().chain([record::bundle(bundle).unwrap()]).collect();
         let stored = StoredContainer { extensions, ..container(name) };
         self.containers.create(&id("legacy"), stored).await.unwrap();
@@ -184,6 +193,70 @@ async fn a_checkpoint_is_whole_or_not_there() {
     assert_eq!(options.type_url, folder.display().to_string());
     legacy.delete_checkpoint("a", "one").await.unwrap();
     assert!(!folder.exists());
+}
+
+/// CRIU ends it last, and runc may fail after that.
+#[tokio::test]
+async fn the_image_of_a_container_that_ended_with_it_is_kept() {
+    let fixture = Fixture::new().await;
+    fixture.add("a", Vec::new()).await;
+    fixture.fake.fails.store(true, Ordering::Relaxed);
+    let exit = |name| Checkpoint { exit: true, ..checkpoint(name) };
+    let failed = fixture.legacy.create_checkpoint("a", exit("one")).await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::FailedPrecondition);
+    let kept = fixture.folder.path().join("a/checkpoints/.one.new");
+    assert!(failed.to_string().contains(kept.to_str().unwrap()), "{failed}");
+    assert!(kept.join("image").exists());
+    assert_eq!(fixture.legacy.list_checkpoints("a").await.unwrap(), []);
+
+    // Where nothing was written nothing is kept.
+    fixture.fake.writes_nothing.store(true, Ordering::Relaxed);
+    fixture.legacy.create_checkpoint("a", exit("two")).await.unwrap_err();
+    assert!(!kept.with_file_name(".two.new").exists());
+}
+
+/// One that was restored is in the bundle of the other.
+#[tokio::test(start_paused = true)]
+async fn containers_that_share_a_bundle_do_not_sweep_each_others_images() {
+    let fixture = Fixture::new().await;
+    fixture.add("a", Vec::new()).await;
+    std::os::unix::fs::symlink(fixture.folder.path().join("a"), fixture.folder.path().join("b"))
+        .unwrap();
+    fixture.add_in("b", "b", Vec::new()).await;
+    fixture.fake.hangs.store(true, Ordering::Relaxed);
+    let ask = |container: &'static str, name: &'static str| {
+        let legacy = fixture.legacy.clone();
+        tokio::spawn(async move { legacy.create_checkpoint(container, checkpoint(name)).await })
+    };
+    let first = ask("a", "one");
+    fixture.fake.asked_now.notified().await;
+    let second = ask("b", "two");
+    let legacy = fixture.legacy.clone();
+    let third = tokio::spawn(async move { legacy.delete_checkpoint("b", "three").await });
+    let begun = fixture.fake.asked_now.notified();
+    timeout(Duration::from_secs(1), begun).await.unwrap_err();
+    assert!(fixture.folder.path().join("a/checkpoints/.one.new/image").exists());
+    fixture.legacy.shutdown().await;
+    for asked in [first, second, third] {
+        asked.await.unwrap().unwrap_err();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_waiting_has_begun_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.add("a", Vec::new()).await;
+    let legacy = &fixture.legacy;
+    let held = legacy.locks.hold(&id("a")).await;
+    let soon = Duration::from_secs(1);
+    let made = legacy.create_checkpoint("a", checkpoint("one"));
+    timeout(soon, made).await.unwrap_err();
+    timeout(soon, legacy.delete_checkpoint("a", "one")).await.unwrap_err();
+    let spec = ProcessSpec { args: vec!["true".into()], ..ProcessSpec::default() };
+    timeout(soon, legacy.add_process("a", spec, Streams::default())).await.unwrap_err();
+    assert!(legacy.work.is_empty());
+    drop(held);
+    assert_eq!(fixture.fake.asked.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
@@ -277,44 +350,4 @@ async fn a_record_that_makes_no_sense_hides_no_event() {
     let mut events = fixture.legacy.subscribe().await.unwrap();
     let event = events.next().await.unwrap().unwrap();
     assert_eq!((event.kind, event.id.as_str(), event.pid), (EventKind::Exit, "a", 7));
-}
-
-/// What clocks say does not matter.
-#[tokio::test]
-async fn unseen_is_what_came_before_clients_were_served() {
-    let fixture = Fixture::with_replay(Duration::from_secs(1 << 30)).await;
-    for name in ["before", "live"] {
-        fixture.add(name, Vec::new()).await;
-        fixture.publish("/tasks/start", &TaskStart { container_id: name.into(), pid: 7 });
-    }
-    fixture.publish("/tasks/exit", &exit("before", 7, 3));
-    let legacy = &fixture.legacy;
-    let keeper = Keeper::prepare(legacy.clone()).await.serve();
-    let marked = legacy.record(&id("before")).await.unwrap().exit.unwrap();
-    assert_eq!((marked.pid, marked.status), (7, 3));
-    // The one without an end is no more. One that ends now was seen, although
-    // that was in 1970; an end that is told late was not.
-    assert!(legacy.record(&id("live")).await.unwrap_err().is_not_found());
-    fs::remove_dir(fixture.folder.path().join("live")).unwrap();
-    fixture.add("live", Vec::new()).await;
-    legacy.ended(&id("live"), ending(8, 0, 1)).await.unwrap();
-    assert!(legacy.record(&id("live")).await.unwrap_err().is_not_found());
-    legacy.ended(&id("before"), ending(7, 3, 1)).await.unwrap();
-    assert_eq!(legacy.record(&id("before")).await.unwrap().exit, Some(marked));
-    keeper.shutdown().await;
-}
-
-#[tokio::test]
-async fn what_could_not_be_put_in_order_keeps_how_it_ended() {
-    let fixture = Fixture::new().await;
-    let look = |source, ending| look::Look { id: id("a"), source, ending };
-    fixture.add("a", Vec::new()).await;
-    fixture.legacy.look_again(look(look::Source::Boot, Some(ending(7, 3, 9))));
-    fixture.legacy.look_again(look(look::Source::Live, None));
-    let again = fixture.legacy.take_again();
-    assert_eq!(again.len(), 1);
-    fixture.legacy.look(&again[0]).await.unwrap();
-    let record = fixture.legacy.record(&id("a")).await.unwrap();
-    assert_eq!(record.exit, Some(ending(7, 3, 9)));
-    assert!(fixture.legacy.take_again().is_empty());
 }

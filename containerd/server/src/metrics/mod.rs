@@ -88,7 +88,8 @@ async fn metrics(State(sources): State<Sources>) -> Response {
     if let Some(calls) = &sources.calls {
         calls.add_to(&mut families);
     }
-    // One that hangs costs its own figures, and the time of nobody else.
+    // One that hangs costs its own figures, and the time of nobody else; unless the
+    // configuration has shims waited for longer than this: then those of its namespace.
     let deadline = Instant::now() + DEADLINE;
     let asked = sources.tasks.namespaces().into_iter().map(|namespace| async {
         let found = timeout_at(deadline, sources.tasks.metrics(&namespace, &[])).await;

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, BodyDataStream, Bytes},
     extract::{Path, Request, State, rejection::PathRejection},
     http::{Method, StatusCode, Uri, header},
@@ -15,7 +15,7 @@ use containerd_core::legacy::{Legacy, LegacyEvents, Streams};
 use futures::{StreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
 use shim_protocol::{Error, ErrorKind};
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     failure::{Failure, plain},
@@ -35,6 +35,10 @@ const MAX_SURPLUS: usize = 64 << 20;
 
 /// How long that may take.
 const SURPLUS_LIMIT: Duration = Duration::from_secs(10);
+
+/// Clients that listen to events at the same time, which takes a connection for as
+/// long as they like. Half of those that there are.
+const LISTENERS: usize = 64;
 
 /// The description of the API.
 const DESCRIPTION: &str = include_str!("openapi.json");
@@ -60,6 +64,7 @@ pub(super) fn routes(legacy: Arc<Legacy>, hosts: Hosts) -> Router {
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(hosts, guard::guard))
+        .layer(Extension(Arc::new(Semaphore::new(LISTENERS))))
         .with_state(legacy)
 }
 
@@ -141,13 +146,18 @@ async fn delete_checkpoint(State(legacy): Core, names: Named<(String, String)>) 
 
 /// A client that does not read makes nothing grow: events are kept once for
 /// all, and who falls too far behind is cut off.
-async fn events(State(legacy): Core) -> Answer {
+async fn events(State(legacy): Core, Extension(room): Extension<Arc<Semaphore>>) -> Answer {
+    let Ok(place) = room.try_acquire_owned() else {
+        let text = format!("{LISTENERS} clients listen to events already");
+        tracing::warn!("a client was refused: {text}");
+        return Err(Failure::Request(StatusCode::SERVICE_UNAVAILABLE, text));
+    };
     let events = legacy.subscribe().await?;
-    let lines = stream::try_unfold(events, async |mut events| {
+    let lines = stream::try_unfold((events, place), async |(mut events, place)| {
         let line = next_line(&mut events).await.inspect_err(|error| {
             tracing::debug!(%error, "a stream of events ends");
         })?;
-        Ok::<_, io::Error>(line.map(|line| (line, events)))
+        Ok::<_, io::Error>(line.map(|line| (line, (events, place))))
     });
     let kind = [(header::CONTENT_TYPE, "application/json")];
     Ok((kind, Body::from_stream(lines)).into_response())

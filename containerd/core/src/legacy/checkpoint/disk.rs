@@ -1,18 +1,22 @@
 //! Folders of checkpoints. One that is listed is whole: it is made and removed
 //! under another name, and what a daemon that died has left there is swept
-//! away by the next change, unless a shim still writes to it. Whoever changes
-//! something has the container's lock.
+//! away by a change after that, unless a shim may still write to it. Whoever
+//! changes something has the lock of the folder that they are in.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use nix::libc;
 use prost_types::Timestamp;
+use rustix::fs::syncfs;
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 use tracing::warn;
@@ -47,6 +51,42 @@ struct Config {
     exit: bool,
 }
 
+/// Device and inode of a folder: the same by whatever path it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in super::super) struct FolderId(u64, u64);
+
+/// Whether a task may write to the folder for a daemon that is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tasks {
+    /// One of the bundle lives, as far as can be told.
+    Live,
+    /// None does.
+    Ended,
+}
+
+/// Makes the folder of all checkpoints, if it is not there.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn make(all: &Path) -> Result<FolderId> {
+    fs::create_dir_all(all).context("make folder", all.display())?;
+    find(all)
+}
+
+/// The folder of all checkpoints.
+///
+/// # Errors
+/// `NotFound`; those of the disk.
+pub(super) fn find(all: &Path) -> Result<FolderId> {
+    match fs::metadata(all) {
+        Ok(found) => Ok(FolderId(found.dev(), found.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Err(Error::not_found(format!("folder {} of checkpoints", all.display())))
+        }
+        Err(e) => Err(e).context("look for", all.display()),
+    }
+}
+
 /// Where one checkpoint is.
 pub(super) struct Place {
     all: PathBuf,
@@ -68,20 +108,22 @@ impl Place {
         self.all.join(format!(".{}{end}", self.name))
     }
 
-    /// Makes the folder for an image, and says in it what was asked for.
+    /// Makes the folder for an image, and says in it what was asked for. That of
+    /// all checkpoints is there.
     ///
     /// # Errors
-    /// `AlreadyExists`; `Unavailable` when a shim still makes one of that name;
-    /// those of the disk.
-    pub(super) fn begin(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
-        fs::create_dir_all(&self.all).context("make folder", self.all.display())?;
-        sweep(&self.all)?;
+    /// `AlreadyExists`; `Unavailable` when a shim may still make one of that
+    /// name; those of the disk.
+    pub(super) fn begin(&self, checkpoint: &Checkpoint, tasks: Tasks) -> Result<PathBuf> {
+        sweep(&self.all, tasks)?;
         let (folder, new) = (self.folder(), self.hidden(NEW));
         if fs::symlink_metadata(&folder).is_ok() {
             return Err(Error::already_exists(format!("checkpoint {}", folder.display())));
         }
         if fs::symlink_metadata(&new).is_ok() {
-            return Err(Error::unavailable(format!("{} is still being made", new.display())));
+            let new = new.display();
+            let text = format!("{new} is still being made, as far as can be told");
+            return Err(Error::unavailable(text));
         }
         // What is in a process's memory is nobody else's concern.
         DirBuilder::new().mode(0o700).create(&new).context("make folder", new.display())?;
@@ -93,12 +135,30 @@ impl Place {
         written.map(|()| new)
     }
 
+    /// Whether somebody has written to what was begun.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn is_begun(&self) -> Result<bool> {
+        let new = self.hidden(NEW);
+        for entry in fs::read_dir(&new).context("read folder", new.display())? {
+            if entry.context("read folder", new.display())?.file_name() != CONFIG {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The image is whole, and is to be seen.
     ///
     /// # Errors
     /// Those of the disk, with the name under which the image is then.
     pub(super) fn finish(&self) -> Result<()> {
         let new = self.hidden(NEW);
+        // Nobody else has synced what the shim wrote.
+        File::open(&new)
+            .and_then(|folder| Ok(syncfs(folder)?))
+            .context("the image is made, but may not last, and is still", new.display())?;
         fs::rename(&new, self.folder())
             .context("the image is made, but is still", new.display())?;
         sync_or_warn(&self.all);
@@ -118,26 +178,29 @@ impl Place {
     ///
     /// # Errors
     /// `NotFound`; those of the disk.
-    pub(super) fn remove(&self) -> Result<()> {
+    pub(super) fn remove(&self, tasks: Tasks) -> Result<()> {
         let (folder, removed) = (self.folder(), self.hidden(REMOVED));
         if !fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir()) {
             return Err(Error::not_found(format!("checkpoint {}", folder.display())));
         }
-        sweep(&self.all)?;
+        sweep(&self.all, tasks)?;
         fs::rename(&folder, &removed).context("hide", folder.display())?;
         sync_or_warn(&self.all);
         remove_hidden(&removed)
     }
 }
 
-/// Removes what was not made, or not removed, to its end. What a shim writes to
-/// is locked by it.
-fn sweep(all: &Path) -> Result<()> {
+/// Removes what was not made, or not removed, to its end. What our shim writes to
+/// is locked by it; others do not lock, but write only while their task lives.
+fn sweep(all: &Path, tasks: Tasks) -> Result<()> {
     for entry in fs::read_dir(all).context("read folder", all.display())? {
         let entry = entry.context("read folder", all.display())?;
         let name = entry.file_name();
         let hidden = name.to_str().and_then(|name| name.strip_prefix('.'));
-        let of = hidden.and_then(|h| h.strip_suffix(NEW).or_else(|| h.strip_suffix(REMOVED)));
+        let of = hidden.and_then(|hidden| match tasks {
+            Tasks::Live => hidden.strip_suffix(REMOVED),
+            Tasks::Ended => hidden.strip_suffix(NEW).or_else(|| hidden.strip_suffix(REMOVED)),
+        });
         // What else there is is not ours.
         if of.is_some_and(|name| Id::new("checkpoint name", name).is_ok())
             && entry.file_type().is_ok_and(|kind| kind.is_dir())
@@ -254,142 +317,4 @@ fn read(folder: &Path, name: String, modified: SystemTime) -> Result<Checkpoint>
     checkpoint.unix_sockets = config.unix_sockets;
     checkpoint.shell = config.shell;
     Ok(checkpoint)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{os::unix::fs::symlink, time::Duration};
-
-    use super::{super::folder_of, *};
-
-    fn place(all: &Path, name: &str) -> Place {
-        Place::new(all.to_owned(), &Id::new("checkpoint name", name).unwrap())
-    }
-
-    fn checkpoint(name: &str) -> Checkpoint {
-        Checkpoint {
-            name: name.into(),
-            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_449_270_554_915_868_934),
-            exit: true,
-            tcp: false,
-            unix_sockets: true,
-            shell: false,
-        }
-    }
-
-    #[test]
-    fn made_listed_and_removed() {
-        let bundle = tempfile::tempdir().unwrap();
-        let folder = folder_of(bundle.path());
-        assert_eq!(list(&folder).unwrap(), []);
-        for name in ["b", "a"] {
-            let made = place(&folder, name).begin(&checkpoint(name)).unwrap();
-            assert!(made.join(CONFIG).exists());
-            place(&folder, name).finish().unwrap();
-        }
-        let again = place(&folder, "a").begin(&checkpoint("a")).unwrap_err();
-        assert_eq!(again.kind(), ErrorKind::AlreadyExists);
-        assert_eq!(list(&folder).unwrap(), [checkpoint("a"), checkpoint("b")]);
-        place(&folder, "a").remove().unwrap();
-        assert!(place(&folder, "a").remove().unwrap_err().is_not_found());
-        assert_eq!(list(&folder).unwrap(), [checkpoint("b")]);
-    }
-
-    #[test]
-    fn what_is_not_whole_is_not_seen_and_is_swept_away() {
-        let bundle = tempfile::tempdir().unwrap();
-        let folder = folder_of(bundle.path());
-        let names = || {
-            let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
-            let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
-            names.sort();
-            names
-        };
-        let leave = || {
-            for hidden in [".a.new", ".b.removed", ".mine", ".c d.new"] {
-                fs::create_dir_all(folder.join(hidden).join("inner")).unwrap();
-            }
-        };
-        leave();
-        assert_eq!(list(&folder).unwrap(), []);
-        place(&folder, "a").begin(&checkpoint("a")).unwrap();
-        assert_eq!(names(), [".a.new", ".c d.new", ".mine"]);
-        assert!(!folder.join(".a.new/inner").exists());
-        assert_eq!(list(&folder).unwrap(), []);
-        place(&folder, "a").finish().unwrap();
-        leave();
-        place(&folder, "a").remove().unwrap();
-        assert_eq!(names(), [".c d.new", ".mine"]);
-        place(&folder, "a").discard().unwrap();
-    }
-
-    /// By a shim, for a daemon that is no more.
-    #[test]
-    fn what_is_still_written_to_stays() {
-        let bundle = tempfile::tempdir().unwrap();
-        let folder = folder_of(bundle.path());
-        let a = place(&folder, "a");
-        let new = a.begin(&checkpoint("a")).unwrap();
-        let held = lock(&new).unwrap().unwrap();
-        let refused = a.begin(&checkpoint("a")).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Unavailable);
-        assert!(refused.to_string().contains(".a.new"), "{refused}");
-        place(&folder, "b").begin(&checkpoint("b")).unwrap();
-        assert!(new.join(CONFIG).exists());
-        drop(held);
-        assert_eq!(a.begin(&checkpoint("a")).unwrap(), new);
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn one_whose_configuration_is_torn_hides_no_other() {
-        let bundle = tempfile::tempdir().unwrap();
-        let folder = folder_of(bundle.path());
-        fs::create_dir_all(folder.join("torn")).unwrap();
-        fs::write(folder.join("torn").join(CONFIG), "{\"created\":\"20").unwrap();
-        place(&folder, "b").begin(&checkpoint("b")).unwrap();
-        place(&folder, "b").finish().unwrap();
-        assert_eq!(list(&folder).unwrap(), [checkpoint("b")]);
-        place(&folder, "torn").remove().unwrap();
-        assert!(!folder.join("torn").exists());
-    }
-
-    #[test]
-    fn one_without_a_configuration_has_the_time_of_its_folder() {
-        let bundle = tempfile::tempdir().unwrap();
-        let folder = folder_of(bundle.path());
-        fs::create_dir_all(folder.join("old")).unwrap();
-        let modified = fs::metadata(folder.join("old")).unwrap().modified().unwrap();
-        let listed = list(&folder).unwrap();
-        assert_eq!((listed[0].name.as_str(), listed[0].created), ("old", modified));
-        assert!(!listed[0].exit && !listed[0].unix_sockets);
-    }
-
-    #[test]
-    fn go_times_with_an_offset_are_read() {
-        let bundle = tempfile::tempdir().unwrap();
-        let folder = folder_of(bundle.path());
-        fs::create_dir_all(folder.join("a")).unwrap();
-        let text = r#"{"created":"2015-12-04T15:09:14.915868934-08:00","name":"a","tcp":true}"#;
-        fs::write(folder.join("a/config.json"), text).unwrap();
-        let listed = list(&folder).unwrap();
-        assert_eq!(listed[0].created, checkpoint("a").created);
-        assert!(listed[0].tcp);
-    }
-
-    #[test]
-    fn links_lead_nowhere() {
-        let bundle = tempfile::tempdir().unwrap();
-        let precious = bundle.path().join("precious");
-        fs::create_dir(&precious).unwrap();
-        fs::write(precious.join("file"), "").unwrap();
-        let folder = folder_of(bundle.path());
-        fs::create_dir_all(folder.join("a")).unwrap();
-        symlink(&precious, folder.join("link")).unwrap();
-        symlink(&precious, folder.join("a/link")).unwrap();
-        assert!(place(&folder, "link").remove().unwrap_err().is_not_found());
-        assert_eq!(list(&folder).unwrap().len(), 1);
-        place(&folder, "a").remove().unwrap();
-        assert!(precious.join("file").exists());
-    }
 }

@@ -22,11 +22,13 @@ use std::{
 use async_trait::async_trait;
 use containerd_api::runc::v1::{CheckpointOptions, Options};
 use prost::{Message, Name};
+use runtime_v2::Status;
 use shim_protocol::{Error, ErrorKind, Id, Result};
 use tracing::warn;
 
+pub(super) use self::disk::FolderId;
 use self::disk::Place;
-use super::{Legacy, blocking, container_id};
+use super::{Legacy, blocking, container_id, locks::Held, record::Record};
 use crate::{
     Any,
     tasks::{NewCheckpoint, Target, Tasks},
@@ -53,7 +55,8 @@ pub struct Checkpoint {
 #[async_trait]
 pub trait Checkpointer: Send + Sync {
     /// Writes the image of a task into `folder`, which is there. If it fails,
-    /// the task goes on as before; the folder is removed by the caller.
+    /// the task goes on as before, unless it was to end: then it may have, and
+    /// `folder` be all that is left of it. Other folders the caller removes.
     ///
     /// # Errors
     /// `Unimplemented` when it cannot be done with this runtime, and what the
@@ -77,6 +80,13 @@ pub trait Checkpointer: Send + Sync {
 pub struct TaskCheckpoints {
     tasks: Arc<Tasks>,
     binary: String,
+}
+
+/// A folder of checkpoints, and the locks that are for it.
+struct HeldFolder {
+    path: PathBuf,
+    found: FolderId,
+    _held: (Held<FolderId>, Held<Id>),
 }
 
 /// What to do where it cannot.
@@ -152,9 +162,10 @@ impl Legacy {
     ///
     /// # Errors
     /// `NotFound` for the container; `AlreadyExists` for the checkpoint;
-    /// `InvalidArgument` for its name; `Unavailable` when a shim still makes one
-    /// of that name for an earlier daemon; and what [`Checkpointer::checkpoint`]
-    /// says.
+    /// `InvalidArgument` for its name; `Unavailable` when a shim may still make
+    /// one of that name for an earlier daemon; and what [`Checkpointer::checkpoint`]
+    /// says. Where a container ended with one that failed, the error says where
+    /// what was written is kept.
     pub async fn create_checkpoint(
         self: &Arc<Self>,
         container: &str,
@@ -162,23 +173,32 @@ impl Legacy {
     ) -> Result<()> {
         let id = container_id(container)?;
         let name = Id::new("checkpoint name", &checkpoint.name)?;
-        let this = self.clone();
+        let (this, held) = (self.clone(), self.hold_checkpoints(&id, disk::make).await?);
         self.own(async move {
-            let _held = this.locks.hold(&id).await;
-            let place = Arc::new(Place::new(this.checkpoints(&id).await?, &name));
+            let tasks = this.tasks_of(&held).await?;
+            let place = Arc::new(Place::new(held.path.clone(), &name));
             let target = this.target(&id, None);
             checkpoint.created = SystemTime::now();
             let wanted = checkpoint.clone();
-            let begin = move |place: &Place| place.begin(&wanted);
+            let begin = move |place: &Place| place.begin(&wanted, tasks);
             let folder = on_disk("make", place.clone(), begin).await?;
             if let Err(error) = this.checkpointer.checkpoint(&target, &checkpoint, &folder).await {
-                // Without an answer a shim may still write to it. The next change
-                // sweeps it away then.
-                if error.kind() != ErrorKind::Unavailable {
-                    on_disk("remove", place, Place::discard).await.unwrap_or_else(|error| {
-                        warn!(error = %error.report(), "what a failed checkpoint left stays");
-                    });
+                // Without an answer a shim may still write to it. A change after
+                // that sweeps it away.
+                if error.kind() == ErrorKind::Unavailable {
+                    return Err(error);
                 }
+                if checkpoint.exit && this.is_all_that_is_left(&target, &place).await {
+                    let kept = folder.display();
+                    let text = format!(
+                        "the container may have ended, and is kept in {kept} until \
+                                        checkpoints beside it are made or removed"
+                    );
+                    return Err(Error::caused(error.kind(), text, error));
+                }
+                on_disk("remove", place, Place::discard).await.unwrap_or_else(|error| {
+                    warn!(error = %error.report(), "what a failed checkpoint left stays");
+                });
                 return Err(error);
             }
             // The container may have ended with it: the image is kept, whatever
@@ -186,6 +206,16 @@ impl Legacy {
             on_disk("keep", place, Place::finish).await
         })
         .await
+    }
+
+    /// CRIU ends a task last, and its caller may fail after that. When it cannot
+    /// be told, it is.
+    async fn is_all_that_is_left(&self, target: &Target, place: &Arc<Place>) -> bool {
+        let runs = self.tasks.get(target).await.is_ok_and(|process| {
+            matches!(process.status, Status::Running | Status::Pausing | Status::Paused)
+        });
+        let is_begun = on_disk("look for", place.clone(), Place::is_begun);
+        !runs && is_begun.await.unwrap_or(true)
     }
 
     /// The checkpoints of a container, by name.
@@ -209,11 +239,11 @@ impl Legacy {
     pub async fn delete_checkpoint(self: &Arc<Self>, container: &str, name: &str) -> Result<()> {
         let id = container_id(container)?;
         let name = Id::new("checkpoint name", name)?;
-        let this = self.clone();
+        let (this, held) = (self.clone(), self.hold_checkpoints(&id, disk::find).await?);
         self.own(async move {
-            let _held = this.locks.hold(&id).await;
-            let place = Arc::new(Place::new(this.checkpoints(&id).await?, &name));
-            on_disk("remove", place, Place::remove).await
+            let tasks = this.tasks_of(&held).await?;
+            let place = Arc::new(Place::new(held.path.clone(), &name));
+            on_disk("remove", place, move |place| place.remove(tasks)).await
         })
         .await
     }
@@ -230,6 +260,50 @@ impl Legacy {
             return Err(Error::not_found(format!("checkpoint {name:?} in bundle {bundle:?}")));
         }
         self.checkpointer.restore(&folder).await
+    }
+
+    /// The folder of a container's checkpoints, which nobody else changes now:
+    /// containers may share a bundle.
+    async fn hold_checkpoints(
+        &self,
+        id: &Id,
+        find: fn(&Path) -> Result<FolderId>,
+    ) -> Result<HeldFolder> {
+        let path = self.checkpoints(id).await?;
+        let found = blocking("find", path.display(), {
+            let path = path.clone();
+            move || find(&path)
+        });
+        let found = found.await?;
+        let of_folder = self.unless_stopping(self.folders.hold(&found)).await?;
+        let held = (of_folder, self.hold(id).await?);
+        if self.checkpoints(id).await? != path {
+            return Err(Error::unavailable(format!("container {id:?} was made anew meanwhile")));
+        }
+        Ok(HeldFolder { path, found, _held: held })
+    }
+
+    /// Whether a task of the bundle with this folder lives. One of which it
+    /// cannot be told does.
+    async fn tasks_of(&self, folder: &HeldFolder) -> Result<disk::Tasks> {
+        let all = self.containers.list::<&str>(&self.config.namespace, &[]).await?;
+        let bundles = all.iter().filter_map(Record::read_or_warn);
+        let bundles: Vec<_> =
+            bundles.filter_map(|record| Some((record.id, record.bundle?))).collect();
+        let found = folder.found;
+        let sharing = blocking("look for containers of", folder.path.display(), move || {
+            let shares = |bundle: &Path| disk::find(&folder_of(bundle)).is_ok_and(|f| f == found);
+            let sharing = bundles.into_iter().filter(|(_, bundle)| shares(bundle));
+            Ok(sharing.map(|(id, _)| id).collect::<Vec<_>>())
+        });
+        for id in sharing.await? {
+            match self.tasks.get(&self.target(&id, None)).await {
+                Ok(process) if process.status == Status::Stopped => {}
+                Err(e) if e.is_not_found() => {}
+                _ => return Ok(disk::Tasks::Live),
+            }
+        }
+        Ok(disk::Tasks::Ended)
     }
 
     /// Where the checkpoints of a container are.
