@@ -162,6 +162,30 @@ async fn exec(
     Ok((started, output))
 }
 
+/// A runtime that cannot freeze what is busy is asked again, but not for ever.
+#[test]
+fn pauses_that_fail_are_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("runtime");
+    // The third time it works, and the fourth to sixth it does not.
+    let text = r#"#!/bin/sh
+case "$*" in
+    *" state "*) echo '{"ociVersion":"1.0.2","id":"busy","status":"running","pid":1}' ;;
+    *) echo >>tries; test $(wc -l <tries) -eq 3 ;;
+esac
+"#;
+    std::fs::write(&script, text).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, executable).unwrap();
+    run(async |reaper| {
+        let runtime = runtime(&script, folder.path(), &reaper);
+        runtime.pause(&id("busy")).await.unwrap();
+        runtime.pause(&id("busy")).await.unwrap_err();
+    });
+    let tries = std::fs::read_to_string(folder.path().join("tries")).unwrap();
+    assert_eq!(tries.lines().count(), 6);
+}
+
 #[test]
 fn exec_pause_update_and_list() {
     with_each_runtime("busy", &["sleep", "1000"], async |runtime, bundle| {
