@@ -7,6 +7,7 @@
 use std::{
     env,
     fs::{self, File},
+    io::Write,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -16,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    Sandbox,
+    Bed, Sandbox, eventually,
     programs::{STRICT, profile_dir},
 };
 
@@ -138,4 +139,52 @@ fn copy_scripts(to: &Path, release: &str) -> Result<()> {
         symlink(KNOWN, script)?;
     }
     Ok(())
+}
+
+/// A CRIU that makes a file when it begins, and goes on when it may.
+pub struct Gate {
+    begun: PathBuf,
+    gate: PathBuf,
+}
+
+impl Gate {
+    /// Before the CRIU that a daemon finds.
+    ///
+    /// # Errors
+    /// There is none; those of the disk.
+    pub fn before_criu(bed: &Bed) -> Result<Self> {
+        let roots = Roots::prepare().map_err(anyhow::Error::msg)?;
+        roots.install(&CRIU, &bed.sandbox, "criu-itself")?;
+        let (begun, gate) = (bed.sandbox.path("begun"), bed.sandbox.path("gate"));
+        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU)?;
+        // runc starts it several times.
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = swrk ]; then touch {}; read line < {}; fi\nexec {} \"$@\"\n",
+            begun.display(),
+            gate.display(),
+            bed.daemon.programs().join("criu-itself").display()
+        );
+        bed.sandbox.executable("programs/criu", &script)?;
+        Ok(Self { begun, gate })
+    }
+
+    /// Waits until CRIU is there.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub async fn reached(&self) -> Result<()> {
+        eventually(async || self.begun.try_exists()?.then_some(()).context("it has not begun"))
+            .await
+    }
+
+    /// Lets it go on, and a hundred others, as long as there is what this gives: each
+    /// takes a line, and no line is lost while somebody has the FIFO open.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn open(&self) -> Result<File> {
+        let mut gate = File::options().read(true).write(true).open(&self.gate)?;
+        gate.write_all("go\n".repeat(100).as_bytes())?;
+        Ok(gate)
+    }
 }

@@ -1,7 +1,7 @@
 //! Checkpoints that come to nothing: what cannot be written goes on, what is not
 //! there is told, and nothing is left.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use containerd_api::{services::tasks::v1::CreateTaskRequest, types::Descriptor};
@@ -10,7 +10,7 @@ use tar::EntryType;
 use tests::{
     Bed, Origin, Store, code, content,
     counter::{COUNTER, Counter, entries, pulled},
-    criu::{CRIU, Roots},
+    criu::Gate,
     eventually,
     faults::VARIABLE,
     images::digest_of,
@@ -139,11 +139,11 @@ async fn leaves_while_criu_writes(
     let registry = Registry::start()?;
     let image = pulled(bed, &registry).await?;
     let before = Store::of(bed.api()).await?;
-    let [begun, go] = slow_criu(bed)?;
+    let gate = Gate::before_criu(bed)?;
 
     let counter = Counter::start(bed, &image, "counter").await?;
     let mut client = counter.ctr.spawn(&["tasks", "checkpoint", "counter"])?;
-    eventually(async || begun.try_exists()?.then_some(()).context("it has not begun")).await?;
+    gate.reached().await?;
     leave(bed).await?;
     let status = tests::within("the client", client.wait()).await??;
     ensure!(!status.success(), "nobody has told it so");
@@ -160,12 +160,10 @@ async fn leaves_while_criu_writes(
     let counter = Counter::of(bed, "counter");
     ensure!(unfinished()?, "it is still written to");
 
-    // runc starts it several times.
-    let release = tokio::spawn(async move { while tokio::fs::write(&go, "go\n").await.is_ok() {} });
+    let _open = gate.open()?;
     // It waits until CRIU is done.
     counter.ctr.ok(&["tasks", "resume", "counter"]).await?;
     counter.is("RUNNING").await?;
-    release.abort();
     counter.goes_on(counter.count().await?).await?;
     bed.crash().await?;
     let counter = Counter::of(bed, "counter");
@@ -188,38 +186,20 @@ async fn leaves_while_criu_writes(
 async fn a_task_goes_on_when_its_client_is_interrupted(bed: &mut Bed) -> Result<()> {
     let registry = Registry::start()?;
     let image = pulled(bed, &registry).await?;
-    let [begun, go] = slow_criu(bed)?;
+    let gate = Gate::before_criu(bed)?;
     let counter = Counter::start(bed, &image, "counter").await?;
     let mut client = counter.ctr.spawn(&["tasks", "checkpoint", "counter"])?;
-    eventually(async || begun.try_exists()?.then_some(()).context("it has not begun")).await?;
+    gate.reached().await?;
     counter.is("PAUSED").await?;
     let pid = i32::try_from(client.id().context("it has ended")?)?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)?;
-    let release = tokio::spawn(async move { while tokio::fs::write(&go, "go\n").await.is_ok() {} });
+    let _open = gate.open()?;
     let status = tests::within("the client", client.wait()).await??;
-    release.abort();
     ensure!(status.code() == Some(130), "{status}");
     counter.is("RUNNING").await?;
     counter.goes_on(counter.count().await?).await?;
     counter.remove().await?;
     counter.ctr.remove_images(&[&image]).await
-}
-
-/// A CRIU that makes a file when it begins, and writes when it may. Both paths.
-fn slow_criu(bed: &Bed) -> Result<[PathBuf; 2]> {
-    let roots = Roots::prepare().map_err(anyhow::Error::msg)?;
-    roots.install(&CRIU, &bed.sandbox, "criu-itself")?;
-    let (begun, go) = (bed.sandbox.path("begun"), bed.sandbox.path("go"));
-    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU)?;
-    let itself = bed.daemon.programs().join("criu-itself");
-    let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = swrk ]; then touch {}; read line < {}; fi\nexec {} \"$@\"\n",
-        begun.display(),
-        go.display(),
-        itself.display()
-    );
-    bed.sandbox.executable("programs/criu", &script)?;
-    Ok([begun, go])
 }
 
 /// What would be in the way afterwards is told before.

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::{
     Bed,
-    criu::{CRIU, Roots},
+    criu::Gate,
     eventually,
     legacy::{COUNT, counted, text},
     within,
@@ -17,19 +17,7 @@ use crate::curl::Rest;
 /// The shim needs no daemon to go on. What it writes is not removed under it, and
 /// is the only copy of the container then.
 pub(crate) async fn a_daemon_may_stop_while_a_checkpoint_is_made(bed: &mut Bed) -> Result<()> {
-    let roots = Roots::prepare().map_err(anyhow::Error::msg)?;
-    roots.install(&CRIU, &bed.sandbox, "criu-itself")?;
-    let (begun, go) = (bed.sandbox.path("begun"), bed.sandbox.path("go"));
-    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU)?;
-    // runc starts it several times.
-    let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = swrk ]; then touch {}; read line < {}; fi\nexec {} \"$@\"\n",
-        begun.display(),
-        go.display(),
-        bed.daemon.programs().join("criu-itself").display()
-    );
-    bed.sandbox.executable("programs/criu", &script)?;
-
+    let gate = Gate::before_criu(bed)?;
     let rest = Rest::enable_with(bed, "binary_name = \"runc\"\n").await?;
     rest.start(bed, "one", COUNT).await?;
     let bundle = bed.sandbox.path("bundles/one");
@@ -42,7 +30,7 @@ pub(crate) async fn a_daemon_may_stop_while_a_checkpoint_is_made(bed: &mut Bed) 
             rest.send("POST", "/containers/one/checkpoint/a", Some(&exit)).await
         }
     });
-    eventually(async || begun.try_exists()?.then_some(()).context("it has not begun")).await?;
+    gate.reached().await?;
     bed.daemon.stop().await?;
     if let Ok(answer) = within("an answer", asked).await?? {
         ensure!(answer.code != 201, "{answer:?}");
@@ -55,7 +43,7 @@ pub(crate) async fn a_daemon_may_stop_while_a_checkpoint_is_made(bed: &mut Bed) 
     assert_eq!(list.json()?, json!([]));
     let again = rest.send("POST", "/containers/one/checkpoint/a", Some(&exit)).await?;
     ensure!(again.code == 503 && again.text.contains("still being made"), "{again:?}");
-    let release = tokio::spawn(async move { while tokio::fs::write(&go, "go\n").await.is_ok() {} });
+    let _open = gate.open()?;
     rest.gone("one").await?;
     let reached = counted(&bundle)?;
 
@@ -64,7 +52,6 @@ pub(crate) async fn a_daemon_may_stop_while_a_checkpoint_is_made(bed: &mut Bed) 
     let body = json!({ "bundlePath": text(&bundle)?, "checkpoint": "a" });
     let answer = rest.send("POST", "/containers/one", Some(&body)).await?;
     assert_eq!(answer.code, 201, "{answer:?}");
-    release.abort();
     eventually(async || {
         let now = counted(&bundle)?;
         ensure!(now > reached, "{now} after {reached}");
