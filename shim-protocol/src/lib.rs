@@ -4,7 +4,7 @@
 //!
 //! Both `runtime-v2` (the daemon's side) and `shim` build on this crate. It
 //! knows nothing of gRPC, of images or of OCI runtimes, and does no I/O but
-//! that of [`exits`] and [`note`].
+//! that of [`exits`], [`images`] and [`note`].
 
 #[cfg(feature = "ttrpc")]
 pub mod any;
@@ -13,6 +13,7 @@ pub mod error;
 pub mod event;
 pub mod exits;
 pub mod id;
+pub mod images;
 pub mod note;
 #[cfg(feature = "ttrpc")]
 pub mod rpc;

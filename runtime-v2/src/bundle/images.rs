@@ -2,7 +2,7 @@
 //! what is on its way to somewhere else. All of this blocks.
 
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{self, DirBuilder, File},
     io,
     os::unix::{
         ffi::OsStrExt,
@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shim_protocol::{Context, Result};
+use shim_protocol::{Context, Result, images};
 use tempfile::TempDir;
 
 use super::{Bundle, remove};
@@ -109,14 +109,12 @@ impl LeftImages {
         }
         let mut written = Written::default();
         for path in self.checkpoints {
-            let folder = match File::open(&path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                folder => folder.context("open", path.display())?,
-            };
-            match folder.try_lock() {
-                Ok(()) => written.0.push((path, folder)),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(e)) => return Err(e).context("lock", path.display()),
+            match images::lock(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                locked => {
+                    let locked = locked.context("lock", path.display())?;
+                    written.0.extend(locked.map(|lock| (path, lock)));
+                }
             }
         }
         Ok(written)

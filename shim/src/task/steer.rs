@@ -1,15 +1,13 @@
 //! What can be done to a container or process that is there.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    os::unix::fs::OpenOptionsExt,
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use nix::libc;
 use serde_json::Value;
-use shim_protocol::{Context as _, Error, ErrorKind, Id, Result};
+use shim_protocol::{Context as _, Error, ErrorKind, Id, Result, images};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -247,23 +245,18 @@ impl Container {
     }
 }
 
-/// A folder with a lock on it, if it is there and can be locked. The name is the
-/// client's: what is no folder is not waited for.
+/// The lock of a folder whose name is the client's, if there is one.
 ///
 /// # Errors
 /// `FailedPrecondition` when somebody else has locked it.
 fn lock_folder(path: &Path) -> Result<Option<File>> {
-    let flags = libc::O_DIRECTORY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
-    let folder = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let Ok(folder) = folder else { return Ok(None) };
-    match folder.try_lock() {
-        Ok(()) => Ok(Some(folder)),
-        Err(TryLockError::WouldBlock) => {
+    match images::lock(path) {
+        Ok(None) => {
             let text = format!("{} is in use by another checkpoint", path.display());
             Err(Error::precondition(text))
         }
-        // Not every filesystem has locks.
-        Err(TryLockError::Error(_)) => Ok(None),
+        // There is none, or its filesystem has no locks.
+        locked => Ok(locked.ok().flatten()),
     }
 }
 

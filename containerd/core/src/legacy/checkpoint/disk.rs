@@ -7,18 +7,17 @@
 mod tests;
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use nix::libc;
 use prost_types::Timestamp;
 use rustix::fs::syncfs;
 use serde::{Deserialize, Serialize};
-use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use shim_protocol::{Context, Error, ErrorKind, Id, Result, images};
 use tracing::warn;
 
 use super::Checkpoint;
@@ -204,24 +203,13 @@ fn sweep(all: &Path, tasks: Tasks) -> Result<()> {
         // What else there is is not ours.
         if of.is_some_and(|name| Id::new("checkpoint name", name).is_ok())
             && entry.file_type().is_ok_and(|kind| kind.is_dir())
-            && let Some(_lock) = lock(&entry.path())?
+            && let Some(_lock) =
+                images::lock(&entry.path()).context("lock", entry.path().display())?
         {
             remove_hidden(&entry.path())?;
         }
     }
     Ok(())
-}
-
-/// The lock of a folder; none if somebody else has it, or it is none.
-fn lock(folder: &Path) -> Result<Option<File>> {
-    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(folder);
-    let file = file.context("open", folder.display())?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(e).context("lock", folder.display()),
-    }
 }
 
 fn remove_hidden(hidden: &Path) -> Result<()> {

@@ -77,7 +77,7 @@ fn what_is_still_written_to_stays() {
     let folder = folder_of(bundle.path());
     let a = place(&folder, "a");
     let new = a.begin(&checkpoint("a"), Tasks::Ended).unwrap();
-    let held = lock(&new).unwrap().unwrap();
+    let held = images::lock(&new).unwrap().unwrap();
     let refused = a.begin(&checkpoint("a"), Tasks::Ended).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
     assert!(refused.to_string().contains(".a.new"), "{refused}");
