@@ -12,6 +12,14 @@ use tests::{
 
 use crate::curl::{Rest, pid_of};
 
+/// The README's line that makes a checkpoint.
+const CHECKPOINT: &str = r#"curl -s -XPOST localhost:8888/containers/redis/checkpoint/test1 -d '{
+        "exit": false,
+        "tcp": false,
+        "unixSockets": false,
+        "shell": false
+    }'"#;
+
 /// Each line of the README, in its order.
 pub(crate) async fn readme_of_2015(bed: &mut Bed) -> Result<()> {
     let rest = Rest::enable(bed).await?;
@@ -114,13 +122,7 @@ pub(crate) async fn readme_of_2015(bed: &mut Bed) -> Result<()> {
     })
     .await?;
 
-    let checkpoint = r#"curl -s -XPOST localhost:8888/containers/redis/checkpoint/test1 -d '{
-        "exit": false,
-        "tcp": false,
-        "unixSockets": false,
-        "shell": false
-    }'"#;
-    let answer = run(checkpoint).await?;
+    let answer = run(CHECKPOINT).await?;
     assert_eq!(answer.code, 501, "{answer:?}");
     ensure!(proc::is_alive(pid), "it did not go on");
     for name in ["test2", "test1"] {
@@ -180,21 +182,15 @@ pub(crate) async fn checkpoints_are_made_and_gone_on_from(bed: &mut Bed) -> Resu
         .await
     };
     let run = async |line: &str| rest.printed(line, &bundle).await;
-    let checkpoint = r#"curl -s -XPOST localhost:8888/containers/redis/checkpoint/test1 -d '{
-        "exit": false,
-        "tcp": false,
-        "unixSockets": false,
-        "shell": false
-    }'"#;
     let before = goes_on(0).await?;
-    assert_eq!(run(checkpoint).await?.code, 201);
+    assert_eq!(run(CHECKPOINT).await?.code, 201);
     // It goes on.
     ensure!(proc::is_alive(first), "it has ended");
     assert_eq!(rest.container("redis").await?["state"], json!({ "status": "running" }));
     goes_on(before).await?;
-    assert_eq!(run(checkpoint).await?.code, 409, "there is one");
+    assert_eq!(run(CHECKPOINT).await?.code, 409, "there is one");
 
-    let last = checkpoint.replace("test1", "test2").replace("\"exit\": false", "\"exit\": true");
+    let last = CHECKPOINT.replace("test1", "test2").replace("\"exit\": false", "\"exit\": true");
     assert_eq!(run(&last).await?.code, 201);
     rest.gone("redis").await?;
     let reached = counted(&bundle)?;

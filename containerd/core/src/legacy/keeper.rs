@@ -215,17 +215,17 @@ impl Worker {
 
     fn react(&mut self, id: Id, happening: Happening) {
         let legacy = self.legacy.clone();
-        if !matches!(happening, Happening::Ended(_) | Happening::ExecEnded { .. }) {
-            return;
-        }
-        self.jobs.spawn(async move {
-            let done = match happening {
-                Happening::Ended(ending) => legacy.ended(&id, ending).await,
-                Happening::ExecEnded { exec, .. } => legacy.exec_ended(&id, &exec).await,
-                _ => Ok(()),
-            };
-            settle(&legacy, &id, done);
-        });
+        match happening {
+            Happening::Ended(ending) => self.jobs.spawn(async move {
+                let done = legacy.ended(&id, ending).await;
+                settle(&legacy, &id, done);
+            }),
+            Happening::ExecEnded { exec, .. } => self.jobs.spawn(async move {
+                let done = legacy.exec_ended(&id, &exec).await;
+                settle(&legacy, &id, done);
+            }),
+            _ => return,
+        };
     }
 }
 
