@@ -45,8 +45,8 @@ impl Snapshots {
     /// # Errors
     /// - `AlreadyExists` when there is one of that name; `NotFound` when there
     ///   is none with that key, no such parent or no such lease;
-    /// - `FailedPrecondition` when it is not active, or the parent is not
-    ///   committed;
+    /// - `FailedPrecondition` when it is not active, it is being committed, or
+    ///   the parent is not committed;
     /// - `InvalidArgument` when it has another parent, a label is too long, or
     ///   there is no such snapshotter;
     /// - `Unimplemented` when the snapshotter cannot give it a parent now.
@@ -87,10 +87,11 @@ impl Snapshots {
             Backend::Local(local) => {
                 let (name, key) = (name.to_owned(), old.name.clone());
                 let fix = Fix { name, key, parent, labels, usage: Usage::default() };
-                let fix = local.fix(fix).await.context("commit snapshot", &commit.key)?;
-                let (name, noted) = (fix.name.clone(), Some(fix.clone()));
-                let recorded = self.record_commit(place, commit, old, name, noted).await;
-                local.settle_fix(fix, recorded).await
+                let fixed = local.fix(fix).await.context("commit snapshot", &commit.key)?;
+                let fix = fixed.fix().clone();
+                let recorded =
+                    self.record_commit(place, commit, old, fix.name.clone(), Some(fix)).await;
+                local.settle_fix(fixed, recorded).await
             }
             Backend::Remote(remote) => {
                 remote.commit(name, &old.name, &parent, labels).await?;

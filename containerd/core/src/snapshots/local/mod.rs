@@ -89,8 +89,8 @@ struct Inner {
     sync_remove: bool,
     /// The id of the next folder.
     next: AtomicU64,
-    /// Ids of folders that are not recorded yet.
-    making: Mutex<HashSet<u64>>,
+    /// Ids of folders that are not recorded yet, or on their way to another place.
+    at_work: Mutex<HashSet<u64>>,
     /// Files that are being removed, with nobody waiting.
     work: TaskTracker,
 }
@@ -167,10 +167,12 @@ impl Local {
             Err(e) => Err(Error::caused(ErrorKind::Internal, "access snapshots", e)),
         }
     }
+}
 
-    fn making(&self) -> MutexGuard<'_, HashSet<u64>> {
+impl Inner {
+    fn at_work(&self) -> MutexGuard<'_, HashSet<u64>> {
         // One insertion or removal cannot be left halfway.
-        self.0.making.lock().unwrap_or_else(PoisonError::into_inner)
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,11 +218,11 @@ impl Snapshotter for Local {
     async fn commit(&self, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
         let (name, key, parent) = (name.to_owned(), key.to_owned(), parent.to_owned());
         let fix = Fix { name, key, parent, labels, usage: Usage::default() };
-        let fix = self.fix(fix).await?;
-        let (snapshotter, recorded) = (self.0.name.clone(), fix.clone());
-        let outcome =
-            self.0.db.write(move |change| record::commit(change, &snapshotter, &recorded)).await;
-        self.settle_fix(fix, outcome).await
+        let fixed = self.fix(fix).await?;
+        let (snapshotter, fix) = (self.0.name.clone(), fixed.fix().clone());
+        let recorded =
+            self.0.db.write(move |change| record::commit(change, &snapshotter, &fix)).await;
+        self.settle_fix(fixed, recorded).await
     }
 
     async fn remove(&self, key: &str) -> Result<()> {

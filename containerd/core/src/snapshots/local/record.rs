@@ -118,7 +118,12 @@ pub(in crate::snapshots) fn get(
 /// # Errors
 /// `NotFound`.
 pub(in crate::snapshots) fn find(db: &impl Read, snapshotter: &str, name: &str) -> Result<Row> {
-    get(db, snapshotter, name)?.ok_or_else(|| Error::not_found(format!("snapshot {name:?}")))
+    get(db, snapshotter, name)?.ok_or_else(|| absent(name))
+}
+
+/// There is no such snapshot.
+pub(super) fn absent(name: &str) -> Error {
+    Error::not_found(format!("snapshot {name:?}"))
 }
 
 /// All snapshots of a snapshotter, by name.

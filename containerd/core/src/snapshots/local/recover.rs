@@ -39,7 +39,7 @@ impl Local {
             foreign: foreign || has_foreign_records,
             sync_remove,
             next: AtomicU64::new(1),
-            making: Mutex::default(),
+            at_work: Mutex::default(),
             work: TaskTracker::new(),
         }));
         let rows = this.read(|db, name| record::list(db, name)).await?;
@@ -99,7 +99,7 @@ impl Local {
             }
             // What is being removed is none.
             let listed = list(driver)?.into_iter().filter(|(_, name)| *name != Name::Old);
-            findings.strays = left(driver, listed.collect(), &rows, &HashSet::new(), false);
+            findings.strays = left(listed.collect(), &rows, &HashSet::new(), false);
             Ok(findings)
         })
         .await
@@ -111,11 +111,11 @@ impl Local {
         let listed = self.blocking(list).await?;
         // In this order: whoever makes a folder has its id here before that, and
         // until it is recorded.
-        let making = self.making().clone();
+        let at_work = self.0.at_work().clone();
         let rows = self.read(|db, name| record::list(db, name)).await?;
         let foreign = self.0.foreign;
         self.blocking(move |driver| {
-            for path in left(driver, listed, &rows, &making, foreign) {
+            for path in left(listed, &rows, &at_work, foreign) {
                 if let Err(e) = driver.delete(&path) {
                     tracing::warn!(error = %e.report(), "a removed snapshot was left behind");
                 }
@@ -152,17 +152,17 @@ fn list(driver: &dyn Driver) -> Result<Vec<(PathBuf, Name)>> {
 /// What of `listed` belongs to no snapshot. With `foreign`, only what is surely
 /// ours.
 fn left(
-    driver: &dyn Driver,
     listed: Vec<(PathBuf, Name)>,
     rows: &[(String, Row)],
-    making: &HashSet<u64>,
+    at_work: &HashSet<u64>,
     foreign: bool,
 ) -> Vec<PathBuf> {
-    let known: HashSet<PathBuf> =
-        rows.iter().map(|(_, row)| driver.area(row.kind).path(row.id)).collect();
-    let is_left = |(path, name): &(PathBuf, Name)| match name {
-        Name::Snapshot(id) => !foreign && !known.contains(path) && !making.contains(id),
-        Name::New(id) => !making.contains(id),
+    // By number alone: the folder of a snapshot that is being committed may be
+    // where its record does not say yet.
+    let known: HashSet<u64> = rows.iter().map(|(_, row)| row.id).collect();
+    let is_left = |(_, name): &(PathBuf, Name)| match name {
+        Name::Snapshot(id) => !foreign && !known.contains(id) && !at_work.contains(id),
+        Name::New(id) => !at_work.contains(id),
         Name::Old => true,
         Name::Foreign => !foreign,
         Name::Other => false,

@@ -5,10 +5,10 @@ use std::time::SystemTime;
 use super::*;
 
 /// A snapshot whose folder is there, and which is not recorded yet.
-#[derive(Debug)]
 pub(in crate::snapshots) struct Made {
     stack: Stack,
     mounts: Vec<Mount>,
+    _at: AtWork,
 }
 
 impl Made {
@@ -27,7 +27,39 @@ impl Made {
     }
 }
 
+/// A snapshot whose folder is that of a committed one, and which is recorded as
+/// active.
+pub(in crate::snapshots) struct Fixed {
+    fix: Fix,
+    _at: AtWork,
+}
+
+impl Fixed {
+    /// What is to be recorded.
+    pub(in crate::snapshots) fn fix(&self) -> &Fix {
+        &self.fix
+    }
+}
+
+/// Somebody's work on a folder that the records do not tell of: its id is among
+/// [`Inner::at_work`] until this is dropped.
+struct AtWork {
+    of: Arc<Inner>,
+    id: u64,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.of.at_work().remove(&self.id);
+    }
+}
+
 impl Local {
+    /// None when somebody else is at it.
+    fn work_on(&self, id: u64) -> Option<AtWork> {
+        self.0.at_work().insert(id).then(|| AtWork { of: self.0.clone(), id })
+    }
+
     /// Makes the folder of a snapshot. [`Self::settle`] has to follow.
     ///
     /// # Errors
@@ -44,18 +76,16 @@ impl Local {
         let parent = parent.to_owned();
         let parents = self.read(move |db, name| record::chain(db, name, &parent)).await?;
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        self.making().insert(id);
+        let twice = || Error::internal(format!("folder {id} is made twice"));
+        let at = self.work_on(id).ok_or_else(twice)?;
         let stack = Stack { id, kind, parents, labels };
+        // What is left of a failure goes with the next cleanup.
         let made = self.blocking(move |driver| {
             driver.make(&stack)?;
             let mounts = driver.mounts(&stack)?;
-            Ok(Made { stack, mounts })
+            Ok(Made { stack, mounts, _at: at })
         });
         let made = made.await;
-        if made.is_err() {
-            // What is left of it goes with the next cleanup.
-            self.making().remove(&id);
-        }
         fault::point("snapshots.prepare.made");
         made
     }
@@ -76,7 +106,6 @@ impl Local {
         if recorded.is_err() && !self.is_recorded(id).await? {
             self.clear(vec![row]).await?;
         }
-        self.making().remove(&id);
         recorded.map(|()| made.mounts)
     }
 
@@ -84,26 +113,32 @@ impl Local {
     /// folder, if that has to be. [`Self::settle_fix`] has to follow.
     ///
     /// # Errors
-    /// As [`record::commit`]; `Unimplemented` when it cannot get a parent.
-    pub(in crate::snapshots) async fn fix(&self, mut fix: Fix) -> Result<Fix> {
+    /// As [`record::commit`]; `FailedPrecondition` when it is being committed;
+    /// `Unimplemented` when it cannot get a parent.
+    pub(in crate::snapshots) async fn fix(&self, mut fix: Fix) -> Result<Fixed> {
         labels::validate(&fix.labels)?;
         labels::drop_empty(&mut fix.labels);
         let wanted = fix.clone();
-        self.read(move |db, name| record::fixed(db, name, &wanted).map(drop)).await?;
+        let id = self.read(move |db, name| Ok(record::fixed(db, name, &wanted)?.id)).await?;
+        let busy = || Error::precondition(format!("snapshot {:?} is being committed", fix.key));
+        let at = self.work_on(id).ok_or_else(busy)?;
+        // Whoever was at it until then may have committed it.
         let (row, stack) = self.stack(&fix.key).await?;
+        if row.id != id {
+            return Err(record::absent(&fix.key));
+        }
         if row.parent != fix.parent && !fix.parent.is_empty() && !self.0.driver.can_rebase() {
             let text = format!("snapshotter {:?} cannot give a snapshot a parent", self.0.name);
             return Err(Error::unimplemented(text));
         }
-        fix.usage = self
-            .blocking(move |driver| {
-                let usage = driver.usage(&stack)?;
-                driver.fix(stack.id)?;
-                Ok(usage)
-            })
-            .await?;
+        let fixed = self.blocking(move |driver| {
+            fix.usage = driver.usage(&stack)?;
+            driver.fix(stack.id)?;
+            Ok(Fixed { fix, _at: at })
+        });
+        let fixed = fixed.await?;
         fault::point("snapshots.commit.fixed");
-        Ok(fix)
+        Ok(fixed)
     }
 
     /// Ends what [`Self::fix`] began: if the commit was not recorded, the
@@ -113,12 +148,12 @@ impl Local {
     /// That of `recorded`.
     pub(in crate::snapshots) async fn settle_fix(
         &self,
-        fix: Fix,
+        fixed: Fixed,
         recorded: Result<()>,
     ) -> Result<()> {
         fault::point("snapshots.commit.recorded");
         if recorded.is_err() {
-            let key = fix.key.clone();
+            let key = fixed.fix.key.clone();
             let row = self.read(move |db, name| record::get(db, name, &key)).await?;
             if let Some(row) = row.filter(|row| row.kind == Kind::Active) {
                 self.blocking(move |driver| driver.unfix(row.id)).await?;

@@ -154,6 +154,36 @@ async fn a_commit_that_is_not_recorded_leaves_an_active_snapshot() {
     assert!(root.join("active/1").is_dir() || root.join("snapshots/1").is_dir());
 }
 
+/// The folder is where the record does not say until it does.
+#[tokio::test]
+async fn what_is_being_committed_is_neither_garbage_nor_committed_again() {
+    let Some(image) = Btrfs::make() else { return };
+    let (world, root) = (World::new(), image.path().join("root"));
+    let local = Local::open(config(&root, Layout::Btrfs), world.db.clone()).await.unwrap();
+    local.prepare("a", "", Labels::new()).await.unwrap();
+    let fix = |name: &str| local::Fix {
+        name: name.into(),
+        key: "a".into(),
+        parent: String::new(),
+        labels: Labels::new(),
+        usage: Usage::default(),
+    };
+    let fixed = local.fix(fix("one")).await.unwrap();
+    assert!(root.join("snapshots/1").is_dir() && !root.join("active/1").exists());
+    local.cleanup().await.unwrap();
+    assert!(root.join("snapshots/1").is_dir());
+    assert_eq!(kind(local.fix(fix("two")).await), Some(ErrorKind::FailedPrecondition));
+
+    // Refused: it is as it was, and can be committed.
+    let refused = local.settle_fix(fixed, Err(Error::unavailable("no record"))).await;
+    assert_eq!(kind(refused), Some(ErrorKind::Unavailable));
+    assert!(root.join("active/1").is_dir() && !root.join("snapshots/1").exists());
+    local.commit("two", "a", "", Labels::new()).await.unwrap();
+    local.cleanup().await.unwrap();
+    assert!(root.join("snapshots/1").is_dir());
+    assert_eq!(kind(local.fix(fix("one")).await), Some(ErrorKind::NotFound));
+}
+
 #[tokio::test]
 async fn a_volume_with_others_in_it_is_removed() {
     let Some(image) = Btrfs::make() else { return };
