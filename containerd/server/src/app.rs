@@ -87,6 +87,7 @@ impl App {
             calls: calls.clone(),
         };
         let background = Background::start(&core, &config, keeper, sources.clone(), &stop);
+        core.events.serve();
         let server = Server::builder()
             .layer(metrics::Count(calls))
             .add_routes(routes)

@@ -1,7 +1,6 @@
 //! Takes events in and hands them to subscribers.
 
 use std::{
-    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,11 +15,11 @@ use shim_protocol::{Error, Id, Result};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Envelope, Subscribe, Subscription, Timestamp,
-    delivered::Delivered,
+    By, Envelope, Subscribe, Subscription, Timestamp,
+    delivered::{Delivered, Place},
     envelope::check,
     memory::{Memory, Subject},
-    subscription::Latest,
+    subscription::{Latest, Member},
 };
 use crate::filter::Filter;
 
@@ -33,9 +32,9 @@ pub struct ExchangeConfig {
     /// Folder of the journal; made if it is not there. Best in the state
     /// folder: what is remembered there ends with the host, as containers do.
     pub journal: PathBuf,
-    /// How long after boot a subscriber that names no position still hears
-    /// all that was published since boot, and what the daemon before had no
-    /// time to deliver.
+    /// How long after [`Exchange::serve`] a client that names no position still
+    /// hears all that was published since boot, and what the daemon before had
+    /// no time to deliver.
     pub boot_replay: Duration,
 }
 
@@ -45,7 +44,6 @@ pub struct Exchange {
     latest: watch::Sender<Latest>,
     /// The journal has failed.
     behind: Notify,
-    booted: Instant,
     boot_replay: Duration,
     /// Events that came in since boot.
     count: AtomicU64,
@@ -54,11 +52,25 @@ pub struct Exchange {
 struct State {
     memory: Memory,
     delivered: Delivered,
-    /// Timestamp of the last event before this boot that a subscriber took, or
-    /// that there was no subscriber for.
+    /// Timestamp of the last event before this boot that a client took, or that
+    /// there was no client for.
     boot: Timestamp,
-    /// Keys under which everything since boot was asked for.
-    replayed: HashSet<String>,
+    phase: Phase,
+    /// How many subscriptions are those of clients.
+    clients: usize,
+}
+
+/// Who may yet come back.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// Nobody can subscribe but the daemon itself.
+    Boot,
+    /// Clients of the daemon before come back until the time is over.
+    Replay(Instant),
+    /// Those that are not here are not waited for.
+    Live,
+    /// Clients are thrown out, and will come to the next daemon.
+    Closed,
 }
 
 impl Exchange {
@@ -77,11 +89,16 @@ impl Exchange {
         Ok(Arc::new(Self {
             latest: watch::Sender::new(Latest { at: last, open: true }),
             behind: Notify::new(),
-            state: Mutex::new(State { memory, delivered, boot, replayed: HashSet::new() }),
-            booted: Instant::now(),
+            state: Mutex::new(State { memory, delivered, boot, phase: Phase::Boot, clients: 0 }),
             boot_replay: config.boot_replay,
             count: AtomicU64::new(0),
         }))
+    }
+
+    /// Clients can subscribe from now on. What is published before is not lost
+    /// to them, nor what is in the time for coming back.
+    pub fn serve(&self) {
+        self.lock().phase = Phase::Replay(Instant::now() + self.boot_replay);
     }
 
     /// Publishes an event that happened now. An exit or delete that was
@@ -158,14 +175,17 @@ impl Exchange {
             self.behind.notify_one();
         }
         let at = state.memory.history.last();
-        if self.latest.receiver_count() == 0 {
+        if matches!(state.phase(), Phase::Live) && state.clients == 0 {
             state.delivered.advance(at);
         }
         self.latest.send_if_modified(|latest| std::mem::replace(&mut latest.at, at) != at);
     }
 
     /// Starts a subscription: everything after the position that the request
-    /// names or, without one, from now on.
+    /// names or, without one, from now on. A client that is named and comes
+    /// soon after boot hears what is new to it: what was published after the
+    /// last event that it took of the daemon before or, if it is not known, that
+    /// anybody took.
     ///
     /// # Errors
     /// `InvalidArgument` for a malformed filter; `OutOfRange` when events
@@ -173,23 +193,25 @@ impl Exchange {
     pub fn subscribe(self: &Arc<Self>, request: Subscribe) -> Result<Subscription> {
         let filter = Filter::parse(&request.filters)?;
         let mut state = self.lock();
-        let position = match request.after {
+        let last = state.memory.history.last();
+        if let Some(after) = request.after {
+            state.memory.history.after(after.min(last), 0)?;
+        }
+        let is_client = !matches!(request.by, By::Daemon { .. });
+        let (position, place) = match (request.after, request.by) {
             // A position that is yet to come is of another daemon's life.
-            Some(after) => after.min(state.memory.history.last()),
-            None => match request.key {
-                Some(key) if self.booted.elapsed() < self.boot_replay => {
-                    if state.replayed.insert(key) {
-                        state.boot.max(state.memory.history.floor())
-                    } else {
-                        state.memory.history.last()
-                    }
-                }
-                _ => state.memory.history.last(),
-            },
+            (Some(after), _) => (after.min(last), None),
+            (None, By::Client(name)) => {
+                let (position, place) = state.welcome(&name);
+                (position, Some(place))
+            }
+            (None, By::Daemon { since_boot: true }) => (state.since_boot(), None),
+            (None, By::Daemon { since_boot: false } | By::Anybody) => (last, None),
         };
-        state.memory.history.after(position, 0)?;
+        state.clients += usize::from(is_client);
         drop(state);
-        Ok(Subscription::new(Arc::downgrade(self), filter, position, self.latest.subscribe()))
+        let member = Member { exchange: Arc::downgrade(self), is_client, place };
+        Ok(Subscription::new(member, filter, position, self.latest.subscribe()))
     }
 
     /// How many events came in since boot.
@@ -204,6 +226,7 @@ impl Exchange {
 
     /// Ends all subscriptions, once they have delivered what was published.
     pub fn close(&self) {
+        self.lock().phase = Phase::Closed;
         self.latest.send_modify(|latest| latest.open = false);
     }
 
@@ -212,9 +235,24 @@ impl Exchange {
         self.lock().memory.history.after(position, limit)
     }
 
-    /// A subscriber has taken all events up to `position`.
-    pub(super) fn taken(&self, position: Timestamp) {
-        self.lock().delivered.advance(position);
+    /// A client has taken all events up to `position`.
+    pub(super) fn taken(&self, position: Timestamp, place: Option<&Place>) {
+        let mut state = self.lock();
+        state.delivered.advance(position);
+        if let Some(place) = place {
+            state.delivered.taken(place, position);
+        }
+    }
+
+    /// A client has gone.
+    pub(super) fn gone(&self, place: Option<Place>) {
+        let mut state = self.lock();
+        state.clients -= 1;
+        if let Some(place) = place {
+            state.delivered.go(place);
+            // Forgets it, unless it may come back.
+            state.phase();
+        }
     }
 
     /// Timestamp of the latest event.
@@ -237,6 +275,37 @@ impl Exchange {
     /// before the next one starts.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The phase now. In [`Phase::Live`] nobody is away.
+    fn phase(&mut self) -> Phase {
+        if let Phase::Replay(end) = self.phase
+            && end <= Instant::now()
+        {
+            self.phase = Phase::Live;
+        }
+        if matches!(self.phase, Phase::Live) {
+            self.delivered.forget_away();
+        }
+        self.phase
+    }
+
+    /// Where a subscriber begins that hears what was published since boot.
+    fn since_boot(&self) -> Timestamp {
+        self.boot.max(self.memory.history.floor())
+    }
+
+    /// Where a client begins, and its place.
+    fn welcome(&mut self, name: &str) -> (Timestamp, Place) {
+        let (floor, last) = (self.memory.history.floor(), self.memory.history.last());
+        let is_live = matches!(self.phase(), Phase::Live);
+        if let Some((place, at)) = self.delivered.come_back(name) {
+            return (at.clamp(floor, last), place);
+        }
+        let position = if is_live { last } else { self.since_boot() };
+        (position, self.delivered.come(name, position))
     }
 }
 

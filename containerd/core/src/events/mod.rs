@@ -41,7 +41,7 @@ use shim_protocol::Id;
 
 pub use envelope::Envelope;
 pub use exchange::{Exchange, ExchangeConfig};
-pub use subscription::{Subscribe, Subscription};
+pub use subscription::{By, Subscribe, Subscription};
 pub use timestamp::Timestamp;
 
 /// The container whose init has ended, and with which status, if `envelope` is

@@ -8,7 +8,7 @@ use std::{
 use shim_protocol::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 
-use super::{Envelope, Exchange, Timestamp};
+use super::{Envelope, Exchange, Timestamp, delivered::Place};
 use crate::filter::Filter;
 
 /// How many events are taken out of the history at a time.
@@ -22,20 +22,60 @@ pub struct Subscribe {
     pub filters: Vec<String>,
     /// The last event that the subscriber has seen: it gets everything after.
     pub after: Option<Timestamp>,
-    /// Who subscribes, such as a pid together with the filters. A subscriber
-    /// without [`after`](Self::after) that comes soon after boot hears, once
-    /// under each key, what was published since boot; none: only what is new.
-    pub key: Option<String>,
+    /// Who subscribes.
+    pub by: By,
+}
+
+/// Who a subscriber is.
+#[derive(Clone, Debug, Default)]
+pub enum By {
+    /// A client that has no name. It hears what is new.
+    #[default]
+    Anybody,
+    /// A client by a name under which it will come back after a restart, such
+    /// as its pid together with the filters. Several may have the same.
+    Client(String),
+    /// The daemon itself. Nothing counts as delivered because of it.
+    Daemon {
+        /// It hears also what was published since boot.
+        since_boot: bool,
+    },
 }
 
 /// A stream of events. Dropping it ends the subscription.
 pub struct Subscription {
-    exchange: Weak<Exchange>,
+    member: Member,
     filter: Filter,
     /// Timestamp of the last event that was looked at.
     position: Timestamp,
     batch: VecDeque<Arc<Envelope>>,
     latest: watch::Receiver<Latest>,
+}
+
+/// A subscriber, as the exchange knows it until this is dropped.
+pub(super) struct Member {
+    pub exchange: Weak<Exchange>,
+    pub is_client: bool,
+    pub place: Option<Place>,
+}
+
+impl Member {
+    /// It has taken all events up to `position`.
+    fn taken(&self, exchange: &Exchange, position: Timestamp) {
+        if self.is_client {
+            exchange.taken(position, self.place.as_ref());
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Some(exchange) = self.exchange.upgrade()
+            && self.is_client
+        {
+            exchange.gone(self.place.take());
+        }
+    }
 }
 
 /// Wakes subscribers.
@@ -49,12 +89,12 @@ pub(super) struct Latest {
 
 impl Subscription {
     pub(super) fn new(
-        exchange: Weak<Exchange>,
+        member: Member,
         filter: Filter,
         position: Timestamp,
         latest: watch::Receiver<Latest>,
     ) -> Self {
-        Self { exchange, filter, position, batch: VecDeque::new(), latest }
+        Self { member, filter, position, batch: VecDeque::new(), latest }
     }
 
     /// The next event that passes the filters, as soon as there is one; `None`
@@ -65,8 +105,8 @@ impl Subscription {
     /// not seen had to be let go. It may subscribe again, but has missed some.
     pub async fn next(&mut self) -> Result<Option<Arc<Envelope>>> {
         // Who asks for the next one has taken the one before.
-        if let Some(exchange) = self.exchange.upgrade() {
-            exchange.taken(self.position);
+        if let Some(exchange) = self.member.exchange.upgrade() {
+            self.member.taken(&exchange, self.position);
         }
         loop {
             while let Some(envelope) = self.batch.pop_front() {
@@ -78,8 +118,8 @@ impl Subscription {
             // Marked as seen before looking, so that an event which comes
             // after the look wakes the wait below.
             let latest = *self.latest.borrow_and_update();
-            let Some(exchange) = self.exchange.upgrade() else { return Ok(None) };
-            exchange.taken(self.position);
+            let Some(exchange) = self.member.exchange.upgrade() else { return Ok(None) };
+            self.member.taken(&exchange, self.position);
             if self.position < latest.at {
                 self.batch = exchange.read(self.position, BATCH).map_err(too_slow)?.into();
                 continue;

@@ -2,19 +2,44 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use runtime_v2::Any;
 use shim_protocol::{ErrorKind, Id};
 
 use super::{
-    Envelope, Exchange, ExchangeConfig, Subscribe, Subscription, Timestamp,
+    By, Envelope, Exchange, ExchangeConfig, Subscribe, Subscription, Timestamp,
     ledger::{Ended, Step},
     translate,
 };
 
 const LONG: Duration = Duration::from_secs(3600);
 
-fn open(folder: &Path, boot_replay: Duration) -> Arc<Exchange> {
+fn boot(folder: &Path, boot_replay: Duration) -> Arc<Exchange> {
     Exchange::open(ExchangeConfig { journal: folder.to_owned(), boot_replay }).unwrap()
+}
+
+/// One that serves.
+fn open(folder: &Path, boot_replay: Duration) -> Arc<Exchange> {
+    let exchange = boot(folder, boot_replay);
+    exchange.serve();
+    exchange
+}
+
+fn subscribe(exchange: &Arc<Exchange>, by: By) -> Subscription {
+    exchange.subscribe(Subscribe { by, ..Default::default() }).unwrap()
+}
+
+fn client(name: &str) -> By {
+    By::Client(name.to_owned())
+}
+
+fn publish(exchange: &Exchange, topic: &str) {
+    exchange.publish(&namespace(), topic, Any::default()).unwrap();
+}
+
+/// The topics that are there now.
+async fn heard(exchange: &Arc<Exchange>, subscription: &mut Subscription) -> Vec<String> {
+    drain(exchange, subscription).await.iter().map(|event| event.topic.clone()).collect()
 }
 
 fn namespace() -> Id {
@@ -146,52 +171,116 @@ async fn resuming_over_restarts_gives_each_event_once() {
 }
 
 #[tokio::test]
-async fn what_happened_since_boot_is_told_once_per_key() {
+async fn what_happened_since_boot_is_told_to_each_client_once() {
     let folder = tempfile::tempdir().unwrap();
-    open(folder.path(), LONG).forward(envelope("a", &exit(1), 1)).unwrap();
-    let exchange = open(folder.path(), LONG);
-    exchange.forward(envelope("a", &delete(1), 2)).unwrap();
-    let subscribe = |key: Option<&str>| {
-        let key = key.map(str::to_owned);
-        exchange.subscribe(Subscribe { key, ..Default::default() }).unwrap()
-    };
-    let mut first = subscribe(Some("17 a"));
-    let mut again = subscribe(Some("17 a"));
-    let mut other = subscribe(Some("18 a"));
-    let mut anonymous = subscribe(None);
-    let heard = drain(&exchange, &mut first).await;
-    assert_eq!(heard.iter().map(|e| e.topic.as_str()).collect::<Vec<_>>(), ["/tasks/delete"]);
-    assert_eq!(topics(&mut again, 1).await, ["/marker"]);
-    assert_eq!(topics(&mut other, 2).await, ["/tasks/delete", "/marker"]);
-    assert_eq!(topics(&mut anonymous, 1).await, ["/marker"]);
+    publish(&open(folder.path(), Duration::ZERO), "/before");
+    let exchange = boot(folder.path(), LONG);
+    publish(&exchange, "/boot");
+    let mut ours = subscribe(&exchange, By::Daemon { since_boot: true });
+    exchange.serve();
+    publish(&exchange, "/served");
+    let mut first = subscribe(&exchange, client("17 a"));
+    // Another stream of the same process.
+    let mut second = subscribe(&exchange, client("17 a"));
+    let mut anonymous = subscribe(&exchange, By::Anybody);
+    for subscription in [&mut ours, &mut first, &mut second] {
+        assert_eq!(heard(&exchange, subscription).await, ["/boot", "/served"]);
+    }
+    assert_eq!(heard(&exchange, &mut anonymous).await, [""; 0]);
+    // It has taken them, and comes again.
+    drop(first);
+    publish(&exchange, "/gone");
+    let mut first = subscribe(&exchange, client("17 a"));
+    assert_eq!(heard(&exchange, &mut first).await, ["/gone"]);
 
     let exchange = open(folder.path(), Duration::ZERO);
-    exchange.publish(&namespace(), "/early", Any::default()).unwrap();
-    let request = Subscribe { key: Some("17 a".into()), ..Default::default() };
-    let mut late = exchange.subscribe(request).unwrap();
-    assert_eq!(drain(&exchange, &mut late).await, [], "not after the time is over");
+    publish(&exchange, "/early");
+    let mut late = subscribe(&exchange, client("17 a"));
+    assert_eq!(heard(&exchange, &mut late).await, [""; 0], "not after the time is over");
 }
 
-/// What was journaled when the daemon died and had reached no subscriber is
-/// told to those that come back and cannot say what they have seen.
+/// Its connection broke before it had heard anything.
+#[tokio::test]
+async fn a_client_that_has_asked_in_vain_may_ask_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), LONG);
+    publish(&exchange, "/boot");
+    drop(subscribe(&exchange, client("17")));
+    let mut again = subscribe(&exchange, client("17"));
+    assert_eq!(heard(&exchange, &mut again).await, ["/boot"]);
+}
+
+/// What was journaled when the daemon died and had reached no client is told to
+/// those that come back and cannot say what they have seen.
 #[tokio::test]
 async fn what_an_earlier_daemon_had_no_time_to_deliver_is_told_after_boot() {
     let folder = tempfile::tempdir().unwrap();
-    let exchange = open(folder.path(), LONG);
-    exchange.publish(&namespace(), "/nobody/listens", Any::default()).unwrap();
-    let mut subscription = exchange.subscribe(Subscribe::default()).unwrap();
-    for topic in ["/a", "/b", "/c"] {
-        exchange.publish(&namespace(), topic, Any::default()).unwrap();
+    let exchange = open(folder.path(), Duration::ZERO);
+    publish(&exchange, "/nobody/listens");
+    let mut fast = subscribe(&exchange, client("17"));
+    let mut slow = subscribe(&exchange, client("18"));
+    let mut anonymous = subscribe(&exchange, By::Anybody);
+    let mut ours = subscribe(&exchange, By::Daemon { since_boot: false });
+    for topic in ["/a", "/b", "/c", "/d"] {
+        publish(&exchange, topic);
     }
-    assert_eq!(topics(&mut subscription, 2).await, ["/a", "/b"]);
-    drop((subscription, exchange));
+    assert_eq!(topics(&mut ours, 4).await, ["/a", "/b", "/c", "/d"]);
+    assert!(ours.next().now_or_never().is_none(), "all is taken");
+    assert_eq!(topics(&mut fast, 3).await, ["/a", "/b", "/c"]);
+    assert_eq!(topics(&mut anonymous, 2).await, ["/a", "/b"]);
+    assert_eq!(topics(&mut slow, 1).await, ["/a"]);
+    // Killed: nobody leaves.
+    drop(exchange);
+    drop((fast, slow, anonymous, ours));
 
-    let exchange = open(folder.path(), LONG);
-    exchange.publish(&namespace(), "/d", Any::default()).unwrap();
-    let request = Subscribe { key: Some("17".into()), ..Default::default() };
-    let mut subscription = exchange.subscribe(request).unwrap();
+    let exchange = boot(folder.path(), LONG);
+    publish(&exchange, "/e");
+    exchange.serve();
     // It may have been killed before the last one reached the client.
-    assert_eq!(topics(&mut subscription, 3).await, ["/b", "/c", "/d"]);
+    for (name, expected) in [
+        ("17", &["/c", "/d", "/e"][..]),
+        ("18", &["/a", "/b", "/c", "/d", "/e"]),
+        ("19", &["/c", "/d", "/e"]),
+    ] {
+        let mut subscription = subscribe(&exchange, client(name));
+        assert_eq!(heard(&exchange, &mut subscription).await, expected, "{name}");
+    }
+}
+
+/// What is published while clients cannot be there is for them all the same,
+/// however many daemons it takes until they can.
+#[tokio::test]
+async fn what_comes_while_nobody_can_listen_is_told_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), Duration::ZERO);
+    let mut subscription = subscribe(&exchange, client("17"));
+    publish(&exchange, "/heard");
+    assert_eq!(topics(&mut subscription, 1).await, ["/heard"]);
+    exchange.close();
+    assert_eq!(subscription.next().await.unwrap(), None);
+    drop(subscription);
+    publish(&exchange, "/draining");
+    drop(exchange);
+
+    // Killed before it serves, and the next one before anybody has come.
+    publish(&boot(folder.path(), LONG), "/boot");
+    publish(&open(folder.path(), LONG), "/served");
+
+    let exchange = boot(folder.path(), Duration::ZERO);
+    // A boot takes longer than the time for coming back.
+    publish(&exchange, "/slow/boot");
+    let mut early = subscribe(&exchange, client("17"));
+    let mut unknown = subscribe(&exchange, client("18"));
+    exchange.serve();
+    let all = ["/draining", "/boot", "/served", "/slow/boot"];
+    assert_eq!(heard(&exchange, &mut early).await, all);
+    assert_eq!(heard(&exchange, &mut unknown).await, all);
+    // Whoever leaves a daemon that lives is not waited for.
+    drop((early, unknown));
+    publish(&exchange, "/alone");
+    let exchange = open(folder.path(), LONG);
+    let mut subscription = subscribe(&exchange, client("17"));
+    assert_eq!(heard(&exchange, &mut subscription).await, [""; 0]);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 use shim_protocol::{Id, Result};
 
 use super::{Legacy, record::Record};
-use crate::events::{self, Ending, Happening, Subscribe, Subscription};
+use crate::events::{self, By, Ending, Happening, Subscribe, Subscription};
 
 /// Something that has happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,11 +71,13 @@ impl Legacy {
     /// Listens to what happens to containers. First come the ends of those
     /// that ended while the daemon was away and are still in the state.
     ///
+    /// `name` is the client's, as in [`By::Client`].
+    ///
     /// # Errors
     /// Those of the database.
-    pub async fn subscribe(self: &Arc<Self>) -> Result<LegacyEvents> {
+    pub async fn subscribe(self: &Arc<Self>, name: String) -> Result<LegacyEvents> {
         // Before looking: what happens in between comes twice rather than never.
-        let subscription = self.listen(None)?;
+        let subscription = self.listen(By::Client(name))?;
         let mut unseen = VecDeque::new();
         let all = self.containers.list::<&str>(&self.config.namespace, &[]).await?;
         for record in all.iter().filter_map(Record::read_or_warn).filter(Record::is_ours) {
@@ -86,9 +88,9 @@ impl Legacy {
     }
 
     /// The events of our namespace.
-    pub(super) fn listen(&self, key: Option<String>) -> Result<Subscription> {
+    pub(super) fn listen(&self, by: By) -> Result<Subscription> {
         let filter = format!("namespace=={:?}", self.config.namespace.as_str());
-        self.events.subscribe(Subscribe { filters: vec![filter], after: None, key })
+        self.events.subscribe(Subscribe { filters: vec![filter], after: None, by })
     }
 
     /// Processes of a container that ended before this daemon served anybody,

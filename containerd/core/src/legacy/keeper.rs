@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Legacy;
-use crate::events::{self, Happening, Subscription};
+use crate::events::{self, By, Happening, Subscription};
 
 /// Containers that are looked at at the same time.
 const PARALLEL: usize = 8;
@@ -29,9 +29,6 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// How long jobs may go on when the keeper shuts down.
 const LAST_JOBS: Duration = Duration::from_secs(5);
-
-/// Name of our subscription: what was published since boot comes first.
-const KEY: &str = "keeper of the legacy containers";
 
 /// The running keeper.
 #[derive(Debug)]
@@ -169,8 +166,9 @@ impl Worker {
     /// All our containers. What happens to them after that is heard.
     async fn list(&mut self) -> Result<Vec<Id>> {
         if self.events.is_none() {
-            self.events = Some(self.legacy.listen(Some(KEY.to_owned()))?);
-            if !self.legacy.unseen.are_served() {
+            let since_boot = !self.legacy.unseen.are_served();
+            self.events = Some(self.legacy.listen(By::Daemon { since_boot })?);
+            if since_boot {
                 self.hear_published()?;
             }
         }

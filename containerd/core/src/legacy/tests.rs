@@ -79,6 +79,7 @@ impl Fixture {
         let path = |name: &str| folder.path().join(name);
         let journal = ExchangeConfig { journal: path("journal"), boot_replay };
         let events = Exchange::open(journal).unwrap();
+        events.serve();
         let manager = ManagerConfig {
             root: path("root"),
             state: path("state"),
@@ -280,7 +281,7 @@ async fn the_unseen_is_told_first_and_once() {
     let fixture = Fixture::new().await;
     fixture.add("a", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
     fixture.publish("/tasks/start", &TaskStart { container_id: "a".into(), pid: 7 });
-    let mut events = fixture.legacy.subscribe().await.unwrap();
+    let mut events = fixture.legacy.subscribe("17".into()).await.unwrap();
     fixture.publish("/tasks/exit", &exit("a", 7, 3));
     fixture.publish("/tasks/start", &TaskStart { container_id: "b".into(), pid: 8 });
     fixture.publish("/tasks/oom", &TaskOom { container_id: "b".into() });
@@ -347,7 +348,7 @@ async fn a_record_that_makes_no_sense_hides_no_event() {
     let stored = StoredContainer { extensions, ..container("garbage") };
     fixture.containers.create(&id("legacy"), stored).await.unwrap();
     fixture.add("a", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
-    let mut events = fixture.legacy.subscribe().await.unwrap();
+    let mut events = fixture.legacy.subscribe("17".into()).await.unwrap();
     let event = events.next().await.unwrap().unwrap();
     assert_eq!((event.kind, event.id.as_str(), event.pid), (EventKind::Exit, "a", 7));
 }

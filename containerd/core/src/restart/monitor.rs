@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     containers::{Container, Containers},
-    events::{self, Exchange, Subscribe, Subscription},
+    events::{self, By, Exchange, Subscribe, Subscription},
     namespaces::Namespaces,
     tasks::{Target, Tasks},
 };
@@ -162,7 +162,11 @@ impl Worker {
 
     fn subscribe(&self) -> Option<Subscription> {
         let filters = vec![r#"topic=="/tasks/exit""#.to_owned()];
-        let subscribed = self.events.subscribe(Subscribe { filters, ..Default::default() });
+        let subscribed = self.events.subscribe(Subscribe {
+            filters,
+            by: By::Daemon { since_boot: false },
+            ..Default::default()
+        });
         subscribed.inspect_err(|e| error!(error = %e.report(), "exits cannot be listened to")).ok()
     }
 

@@ -130,6 +130,7 @@ impl World {
         let config =
             ExchangeConfig { journal: path.join("journal"), boot_replay: Duration::from_secs(30) };
         let events = Exchange::open(config).unwrap();
+        events.serve();
         let db = Db::open(&path.join("db")).await.unwrap();
         let announcer = Announcer::start(events.clone());
         let namespaces = Namespaces::new(db.clone(), announcer.clone());

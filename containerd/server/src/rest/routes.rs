@@ -152,7 +152,9 @@ async fn events(State(legacy): Core, Extension(room): Extension<Arc<Semaphore>>)
         tracing::warn!("a client was refused: {text}");
         return Err(Failure::Request(StatusCode::SERVICE_UNAVAILABLE, text));
     };
-    let events = legacy.subscribe().await?;
+    // A connection says not whose it is. Whoever comes back after a restart goes
+    // on where one of those left off that were there.
+    let events = legacy.subscribe("REST".to_owned()).await?;
     let lines = stream::try_unfold((events, place), async |(mut events, place)| {
         let line = next_line(&mut events).await.inspect_err(|error| {
             tracing::debug!(%error, "a stream of events ends");

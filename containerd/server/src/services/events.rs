@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use containerd_api::{services::events::v1 as api, types};
-use containerd_core::events::{Exchange, Subscribe};
+use containerd_core::events::{By, Exchange, Subscribe};
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
 use shim_protocol::Result;
-use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
+use tonic::{Request, Response, Status};
 
 use super::{
     convert::{any_in, envelope_in, envelope_out, required},
@@ -39,14 +39,10 @@ impl Service {
 /// has been here before.
 fn decode(request: Request<api::SubscribeRequest>) -> Result<Subscribe> {
     let after = headers::text(request.metadata(), AFTER_HEADER)?.map(str::parse).transpose()?;
-    let pid = request
-        .extensions()
-        .get::<UdsConnectInfo>()
-        .and_then(|peer| peer.peer_cred)
-        .and_then(|credentials| credentials.pid());
+    let pid = headers::peer(&request);
     let filters = request.into_inner().filters;
-    let key = pid.map(|pid| format!("{pid} {filters:?}"));
-    Ok(Subscribe { filters, after, key })
+    let by = pid.map_or(By::Anybody, |pid| By::Client(format!("{pid} {filters:?}")));
+    Ok(Subscribe { filters, after, by })
 }
 
 #[tonic::async_trait]

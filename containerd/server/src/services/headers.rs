@@ -2,7 +2,7 @@
 
 use containerd_api::{LEASE_HEADER, NAMESPACE_HEADER};
 use shim_protocol::{Error, Id, Result};
-use tonic::metadata::MetadataMap;
+use tonic::{Request, metadata::MetadataMap, transport::server::UdsConnectInfo};
 
 /// The namespace that a request is about.
 ///
@@ -22,6 +22,11 @@ pub(super) fn namespace(metadata: &MetadataMap) -> Result<Id> {
 /// `InvalidArgument` when it is malformed.
 pub(super) fn lease(metadata: &MetadataMap) -> Result<Option<&str>> {
     Ok(text(metadata, LEASE_HEADER)?.filter(|id| !id.is_empty()))
+}
+
+/// The process at the other end of the connection.
+pub(super) fn peer<T>(request: &Request<T>) -> Option<i32> {
+    request.extensions().get::<UdsConnectInfo>()?.peer_cred?.pid()
 }
 
 /// A header's value. The first one counts if it is there more than once.

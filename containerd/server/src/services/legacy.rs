@@ -17,7 +17,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::convert::required;
+use super::{convert::required, headers};
 use crate::status;
 
 /// How often figures are sent (containerd 0.0.4, `supervisor.go`).
@@ -240,9 +240,13 @@ impl api::api_server::Api for Service {
     /// The stream ends when the exchange is closed, which a drain does.
     async fn events(
         &self,
-        _: Request<api::EventsRequest>,
+        request: Request<api::EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
-        let events = self.legacy.subscribe().await.map_err(status::of)?;
+        let name = match headers::peer(&request) {
+            Some(pid) => format!("legacy {pid}"),
+            None => "legacy".to_owned(),
+        };
+        let events = self.legacy.subscribe(name).await.map_err(status::of)?;
         let events = stream::try_unfold(events, async |mut events| {
             let next = events.next().await.map_err(status::of)?;
             Ok::<_, Status>(next.map(|event| (event, events)))

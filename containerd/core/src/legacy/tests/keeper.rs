@@ -63,7 +63,7 @@ async fn ends_are_told_of_what_no_task_is_left_of() {
     // The keeper has not got to run since.
     assert_eq!(fixture.legacy.unseen.of(&id("b"), None).unwrap().pid, 9);
     for _ in 0..2 {
-        let mut events = fixture.legacy.subscribe().await.unwrap();
+        let mut events = fixture.legacy.subscribe("17".into()).await.unwrap();
         for (kind, pid) in [(EventKind::ExecExit, 8), (EventKind::Exit, 7)] {
             let event = events.next().await.unwrap().unwrap();
             assert_eq!((event.kind, event.pid, event.status), (kind, pid, 137));
