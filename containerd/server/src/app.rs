@@ -245,6 +245,7 @@ impl Running {
         }
         let clean = grpc && rest && metrics;
         self.background.shutdown().await;
+        self.core.leave_tasks().await;
         self.endpoint.shutdown().await;
         // Before the root is unlocked: then they may be another daemon's.
         for socket in [&self.config.grpc.socket, &self.config.ttrpc] {

@@ -159,11 +159,17 @@ impl Core {
         })
     }
 
-    /// Ends what runs by itself, the youngest first. Containers are left alone.
-    pub(crate) async fn shutdown(self) {
+    /// Waits for what was begun with tasks, and lets go of shims; containers are
+    /// left alone. Shims can deliver their events meanwhile, as deletes wait for
+    /// that.
+    pub(crate) async fn leave_tasks(&self) {
         self.legacy.shutdown().await;
         self.tasks.shutdown().await;
         self.manager.shutdown().await;
+    }
+
+    /// Ends everything else that runs by itself, the youngest first.
+    pub(crate) async fn shutdown(self) {
         self.transfers.shutdown().await;
         self.diff.shutdown().await;
         self.gc.shutdown().await;
