@@ -3,13 +3,21 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use shim_protocol::{Error, ErrorKind, Result};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use super::{Envelope, Exchange, Timestamp, delivered::Place};
 use crate::filter::Filter;
+
+/// Who asks for the next event has not taken the one before yet: it goes through
+/// buffers, which end with the daemon. After this it has.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// How many events are taken out of the history at a time.
 const BATCH: usize = 64;
@@ -48,6 +56,10 @@ pub struct Subscription {
     filter: Filter,
     /// Timestamp of the last event that was looked at.
     position: Timestamp,
+    /// What of it will be known to have been taken, and when.
+    settling: Option<(Timestamp, Instant)>,
+    /// What is known to have been taken.
+    taken: Timestamp,
     batch: VecDeque<Arc<Envelope>>,
     latest: watch::Receiver<Latest>,
 }
@@ -94,7 +106,8 @@ impl Subscription {
         position: Timestamp,
         latest: watch::Receiver<Latest>,
     ) -> Self {
-        Self { member, filter, position, batch: VecDeque::new(), latest }
+        let (settling, taken, batch) = (None, position, VecDeque::new());
+        Self { member, filter, position, settling, taken, batch, latest }
     }
 
     /// The next event that passes the filters, as soon as there is one; `None`
@@ -104,11 +117,8 @@ impl Subscription {
     /// `ResourceExhausted` when the subscriber is so slow that events it has
     /// not seen had to be let go. It may subscribe again, but has missed some.
     pub async fn next(&mut self) -> Result<Option<Arc<Envelope>>> {
-        // Who asks for the next one has taken the one before.
-        if let Some(exchange) = self.member.exchange.upgrade() {
-            self.member.taken(&exchange, self.position);
-        }
         loop {
+            self.settle();
             while let Some(envelope) = self.batch.pop_front() {
                 self.position = envelope.timestamp;
                 if self.filter.matches(&*envelope) {
@@ -119,15 +129,44 @@ impl Subscription {
             // after the look wakes the wait below.
             let latest = *self.latest.borrow_and_update();
             let Some(exchange) = self.member.exchange.upgrade() else { return Ok(None) };
-            self.member.taken(&exchange, self.position);
             if self.position < latest.at {
                 self.batch = exchange.read(self.position, BATCH).map_err(too_slow)?.into();
                 continue;
             }
-            drop(exchange);
-            if !latest.open || self.latest.changed().await.is_err() {
+            if !latest.open {
+                self.member.taken(&exchange, self.position);
                 return Ok(None);
             }
+            drop(exchange);
+            let due = self.settling.map(|(_, due)| due);
+            let changed = match due {
+                Some(due) => timeout_at(due, self.latest.changed()).await,
+                None => Ok(self.latest.changed().await),
+            };
+            if let Ok(Err(_)) = changed {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Notes what was asked for long enough ago, and was followed by the wish for
+    /// more.
+    fn settle(&mut self) {
+        if !self.member.is_client {
+            return;
+        }
+        let now = Instant::now();
+        if let Some((position, due)) = self.settling
+            && due <= now
+        {
+            self.settling = None;
+            self.taken = position;
+            if let Some(exchange) = self.member.exchange.upgrade() {
+                self.member.taken(&exchange, position);
+            }
+        }
+        if self.settling.is_none() && self.taken < self.position {
+            self.settling = Some((self.position, now + SETTLE));
         }
     }
 }
