@@ -244,8 +244,12 @@ async fn write(
     };
     match written.await {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-            // What failed first matters more.
-            let _ = content.abort(namespace, &reference, lease.as_deref()).await;
+            match content.abort(namespace, &reference, lease.as_deref()).await {
+                Err(e) if !e.is_not_found() => {
+                    tracing::warn!(error = %e.report(), "what was written of it stays");
+                }
+                _ => {}
+            }
             Err(e).context("write", "the configuration")
         }
         _ => Ok(Descriptor::new(CHECKPOINT_CONFIG, digest, size)),
