@@ -345,6 +345,10 @@ pub async fn write_document(
     let reference = format!("{}-{digest}", unique("write"));
     let written = async {
         let mut writer = content.write(&reference, size, Some(&digest)).await?;
+        if writer.offset() > 0 {
+            // Another namespace has it.
+            writer.clear().await?;
+        }
         writer.write(document).await?;
         writer.commit(size, Some(&digest), labels.clone()).await.map(drop)
     };
