@@ -74,7 +74,7 @@ impl Fetcher<'_> {
         let reference = reference_key(descriptor);
         let labels = self.origin.and_then(|origin| origin.label(&BTreeMap::new()));
         let labels: BTreeMap<_, _> = labels.into_iter().collect();
-        let mut begun_anew = false;
+        let (mut begun_anew, mut lost) = (false, false);
         loop {
             let Some(mut writer) = self.open(&reference, descriptor).await? else {
                 return self.existed(descriptor).await;
@@ -110,6 +110,8 @@ impl Fetcher<'_> {
                     }
                     begun_anew = true;
                 }
+                // Somebody else had it, and has deleted it since.
+                Err(e) if e.kind() == ErrorKind::Aborted && !lost => lost = true,
                 Err(e) => return Err(e),
             }
         }

@@ -87,7 +87,8 @@ pub trait ContentWriter: Send {
     ///
     /// # Errors
     /// `FailedPrecondition` when size or digest are others; `AlreadyExists`
-    /// when it was there.
+    /// when it was there; `Aborted` when what somebody else had of it is gone
+    /// meanwhile, and has to be written.
     async fn commit(
         self: Box<Self>,
         size: u64,

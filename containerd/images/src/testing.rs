@@ -62,8 +62,8 @@ pub(crate) struct Stored {
     /// How many writers were asked for and not made; as many as were not waited
     /// for, in the end.
     pub(crate) opening: usize,
-    /// The disk is full when something is to be committed.
-    pub(crate) full: bool,
+    /// How the next commits fail, one after the other.
+    pub(crate) refused: Vec<ErrorKind>,
     /// What happens in place of an abort.
     pub(crate) instead_of_abort: Option<fn(&mut Stored, &str) -> Result<()>>,
 }
@@ -190,8 +190,12 @@ impl ContentWriter for Writer {
         labels: Labels,
     ) -> Result<Digest> {
         let mut stored = self.memory.lock();
-        if stored.full {
-            return Err(Error::new(ErrorKind::ResourceExhausted, "full"));
+        if !stored.refused.is_empty() {
+            let kind = stored.refused.remove(0);
+            if kind == ErrorKind::Aborted {
+                stored.ingests.remove(&self.reference);
+            }
+            return Err(Error::new(kind, "not now"));
         }
         let content = stored.ingests[&self.reference].clone();
         let found = digest(&content);

@@ -297,7 +297,7 @@ async fn it_can_be_ended() {
 async fn what_cannot_be_committed_is_thrown_away() {
     let memory = Memory::default();
     let layer = memory.add(OCI_LAYER_GZIP, gzip("x")).digest;
-    memory.lock().full = true;
+    memory.lock().refused = vec![ErrorKind::ResourceExhausted; 4];
     for instead in [None, Some(busy as _)] {
         memory.lock().instead_of_abort = instead;
         let stop = CancellationToken::new();

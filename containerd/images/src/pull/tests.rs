@@ -269,6 +269,21 @@ async fn whoever_takes_over_a_wrong_beginning_is_waited_for() {
 }
 
 #[tokio::test]
+async fn what_somebody_else_had_and_has_deleted_is_fetched() {
+    for (times, expected) in [(1, None), (5, Some(ErrorKind::Aborted))] {
+        let mut scene = Scene::new();
+        let root = scene.shelf.image(&["gz:one"]);
+        scene.memory.lock().refused = vec![ErrorKind::Aborted; times];
+        let pulled = scene.pull(&root).await;
+        assert_eq!(pulled.as_ref().map_err(Error::kind).err(), expected);
+        // No more than once more.
+        let state = scene.shelf.state.lock().unwrap();
+        assert_eq!(state.opened.iter().filter(|(found, _)| *found == root.digest).count(), 2);
+        assert!(scene.is_clean());
+    }
+}
+
+#[tokio::test]
 async fn a_layer_that_is_not_what_its_configuration_says_is_no_snapshot() {
     let mut scene = Scene::new();
     let honest = scene.shelf.image(&["gz:one", "gz:two"]);
