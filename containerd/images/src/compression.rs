@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Algorithm, Digest, Hasher,
     pipe::{self, Feed, Outlet, PIECE_BYTES},
-    store::ContentStore,
+    store::{ContentStore, give_up},
     unique::unique,
     unpack::{UNCOMPRESSED_LABEL, stopped},
 };
@@ -114,7 +114,7 @@ pub async fn convert(
     let (writer, (plain, made)) = match converted.await {
         Ok(converted) => converted,
         Err(error) => {
-            content.abort(&reference).await?;
+            give_up(content, &reference).await;
             return Err(error).context("convert", digest);
         }
     };
@@ -124,7 +124,11 @@ pub async fn convert(
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             content.set_labels(&made, label).await?;
         }
-        committed => drop(committed?),
+        Err(error) => {
+            give_up(content, &reference).await;
+            return Err(error).context("convert", digest);
+        }
+        Ok(_) => {}
     }
     Ok((made, size))
 }

@@ -12,7 +12,7 @@ use crate::{
     Descriptor, Digest,
     origin::Origin,
     progress::Tracker,
-    store::{ContentReader, ContentStore, ContentWriter},
+    store::{ContentReader, ContentStore, ContentWriter, give_up},
     unpack::unless,
     walk::reference_key,
 };
@@ -74,12 +74,16 @@ impl Fetcher<'_> {
         let reference = reference_key(descriptor);
         let labels = self.origin.and_then(|origin| origin.label(&BTreeMap::new()));
         let labels: BTreeMap<_, _> = labels.into_iter().collect();
-        let mut begun_anew = false;
+        let (mut begun_anew, mut lost) = (false, false);
         loop {
             let Some(mut writer) = self.open(&reference, descriptor).await? else {
                 return self.existed(descriptor).await;
             };
             let resumed = writer.offset() > 0 && !begun_anew;
+            if begun_anew && writer.offset() > 0 {
+                // It could not be thrown away, or is somebody else's beginning.
+                writer.clear().await?;
+            }
             let Descriptor { digest, size, .. } = descriptor;
             let committed = match self.fill(&mut *writer, descriptor).await {
                 Ok(()) => writer.commit(*size, Some(digest), labels.clone()).await,
@@ -98,13 +102,16 @@ impl Fetcher<'_> {
                 }
                 Err(e) if e.kind() == ErrorKind::FailedPrecondition => {
                     // Whoever comes again must not be caught in it for ever.
-                    self.content.abort(&reference).await?;
+                    // Somebody else may be at it already, and may well end it.
+                    give_up(self.content, &reference).await;
                     // What was there before may have been the wrong part.
                     if !resumed {
                         return Err(e);
                     }
                     begun_anew = true;
                 }
+                // Somebody else had it, and has deleted it since.
+                Err(e) if e.kind() == ErrorKind::Aborted && !lost => lost = true,
                 Err(e) => return Err(e),
             }
         }

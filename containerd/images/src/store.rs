@@ -54,6 +54,14 @@ pub trait ContentStore: Send + Sync {
     async fn abort(&self, reference: &str) -> Result<()>;
 }
 
+/// Forgets what was written to a reference after a failure, which is what the
+/// caller has to hear of: if this fails too, what was written stays.
+pub(crate) async fn give_up(content: &dyn ContentStore, reference: &str) {
+    if let Err(error) = content.abort(reference).await {
+        tracing::warn!(reference, error = %error.report(), "what was written stays");
+    }
+}
+
 /// Content that is being read.
 #[async_trait]
 pub trait ContentReader: Send {
@@ -79,7 +87,8 @@ pub trait ContentWriter: Send {
     ///
     /// # Errors
     /// `FailedPrecondition` when size or digest are others; `AlreadyExists`
-    /// when it was there.
+    /// when it was there; `Aborted` when what somebody else had of it is gone
+    /// meanwhile, and has to be written.
     async fn commit(
         self: Box<Self>,
         size: u64,

@@ -62,6 +62,10 @@ pub(crate) struct Stored {
     /// How many writers were asked for and not made; as many as were not waited
     /// for, in the end.
     pub(crate) opening: usize,
+    /// How the next commits fail, one after the other.
+    pub(crate) refused: Vec<ErrorKind>,
+    /// What happens in place of an abort.
+    pub(crate) instead_of_abort: Option<fn(&mut Stored, &str) -> Result<()>>,
 }
 
 impl Memory {
@@ -150,6 +154,9 @@ impl ContentStore for Memory {
 
     async fn abort(&self, reference: &str) -> Result<()> {
         let mut stored = self.lock();
+        if let Some(happens) = stored.instead_of_abort {
+            return happens(&mut stored, reference);
+        }
         if stored.writing.contains(reference) {
             return Err(Error::unavailable(reference));
         }
@@ -183,6 +190,13 @@ impl ContentWriter for Writer {
         labels: Labels,
     ) -> Result<Digest> {
         let mut stored = self.memory.lock();
+        if !stored.refused.is_empty() {
+            let kind = stored.refused.remove(0);
+            if kind == ErrorKind::Aborted {
+                stored.ingests.remove(&self.reference);
+            }
+            return Err(Error::new(kind, "not now"));
+        }
         let content = stored.ingests[&self.reference].clone();
         let found = digest(&content);
         let wrong = expected.is_some_and(|expected| *expected != found);
@@ -422,6 +436,11 @@ impl Source for Shelf {
             state: self.state.clone(),
         }))
     }
+}
+
+/// Somebody else writes to the reference that is to be aborted.
+pub(crate) fn busy(_: &mut Stored, reference: &str) -> Result<()> {
+    Err(Error::unavailable(reference))
 }
 
 pub(crate) fn kind<T: std::fmt::Debug>(outcome: Result<T>) -> ErrorKind {

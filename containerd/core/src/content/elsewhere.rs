@@ -4,6 +4,7 @@ use shim_protocol::{Error, ErrorKind, Result};
 
 use super::{
     Digest,
+    backend::Backend,
     remote::{Remote, RemoteWriter, copy},
     writer::{Progress, Session, Writer, closed},
 };
@@ -19,7 +20,14 @@ impl Writer {
                 self.give_up().await;
                 return Err(e);
             }
-            committed => committed.map(|()| false)?,
+            Err(e) => {
+                // The other process may have made it content before it was cut off.
+                if let Backend::Remote(remote) = self.content.backend() {
+                    remote.set_unswept(digest.clone());
+                }
+                return Err(e);
+            }
+            Ok(()) => false,
         };
         if let Some(session) = &mut self.session {
             session.progress = Progress::Committed(digest.clone(), status);
@@ -38,6 +46,9 @@ impl Writer {
     }
 
     /// Makes shared bytes, up to `length`, into a beginning of its own over there.
+    ///
+    /// # Errors
+    /// `Aborted` when they are gone meanwhile; they have to be written.
     pub(super) async fn unshare_remotely(&mut self, remote: &Remote, length: u64) -> Result<()> {
         let mut session = self.session.take().ok_or_else(closed)?;
         if let Progress::Shared(digest, blob) = &session.progress {
@@ -45,7 +56,17 @@ impl Writer {
             let mut writer = store.write(&self.reference.full(), self.total).await?;
             remote.set_leased(&self.reference, self.lease.is_some());
             writer.clear().await?;
-            copy(store, digest, length.min(blob.size()), &mut *writer).await?;
+            let copied = copy(store, digest, length.min(blob.size()), &mut *writer).await;
+            if let Err(error) = copied {
+                if !error.is_not_found() {
+                    return Err(error);
+                }
+                // Nobody goes on with nothing.
+                session.progress = Progress::Remote(writer);
+                self.session = Some(session);
+                self.give_up().await;
+                return Err(error.with_kind(ErrorKind::Aborted));
+            }
             session.progress = Progress::Remote(writer);
         }
         self.session = Some(session);

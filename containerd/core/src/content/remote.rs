@@ -86,13 +86,14 @@ struct Inner {
 }
 
 /// Lost with this process. Then ingests stay until nobody has gone on with them
-/// for a day, and a blob that could not be removed until it is written and
-/// removed again.
+/// for a day, and a blob that is to be removed until it is written and removed
+/// again.
 #[derive(Default)]
 struct Notes {
     /// References whose last writer had a lease.
     leased: HashSet<Ref>,
-    /// Blobs that no namespace has, and that could not be removed yet.
+    /// Blobs that could not be removed yet, or whose commit was not answered;
+    /// those of them that a namespace has are not removed.
     unswept: HashSet<Digest>,
 }
 
@@ -181,7 +182,7 @@ impl Remote {
         };
     }
 
-    /// Notes that a blob is to be removed.
+    /// Notes that a blob is to be removed, unless a namespace has it then.
     pub(super) fn set_unswept(&self, digest: Digest) {
         self.notes().unswept.insert(digest);
     }

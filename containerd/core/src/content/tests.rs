@@ -1,5 +1,6 @@
 //! Content as clients see it, and as it lies on disk.
 
+mod elsewhere;
 mod faults;
 mod shared;
 

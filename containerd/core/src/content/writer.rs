@@ -115,8 +115,9 @@ impl Writer {
     /// daemon, but not of the machine.
     ///
     /// # Errors
-    /// `ResourceExhausted` when the disk is full; other failures of the disk;
-    /// as [`Self::status`].
+    /// `ResourceExhausted` when the disk is full; `Aborted` when what another
+    /// namespace had is gone meanwhile, and has to be written; other failures
+    /// of the disk; as [`Self::status`].
     pub async fn write(&mut self, piece: impl AsRef<[u8]> + Send + 'static) -> Result<()> {
         if piece.as_ref().is_empty() {
             return Ok(());
@@ -148,6 +149,8 @@ impl Writer {
     /// - `FailedPrecondition` when size or digest are others; if more bytes
     ///   cannot mend that, all that was written is forgotten;
     /// - `AlreadyExists` when the namespace has it (the lease then holds it);
+    /// - `Aborted` when what another namespace had is gone meanwhile, and has
+    ///   to be written;
     /// - `InvalidArgument` when a label is too long;
     /// - `NotFound` when there is no such lease; those of the disk. What was
     ///   written stays then, unless another process has it.

@@ -12,7 +12,7 @@ use shim_protocol::{Id, Result};
 use tokio::sync::Mutex;
 
 use super::{
-    mark::{Marks, Saying},
+    mark::{Depth, Marks, Saying},
     node::{Kind, Node},
     records::{Records, written},
 };
@@ -234,7 +234,8 @@ pub(super) fn find(db: &impl Read, namespace: &Id, now: SystemTime) -> Result<Fo
 }
 
 /// Removes what was found, but for what was written since, and what is reached
-/// from there.
+/// from there. What was written since stays though nothing refers to it; the
+/// parents of such a snapshot stay with it.
 pub(super) fn remove(
     change: &mut Change<'_>,
     namespace: &Id,
@@ -246,7 +247,12 @@ pub(super) fn remove(
     let mut fresh = HashSet::new();
     for touched in touched {
         records.resurvey(touched, &mut marks)?;
-        fresh.extend(written(namespace, touched)?);
+        let Some(node) = written(namespace, touched)? else { continue };
+        if node.kind == Kind::Snapshot {
+            // A snapshot without its parent is good for nothing.
+            marks.note(Saying::Root(node.clone(), Depth::Flat));
+        }
+        fresh.insert(node);
     }
     marks.walk(&records)?;
     let (mut removed, mut events) = (Removed::default(), Vec::new());

@@ -29,7 +29,8 @@
 //! can add a reference between that and the removal: a lease that comes a
 //! moment later finds either all of an object or nothing of it. An object that
 //! was made since the snapshot is not removed, whether marked or not; it was
-//! no candidate.
+//! no candidate. The parents of such a snapshot are marked, so that it does not
+//! stay without what it is made of.
 //!
 //! The writer is held up for as long as it takes to look at what was written
 //! meanwhile and to remove what is garbage; without garbage, not at all.

@@ -147,8 +147,28 @@ impl Model {
         self.objects.insert(name, object);
     }
 
+    /// Makes a snapshot on another one, of which nobody says yet what it is for.
+    fn prepare(&mut self, random: &mut Random) -> Name {
+        let number = random.below(self.size);
+        let parent = number % 2 + 2 * random.below(self.size.div_ceil(2));
+        let object = Object {
+            part: Some(Snapshot(parent)),
+            needs: Vec::new(),
+            needed_by: Vec::new(),
+            holds: Vec::new(),
+            root: false,
+            flat: false,
+            expiry: Expiry::Never,
+        };
+        self.objects.insert(Snapshot(number), object);
+        Snapshot(number)
+    }
+
     /// Changes something; answers the name of what was made, changed or removed.
     pub(super) fn change(&mut self, random: &mut Random) -> Name {
+        if random.below(4) == 0 {
+            return self.prepare(random);
+        }
         let names = self.names();
         let name = names[random.below(names.len())];
         match self.objects.get(&name) {
@@ -177,9 +197,16 @@ impl Model {
 
     /// What of that is in use.
     pub(super) fn in_use(&self) -> BTreeSet<Name> {
+        self.in_use_with(&BTreeSet::new())
+    }
+
+    /// What of that is in use, or stays with what was `written` during a pass:
+    /// snapshots, and what these are made of.
+    pub(super) fn in_use_with(&self, written: &BTreeSet<Name>) -> BTreeSet<Name> {
         let over = |object: &Object| object.expiry == Expiry::Past;
         // With all they need, and with what they are made of only.
         let (mut full, mut flat) = (BTreeSet::new(), BTreeSet::new());
+        flat.extend(written.iter().filter(|name| matches!(name, Snapshot(_))));
         loop {
             let before = (full.len(), flat.len());
             for (name, object) in &self.objects {

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -27,10 +28,12 @@ use crate::{
     images::Image,
     leases::Resource,
     metadata::{Change, testing::Random},
+    snapshots::{Backend, Commit, Layout, Local, LocalConfig, New, OverlayConfig, Snapshots},
     testing::{World, id, labels},
 };
 
 const NONE: &[&str] = &[];
+const NAME: &str = "overlayfs";
 
 /// A world with content on disk, and a collector.
 struct Yard {
@@ -128,6 +131,20 @@ impl Yard {
         let image = Image::new(name, Descriptor::new(OCI_MANIFEST, digest.clone(), 1));
         self.world.images.create(namespace, image, None, None).await.unwrap();
     }
+}
+
+/// Snapshots on disk, of one snapshotter.
+async fn overlays(world: &World, root: &Path) -> Snapshots {
+    let config = LocalConfig {
+        name: NAME.into(),
+        root: root.to_owned(),
+        layout: Layout::Overlay(OverlayConfig::default()),
+        foreign: false,
+        sync_remove: false,
+    };
+    let local = Local::open(config, world.db.clone()).await.unwrap();
+    let backends = BTreeMap::from([(NAME.to_owned(), Backend::Local(local))]);
+    Snapshots::open(world.db.clone(), world.announcer.clone(), backends).await.unwrap()
 }
 
 /// What the numbers of a run follow from, for who wants to see one again.
@@ -239,7 +256,7 @@ async fn what_changes_meanwhile_is_taken_into_account() {
 
         let asked = after.clone();
         let found = world.db.read(move |db| asked.recorded(db)).await.unwrap();
-        let (used_before, used_after) = (before.in_use(), after.in_use());
+        let (used_before, used_after) = (before.in_use(), after.in_use_with(&changed));
         let lost: Vec<_> = used_after.difference(&found).collect();
         assert!(lost.is_empty(), "seed {seed}: lost {lost:?} of {before:#?}, then {after:#?}");
         for name in before.collectable() {
@@ -254,6 +271,41 @@ async fn what_changes_meanwhile_is_taken_into_account() {
     if seeds(2).count() > 1 {
         assert!(gone > 200 && kept * 20 < gone, "{gone} gone, {kept} kept");
     }
+}
+
+#[tokio::test]
+async fn what_a_snapshot_is_made_on_meanwhile_stays_with_it() {
+    let (world, folder, ns) = (World::new(), tempfile::tempdir().unwrap(), id("ns"));
+    let snapshots = overlays(&world, folder.path()).await;
+    let layer = async |name: &str, parent: &str| {
+        let new = New { key: "writable".into(), parent: parent.into(), ..New::default() };
+        snapshots.prepare(&ns, NAME, new, None).await.unwrap();
+        let commit = Commit { name: name.into(), key: "writable".into(), ..Commit::default() };
+        snapshots.commit(&ns, NAME, commit, None).await.unwrap();
+    };
+    let keys = async || {
+        let found = snapshots.list(&ns, NAME, NONE).await.unwrap();
+        found.into_iter().map(|info| info.name).collect::<Vec<_>>()
+    };
+    layer("base", "").await;
+    layer("middle", "base").await;
+    layer("unrelated", "base").await;
+    for kept in [&["base", "child", "middle"][..], &[]] {
+        let watching = world.db.watch().await.unwrap();
+        let now = SystemTime::now();
+        let found = world.db.read(move |db| find(db, &id("ns"), now)).await.unwrap();
+        if !kept.is_empty() {
+            let child = New { key: "child".into(), parent: "middle".into(), ..New::default() };
+            snapshots.prepare(&ns, NAME, child, None).await.unwrap();
+        }
+        let removal = move |change: &mut Change<'_>| {
+            remove(change, &id("ns"), found, &watching.take()).map(drop)
+        };
+        world.db.write(removal).await.unwrap();
+        // The next pass takes it for what it is, if nothing refers to it by then.
+        assert_eq!(keys().await, kept);
+    }
+    snapshots.shutdown().await;
 }
 
 /// Clients that pull, tag, move and delete, as fast as they can, while one pass

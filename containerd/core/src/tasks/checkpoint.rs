@@ -239,13 +239,21 @@ async fn write(
     };
     let written = async {
         let mut writer = content.writer(namespace, ingestion).await?;
+        if writer.status()?.offset > 0 {
+            // Another namespace has it.
+            writer.clear().await?;
+        }
         writer.write(data).await?;
         writer.commit(size, Some(digest.clone()), Default::default()).await.map(drop)
     };
     match written.await {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-            // What failed first matters more.
-            let _ = content.abort(namespace, &reference, lease.as_deref()).await;
+            match content.abort(namespace, &reference, lease.as_deref()).await {
+                Err(e) if !e.is_not_found() => {
+                    tracing::warn!(error = %e.report(), "what was written of it stays");
+                }
+                _ => {}
+            }
             Err(e).context("write", "the configuration")
         }
         _ => Ok(Descriptor::new(CHECKPOINT_CONFIG, digest, size)),
@@ -263,4 +271,25 @@ fn decode(options: &Any) -> Result<CheckpointOptions> {
     }
     CheckpointOptions::decode(options.value.as_slice())
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, format!("decode {name}"), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        content::{ContentConfig, Sharing},
+        testing::{World, id},
+    };
+
+    #[tokio::test]
+    async fn two_namespaces_may_have_the_same_configuration() {
+        let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+        let root = folder.path().to_owned();
+        let config = ContentConfig { root, sharing: Sharing::Shared, foreign: false };
+        let content = Content::open(config, world.db.clone()).await.unwrap();
+        for namespace in ["a", "a", "b"].map(id) {
+            let written = write(&content, &namespace, b"{}".into(), None).await.unwrap();
+            assert_eq!(content.info(&namespace, &written.digest).await.unwrap().size, 2);
+        }
+    }
 }

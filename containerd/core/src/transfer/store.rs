@@ -195,3 +195,33 @@ impl ImageStore for Store {
 fn out(image: images::Image) -> Image {
     Image { name: image.name, target: image.target, labels: image.labels }
 }
+
+#[cfg(test)]
+mod tests {
+    use containerd_images::{archive::import::write_document, media_type::OCI_INDEX};
+
+    use super::*;
+    use crate::{
+        content::{ContentConfig, Sharing},
+        testing::{World, id},
+    };
+
+    #[tokio::test]
+    async fn documents_may_be_there_in_another_namespace() {
+        let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+        let root = folder.path().to_owned();
+        let config = ContentConfig { root, sharing: Sharing::Shared, foreign: false };
+        let content = Content::open(config, world.db.clone()).await.unwrap();
+        for namespace in ["a", "b"].map(id) {
+            let lease = world.leases.create(&namespace, "", BTreeMap::new()).await.unwrap().id;
+            let (content, images) = (content.clone(), world.images.clone());
+            let store = Store { content, images, namespace, lease };
+            let kept = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
+            for _ in 0..2 {
+                let written = write_document(&store, OCI_INDEX, "{}".into(), kept.clone()).await;
+                let info = store.info(&written.unwrap().digest).await.unwrap().unwrap();
+                assert_eq!((info.size, info.labels), (2, kept.clone()));
+            }
+        }
+    }
+}

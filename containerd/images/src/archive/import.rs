@@ -24,7 +24,7 @@ use crate::{
     manifest::{Config, DOCUMENT_MAX_BYTES, Index, Manifest},
     media_type,
     pipe::{self, Feed, Outlet, PIECE_BYTES},
-    store::{ContentReader, ContentStore},
+    store::{ContentReader, ContentStore, give_up},
     unique::unique,
     unpack::stopped,
     walk::{self, ANNOTATION_REF_NAME},
@@ -124,7 +124,7 @@ impl Import<'_> {
         let contents = match contents.await {
             Ok(contents) => contents,
             Err(error) => {
-                self.content.abort(&reference).await?;
+                give_up(self.content, &reference).await;
                 return Err(error).context("read", "the archive");
             }
         };
@@ -332,7 +332,7 @@ impl Import<'_> {
 /// labels too.
 ///
 /// # Errors
-/// Those of the store. Nothing is left then.
+/// Those of the store. Nothing is left then, if the store can still be told so.
 pub async fn write_document(
     content: &dyn ContentStore,
     kind: &str,
@@ -345,6 +345,10 @@ pub async fn write_document(
     let reference = format!("{}-{digest}", unique("write"));
     let written = async {
         let mut writer = content.write(&reference, size, Some(&digest)).await?;
+        if writer.offset() > 0 {
+            // Another namespace has it.
+            writer.clear().await?;
+        }
         writer.write(document).await?;
         writer.commit(size, Some(&digest), labels.clone()).await.map(drop)
     };
@@ -356,7 +360,7 @@ pub async fn write_document(
             Ok(described)
         }
         Err(e) => {
-            content.abort(&reference).await?;
+            give_up(content, &reference).await;
             Err(e)
         }
         Ok(()) => Ok(described),

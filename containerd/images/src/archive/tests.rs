@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ANNOTATION_IMAGE_NAME,
     export::{ByteSink, Export},
-    import::{Import, Imported},
+    import::{Import, Imported, write_document},
 };
 use crate::{
     Descriptor, Digest, Platform,
@@ -17,7 +17,7 @@ use crate::{
     platform::Matcher,
     progress::Tracker,
     store::{ContentStore, Image},
-    testing::{Memory, Pieces, Shelf, Snapshots, digest, json, kind},
+    testing::{Memory, Pieces, Shelf, Snapshots, busy, digest, json, kind},
     unpack::Target,
     walk::{self, Selection},
 };
@@ -417,8 +417,24 @@ async fn a_full_store_ends_the_import() {
         }
     }
     let (full, stop) = (Full(Memory::default()), CancellationToken::new());
+    full.0.lock().instead_of_abort = Some(busy);
     let archive = archive(&[("a", &[7; 1 << 20]), ("b", b"x")]);
     let import = Import { content: &full, compress: false, stop: &stop };
     let imported = import.run(Pieces::boxed(archive, 1000)).await;
     assert_eq!(kind(imported), ErrorKind::ResourceExhausted);
+    let written = write_document(&full, OCI_MANIFEST, "{}".into(), BTreeMap::new()).await;
+    assert_eq!(kind(written), ErrorKind::ResourceExhausted);
+}
+
+/// Whoever ended it is told so, even if what was written cannot be thrown away.
+#[tokio::test]
+async fn it_can_be_ended() {
+    let (memory, stop) = (Memory::default(), CancellationToken::new());
+    stop.cancel();
+    for instead in [None, Some(busy as _)] {
+        memory.lock().instead_of_abort = instead;
+        let import = Import { content: &memory, compress: false, stop: &stop };
+        let imported = import.run(Pieces::boxed(archive(&[("a", b"x")]), 1000)).await;
+        assert_eq!(kind(imported), ErrorKind::Cancelled);
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
         DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, DOCKER_MANIFEST_LIST,
         OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST,
     },
-    testing::{Memory, digest, json, kind},
+    testing::{Memory, busy, digest, json, kind},
     unpack::UNCOMPRESSED_LABEL,
 };
 
@@ -286,4 +286,25 @@ async fn it_can_be_ended() {
         Convert { content: &memory, platforms: None, uncompress: true, oci: true, stop: &stop };
     assert_eq!(kind(convert.run(&root).await), ErrorKind::Cancelled);
     assert_eq!(memory.lock().ingests.len(), 0);
+    // Even if what was written cannot be thrown away.
+    memory.lock().instead_of_abort = Some(busy);
+    let layer = digest(&gzip("x"));
+    let converted = compression::convert(&memory, &layer, Compression::None, &stop).await;
+    assert_eq!(kind(converted), ErrorKind::Cancelled);
+}
+
+#[tokio::test]
+async fn what_cannot_be_committed_is_thrown_away() {
+    let memory = Memory::default();
+    let layer = memory.add(OCI_LAYER_GZIP, gzip("x")).digest;
+    memory.lock().refused = vec![ErrorKind::ResourceExhausted; 4];
+    for instead in [None, Some(busy as _)] {
+        memory.lock().instead_of_abort = instead;
+        let stop = CancellationToken::new();
+        let converted = compression::convert(&memory, &layer, Compression::None, &stop).await;
+        assert_eq!(kind(converted), ErrorKind::ResourceExhausted);
+        let written = write_document(&memory, OCI_INDEX, "{}".into(), BTreeMap::new()).await;
+        assert_eq!(kind(written), ErrorKind::ResourceExhausted);
+        assert_eq!(memory.lock().ingests.is_empty(), instead.is_none());
+    }
 }

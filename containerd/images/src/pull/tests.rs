@@ -10,7 +10,7 @@ use crate::{
     platform::Matcher,
     progress::Stage,
     store::{ContentInfo, ContentReader, ContentWriter},
-    testing::{Memory, Shelf, Snapshots, digest, json, kind},
+    testing::{Memory, Shelf, Snapshots, busy, digest, json, kind},
 };
 
 /// What takes part in a pull.
@@ -217,6 +217,70 @@ async fn a_wrong_beginning_is_thrown_away_once() {
     scene.memory.lock().ingests.insert(reference, b"nonsense".to_vec());
     scene.pull(&root).await.unwrap();
     assert!(scene.has("gz:right"));
+}
+
+/// It is not the failure to throw it away that the caller hears of.
+#[tokio::test]
+async fn what_cannot_be_thrown_away_is_written_over_once() {
+    let reference = format!("layer-{}", digest(b"gz:right"));
+    let downloads = |scene: &Scene| {
+        let state = scene.shelf.state.lock().unwrap();
+        state.opened.iter().filter(|(layer, _)| *layer == digest(b"gz:right")).count()
+    };
+    let scene = |resumed: &[u8]| {
+        let mut scene = Scene::new();
+        let root = scene.shelf.image(&["gz:right"]);
+        let mut stored = scene.memory.lock();
+        stored.ingests.insert(reference.clone(), resumed.to_vec());
+        stored.instead_of_abort = Some(busy);
+        drop(stored);
+        (scene, root)
+    };
+    let (right, root) = scene(b"nonsense");
+    right.pull(&root).await.unwrap();
+    assert!(right.has("gz:right"));
+    // The first eight bytes were there already.
+    assert_eq!(downloads(&right), 1);
+
+    for (resumed, tries) in [(&b"nons"[..], 2), (b"", 1)] {
+        let (mut wrong, root) = scene(resumed);
+        wrong.shelf.blobs.insert(digest(b"gz:right"), "gz:wrong".into());
+        assert_eq!(kind(wrong.pull(&root).await), ErrorKind::FailedPrecondition);
+        assert_eq!(downloads(&wrong), tries);
+    }
+}
+
+#[tokio::test]
+async fn whoever_takes_over_a_wrong_beginning_is_waited_for() {
+    let mut scene = Scene::new();
+    let root = scene.shelf.image(&["gz:right"]);
+    let reference = format!("layer-{}", digest(b"gz:right"));
+    scene.memory.lock().ingests.insert(reference, b"nonsense".to_vec());
+    scene.memory.lock().instead_of_abort = Some(|stored, reference| {
+        // It has been at it since the wrong beginning was found out, and ends it.
+        stored.ingests.remove(reference);
+        stored.blobs.insert(digest(b"gz:right"), ("gz:right".into(), BTreeMap::new()));
+        Err(Error::unavailable(reference))
+    });
+    scene.pull(&root).await.unwrap();
+    let state = scene.shelf.state.lock().unwrap();
+    assert!(state.opened.iter().all(|(found, _)| *found != digest(b"gz:right")));
+    assert!(scene.is_clean());
+}
+
+#[tokio::test]
+async fn what_somebody_else_had_and_has_deleted_is_fetched() {
+    for (times, expected) in [(1, None), (5, Some(ErrorKind::Aborted))] {
+        let mut scene = Scene::new();
+        let root = scene.shelf.image(&["gz:one"]);
+        scene.memory.lock().refused = vec![ErrorKind::Aborted; times];
+        let pulled = scene.pull(&root).await;
+        assert_eq!(pulled.as_ref().map_err(Error::kind).err(), expected);
+        // No more than once more.
+        let state = scene.shelf.state.lock().unwrap();
+        assert_eq!(state.opened.iter().filter(|(found, _)| *found == root.digest).count(), 2);
+        assert!(scene.is_clean());
+    }
 }
 
 #[tokio::test]
