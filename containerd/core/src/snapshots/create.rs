@@ -87,11 +87,18 @@ impl Snapshots {
     }
 
     async fn create_in(&self, place: Place, kind: Kind, new: New) -> Result<Vec<Mount>> {
-        let (at, wanted) = (place.clone(), new.clone());
-        let ground = self.db().read(move |db| ground(db, &at, &wanted)).await?;
-        match ground {
-            Ground::Parent(parent) => self.create_upon(place, kind, new, parent).await,
-            Ground::Taken(key) => Err(self.hold_existing(place, key).await?),
+        loop {
+            let (at, wanted) = (place.clone(), new.clone());
+            match self.db().read(move |db| ground(db, &at, &wanted)).await? {
+                Ground::Parent(parent) => {
+                    return self.create_upon(place, kind, new, parent).await;
+                }
+                Ground::Taken(key) => {
+                    if let Some(taken) = self.hold_existing(&place, &key).await? {
+                        return Err(taken);
+                    }
+                }
+            }
         }
     }
 
@@ -238,10 +245,24 @@ fn ground(db: &impl Read, place: &Place, new: &New) -> Result<Ground> {
 }
 
 /// What the snapshotter calls a parent; nothing when there is to be none.
-fn parent_name(db: &impl Read, place: &Place, parent: &str) -> Result<String> {
+pub(super) fn parent_name(db: &impl Read, place: &Place, parent: &str) -> Result<String> {
     match parent {
         "" => Ok(String::new()),
         parent => Ok(record::find(db, &place.namespace, &place.snapshotter, parent)?.name),
+    }
+}
+
+/// Makes sure that the snapshotter still calls a parent `name`.
+///
+/// # Errors
+/// `NotFound` when it is gone; `Aborted` when there is another one of its key.
+pub(super) fn same_parent(db: &impl Read, place: &Place, parent: &str, name: &str) -> Result<()> {
+    match parent_name(db, place, parent)? == name {
+        true => Ok(()),
+        false => {
+            let text = format!("snapshot {parent:?} was replaced meanwhile");
+            Err(Error::new(ErrorKind::Aborted, text))
+        }
     }
 }
 
@@ -258,10 +279,7 @@ fn record_new(
     if record::get(change, namespace, snapshotter, &entry.key)?.is_some() {
         return Ok(false);
     }
-    if parent_name(change, place, &entry.parent)? != parent {
-        let text = format!("snapshot {:?} was replaced meanwhile", entry.parent);
-        return Err(Error::new(ErrorKind::Aborted, text));
-    }
+    same_parent(change, place, &entry.parent, parent)?;
     namespaces::ensure(change, namespace)?;
     record::put(change, namespace, &mut entry)?;
     Ok(true)

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, time::SystemTime};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{
-    Backend, Info, Kind, Labels, Snapshots, Snapshotter, Usage, inherited,
+    Backend, Info, Kind, Labels, Snapshots, Snapshotter, Usage,
+    create::same_parent,
+    inherited,
     local::{self, Fix, Row},
     record::{self, Entry, absent},
     store::Place,
@@ -62,18 +64,24 @@ impl Snapshots {
         let place = Place::new(namespace, snapshotter, lease);
         let this = self.clone();
         self.own(async move {
-            let (at, wanted) = (place.clone(), commit.clone());
-            match this.db().read(move |db| ground(db, &at, &wanted)).await? {
-                Ground::Active(old, parent) => {
-                    this.commit_to(&backend, place, commit, old, parent).await
+            loop {
+                let (at, wanted) = (place.clone(), commit.clone());
+                match this.db().read(move |db| ground(db, &at, &wanted)).await? {
+                    Ground::Active(old, parent) => {
+                        return this.commit_to(&backend, place, commit, old, parent).await;
+                    }
+                    Ground::Taken => {
+                        if let Some(taken) = this.hold_existing(&place, &commit.name).await? {
+                            return Err(taken);
+                        }
+                    }
                 }
-                Ground::Taken => Err(this.hold_existing(place, commit.name).await?),
             }
         })
         .await
     }
 
-    async fn commit_to(
+    pub(super) async fn commit_to(
         &self,
         backend: &Backend,
         place: Place,
@@ -89,13 +97,14 @@ impl Snapshots {
                 let fix = Fix { name, key, parent, labels, usage: Usage::default() };
                 let fixed = local.fix(fix).await.context("commit snapshot", &commit.key)?;
                 let fix = fixed.fix().clone();
+                let (name, parent) = (fix.name.clone(), fix.parent.clone());
                 let recorded =
-                    self.record_commit(place, commit, old, fix.name.clone(), Some(fix)).await;
+                    self.record_commit(place, commit, old, parent, name, Some(fix)).await;
                 local.settle_fix(fixed, recorded).await
             }
             Backend::Remote(remote) => {
                 remote.commit(name, &old.name, &parent, labels).await?;
-                self.record_commit(place, commit, old, name.to_owned(), None).await
+                self.record_commit(place, commit, old, parent, name.to_owned(), None).await
             }
         }
     }
@@ -105,6 +114,7 @@ impl Snapshots {
         place: Place,
         commit: Commit,
         old: Entry,
+        parent: String,
         name: String,
         fix: Option<Fix>,
     ) -> Result<()> {
@@ -114,11 +124,15 @@ impl Snapshots {
             if record::find(change, namespace, snapshotter, &commit.key)?.name != old.name {
                 return Err(absent(namespace, &commit.key));
             }
+            place.hold(change, &commit.name)?;
             if record::get(change, namespace, snapshotter, &commit.name)?.is_some() {
-                return Err(place.taken(&commit.name));
+                // It stays under the lease: the caller goes on with it.
+                return Ok((Err(place.taken(&commit.name)), None));
+            }
+            if !parent.is_empty() {
+                same_parent(change, &place, &commit.parent, &parent)?;
             }
             record::remove(change, namespace, snapshotter, &commit.key)?;
-            place.hold(change, &commit.name)?;
             place.let_go(change, &commit.key)?;
             let now = SystemTime::now();
             let mut new = Entry {
@@ -137,9 +151,9 @@ impl Snapshots {
             let snapshotter = snapshotter.clone();
             let event =
                 ObjectEvent::SnapshotCommit { snapshotter, key: commit.key, name: commit.name };
-            Ok(((), event))
+            Ok((Ok(()), Some(event)))
         };
-        self.announcer().write(self.db(), &namespace, change).await
+        self.announcer().write_some(self.db(), &namespace, change).await?
     }
 
     /// Removes a snapshot, and lets go of it in `lease`.

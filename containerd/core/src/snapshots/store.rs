@@ -271,13 +271,23 @@ impl Snapshots {
         &self.0.naming
     }
 
-    /// Puts what is there under the lease; the answer says that it is there.
-    pub(super) async fn hold_existing(&self, place: Place, key: String) -> Result<Error> {
-        let taken = place.taken(&key);
-        if place.lease.is_some() {
-            self.0.db.write(move |change| place.hold(change, &key)).await?;
+    /// Puts what is there under the lease; the answer says that it is there. No
+    /// answer if it is gone by now.
+    pub(super) async fn hold_existing(&self, place: &Place, key: &str) -> Result<Option<Error>> {
+        let taken = place.taken(key);
+        if place.lease.is_none() {
+            return Ok(Some(taken));
         }
-        Ok(taken)
+        let (place, key) = (place.clone(), key.to_owned());
+        let held = self.0.db.write(move |change| {
+            let is_there =
+                record::get(change, &place.namespace, &place.snapshotter, &key)?.is_some();
+            if is_there {
+                place.hold(change, &key)?;
+            }
+            Ok(is_there)
+        });
+        Ok(held.await?.then_some(taken))
     }
 
     /// Runs work to its end, even if the caller goes away.
