@@ -61,17 +61,28 @@ impl Btrfs {
         let (from, to) = (self.active.path(id), self.committed.path(id));
         rename_new(&from, &to).context("rename", from.display())?;
         // Last: one that is read-only cannot be moved.
-        let subvolume = File::open(&to).context("open", to.display())?;
-        sys::set_read_only(&subvolume, true).context("make read-only", to.display())?;
-        self.committed.sync()
+        let read_only = self.set_read_only(&to, true);
+        let moved = read_only.and_then(|()| self.committed.sync());
+        if moved.is_err()
+            && let Err(e) = self.move_to_active(id)
+        {
+            tracing::warn!(error = %e.report(), "a snapshot that is not committed is not active");
+        }
+        moved
     }
 
     fn move_to_active(&self, id: u64) -> Result<()> {
         let (from, to) = (self.committed.path(id), self.active.path(id));
-        let subvolume = File::open(&from).context("open", from.display())?;
-        sys::set_read_only(&subvolume, false).context("make writable", from.display())?;
-        rename_new(&from, &to).context("rename", from.display())?;
-        self.active.sync()
+        let writable = self.set_read_only(&from, false);
+        // Even so: it may be writable already, and belongs there.
+        let moved = rename_new(&from, &to).context("rename", from.display());
+        writable.and(moved).and_then(|()| self.active.sync())
+    }
+
+    fn set_read_only(&self, path: &Path, read_only: bool) -> Result<()> {
+        let what = if read_only { "make read-only" } else { "make writable" };
+        let subvolume = File::open(path).context("open", path.display())?;
+        sys::set_read_only(&subvolume, read_only).context(what, path.display())
     }
 }
 
@@ -140,10 +151,7 @@ impl Driver for Btrfs {
         match kind {
             Kind::Active if !active.exists() && committed.exists() => self.move_to_active(id),
             Kind::Committed if !committed.exists() && active.exists() => self.move_to_committed(id),
-            Kind::Committed if committed.exists() => {
-                let subvolume = File::open(&committed).context("open", committed.display())?;
-                sys::set_read_only(&subvolume, true).context("make read-only", committed.display())
-            }
+            Kind::Committed if committed.exists() => self.set_read_only(&committed, true),
             _ => Ok(()),
         }
     }
@@ -169,7 +177,7 @@ fn delete(path: &Path) -> io::Result<()> {
     };
     let name = name.to_string_lossy();
     let folder = File::open(parent)?;
-    match sys::destroy(&folder, &name) {
+    match destroy(&folder, &name) {
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
         other => return other,
     }
@@ -178,7 +186,16 @@ fn delete(path: &Path) -> io::Result<()> {
     for inner in inner_subvolumes(path)? {
         delete(&inner)?;
     }
-    sys::destroy(&folder, &name)
+    destroy(&folder, &name)
+}
+
+/// Removes a subvolume that has no others in it. Somebody else may be removing
+/// the same.
+fn destroy(folder: &File, name: &str) -> io::Result<()> {
+    match sys::destroy(folder, name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Subvolumes below a folder, but not those in them.
@@ -215,4 +232,21 @@ fn device(folder: &Path) -> Result<String> {
     }
     let missing = || Error::internal(format!("{} is below no mount", folder.display()));
     found.map(|(_, device)| device.to_owned()).ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It went between the look at it and its removal.
+    #[test]
+    fn what_somebody_else_has_removed_is_removed() {
+        let Some(image) = crate::snapshots::testing::Btrfs::make() else { return };
+        let folder = File::open(image.path()).unwrap();
+        sys::create(&folder, "one").unwrap();
+        for _ in 0..2 {
+            destroy(&folder, "one").unwrap();
+        }
+        assert_eq!(sys::destroy(&folder, "one").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 }
