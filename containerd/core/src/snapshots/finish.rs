@@ -1,11 +1,11 @@
 //! Commits snapshots, and removes them.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::time::SystemTime;
 
-use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use shim_protocol::{Context, Error, Id, Result};
 
 use super::{
-    Backend, Info, Kind, Labels, Snapshots, Snapshotter, Usage,
+    Backend, Kind, Labels, Snapshots, Snapshotter, Usage,
     create::same_parent,
     inherited,
     local::{self, Fix, Row},
@@ -64,6 +64,11 @@ impl Snapshots {
         let place = Place::new(namespace, snapshotter, lease);
         let this = self.clone();
         self.own(async move {
+            let keys = vec![commit.key.as_str(), &commit.name, &commit.parent];
+            let _claims = match &backend {
+                Backend::Remote(_) => this.claim_keys(&place.snapshotter, keys).await,
+                Backend::Local(_) => Vec::new(),
+            };
             loop {
                 let (at, wanted) = (place.clone(), commit.clone());
                 match this.db().read(move |db| ground(db, &at, &wanted)).await? {
@@ -89,11 +94,10 @@ impl Snapshots {
         old: Entry,
         parent: String,
     ) -> Result<()> {
-        let name = self.naming().name(&place.namespace, &commit.name);
-        let (name, labels) = (name.as_str(), inherited(&commit.labels));
         match backend {
             Backend::Local(local) => {
-                let (name, key) = (name.to_owned(), old.name.clone());
+                let name = self.naming().name(&place.namespace, &commit.name);
+                let (key, labels) = (old.name.clone(), inherited(&commit.labels));
                 let fix = Fix { name, key, parent, labels, usage: Usage::default() };
                 let fixed = local.fix(fix).await.context("commit snapshot", &commit.key)?;
                 let fix = fixed.fix().clone();
@@ -103,13 +107,13 @@ impl Snapshots {
                 local.settle_fix(fixed, recorded).await
             }
             Backend::Remote(remote) => {
-                remote.commit(name, &old.name, &parent, labels).await?;
-                self.record_commit(place, commit, old, parent, name.to_owned(), None).await
+                self.commit_remote(&**remote, place, commit, old, parent).await
             }
         }
     }
 
-    async fn record_commit(
+    /// Records a commit; of one of our own, with what it noted.
+    pub(super) async fn record_commit(
         &self,
         place: Place,
         commit: Commit,
@@ -124,7 +128,11 @@ impl Snapshots {
             if record::find(change, namespace, snapshotter, &commit.key)?.name != old.name {
                 return Err(absent(namespace, &commit.key));
             }
-            place.hold(change, &commit.name)?;
+            match fix.is_some() {
+                true => place.hold(change, &commit.name)?,
+                // Too late to refuse: the snapshotter has done it.
+                false => place.hold_if_there(change, &commit.name)?,
+            }
             if record::get(change, namespace, snapshotter, &commit.name)?.is_some() {
                 // It stays under the lease: the caller goes on with it.
                 return Ok((Err(place.taken(&commit.name)), None));
@@ -140,6 +148,7 @@ impl Snapshots {
                 key: commit.name.clone(),
                 parent: if old.parent.is_empty() { commit.parent } else { old.parent },
                 name,
+                becoming: String::new(),
                 labels: commit.labels,
                 created_at: now,
                 updated_at: now,
@@ -173,29 +182,35 @@ impl Snapshots {
         let place = Place::new(namespace, snapshotter, lease);
         let (this, key) = (self.clone(), key.to_owned());
         self.own(async move {
-            let is_local = matches!(backend, Backend::Local(_));
-            let (name, row) = this.remove_record(place, key, is_local).await?;
-            let removed = match &backend {
-                Backend::Local(local) => local.clear(row.into_iter().collect()).await,
-                Backend::Remote(remote) => remote.remove(&name).await,
-            };
-            // What is left is removed with other garbage.
-            if let Err(e) = removed {
-                tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
+            match &backend {
+                Backend::Local(local) => {
+                    let (entry, row) = this.remove_record(place, key, true).await?;
+                    // What is left is removed with other garbage.
+                    if let Err(e) = local.clear(row.into_iter().collect()).await {
+                        let name = entry.name;
+                        tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
+                    }
+                }
+                Backend::Remote(remote) => {
+                    let _claims = this.claim_keys(&place.snapshotter, vec![&key]).await;
+                    let snapshotter = place.snapshotter.clone();
+                    let (entry, _) = this.remove_record(place, key, false).await?;
+                    this.clear_remote(&**remote, &snapshotter, entry).await;
+                }
             }
             Ok(())
         })
         .await
     }
 
-    /// Removes the record; answers what the snapshotter calls the snapshot, and
-    /// what it noted, if it is one of our own.
+    /// Removes the record, and answers it, with what the snapshotter noted if it
+    /// is one of our own.
     async fn remove_record(
         &self,
         place: Place,
         key: String,
         is_local: bool,
-    ) -> Result<(String, Option<Row>)> {
+    ) -> Result<(Entry, Option<Row>)> {
         let namespace = place.namespace.clone();
         let change = move |change: &mut Change<'_>| {
             let Place { namespace, snapshotter, .. } = &place;
@@ -216,7 +231,7 @@ impl Snapshots {
             }
             place.let_go(change, &key)?;
             let snapshotter = snapshotter.clone();
-            Ok(((entry.name, row), ObjectEvent::SnapshotRemove { snapshotter, key }))
+            Ok(((entry, row), ObjectEvent::SnapshotRemove { snapshotter, key }))
         };
         self.announcer().write(self.db(), &namespace, change).await
     }
@@ -241,48 +256,11 @@ impl Snapshots {
                     local.clear(change.await?).await?;
                     local.cleanup().await
                 }
-                Backend::Remote(remote) => {
-                    // In this order: whoever makes one has its name pending before
-                    // the snapshotter knows it, and until it is recorded.
-                    let all = remote.list(&[]).await?;
-                    let pending = this.naming().pending();
-                    let named = this.db().read(move |db| record::names(db, &snapshotter)).await?;
-                    let is_left =
-                        |info: &Info| !pending.contains(&info.name) && !named.contains(&info.name);
-                    remove_all(&**remote, all.into_iter().filter(is_left).collect()).await?;
-                    match remote.cleanup().await {
-                        Err(e) if e.kind() != ErrorKind::Unimplemented => Err(e),
-                        _ => Ok(()),
-                    }
-                }
+                Backend::Remote(remote) => this.sweep_remote(&**remote, &snapshotter).await,
             }
         })
         .await
     }
-}
-
-/// Removes snapshots, children before their parents.
-async fn remove_all(backend: &dyn Snapshotter, mut left: Vec<Info>) -> Result<()> {
-    while !left.is_empty() {
-        let parents: BTreeSet<String> = left.iter().map(|info| info.parent.clone()).collect();
-        let (later, now): (Vec<_>, Vec<_>) =
-            left.into_iter().partition(|info| parents.contains(&info.name));
-        if now.is_empty() {
-            return Err(Error::new(ErrorKind::DataLoss, "snapshots are parents of each other"));
-        }
-        for info in now {
-            match backend.remove(&info.name).await {
-                Err(e) if e.kind() == ErrorKind::FailedPrecondition => {
-                    let name = info.name;
-                    tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
-                }
-                Err(e) if !e.is_not_found() => return Err(e),
-                _ => {}
-            }
-        }
-        left = later;
-    }
-    Ok(())
 }
 
 /// What is there before a commit.

@@ -1,13 +1,19 @@
 //! Snapshots, as each namespace sees them.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use shim_protocol::{Error, ErrorKind, Id, Result};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Info, Labels, Snapshotter, Usage, inherited,
+    Info, Labels, Snapshotter, Usage,
+    claimed::Claimed,
+    inherited,
     local::{self, Local},
     naming::{Naming, number},
     record::{self, Entry},
@@ -15,6 +21,7 @@ use super::{
 use crate::{
     Mount,
     announce::Announcer,
+    claims::Claims,
     filter::Filter,
     labels,
     leases::{self, Resource},
@@ -53,6 +60,9 @@ struct Inner {
     announcer: Announcer,
     backends: BTreeMap<String, Backend>,
     naming: Naming,
+    claims: Claims<Claimed>,
+    /// Snapshotters that have something which no record names.
+    unswept: Mutex<BTreeSet<String>>,
     /// Work that must end well whatever becomes of the client that asked.
     work: TaskTracker,
 }
@@ -77,8 +87,8 @@ impl Snapshots {
             Ok(last)
         });
         let naming = Naming::new(last.await?);
-        let work = TaskTracker::new();
-        Ok(Self(Arc::new(Inner { db, announcer, backends, naming, work })))
+        let (claims, unswept, work) = (Claims::default(), Mutex::default(), TaskTracker::new());
+        Ok(Self(Arc::new(Inner { db, announcer, backends, naming, claims, unswept, work })))
     }
 
     /// The names of all snapshotters.
@@ -271,6 +281,32 @@ impl Snapshots {
         &self.0.naming
     }
 
+    pub(super) fn claims(&self) -> &Claims<Claimed> {
+        &self.0.claims
+    }
+
+    /// Notes that a snapshotter may have something which no record names.
+    pub(super) fn set_unswept(&self, snapshotter: &str) {
+        let mut unswept = self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner);
+        unswept.insert(snapshotter.to_owned());
+    }
+
+    /// The snapshotters that may have something which no record names, since
+    /// this was last asked.
+    pub fn take_unswept(&self) -> BTreeSet<String> {
+        // What is inside is whole after each insertion.
+        let mut unswept = self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = std::mem::take(&mut *unswept);
+        for (name, backend) in &self.0.backends {
+            if let Backend::Local(local) = backend
+                && local.take_unswept()
+            {
+                all.insert(name.clone());
+            }
+        }
+        all
+    }
+
     /// Puts what is there under the lease; the answer says that it is there. No
     /// answer if it is gone by now.
     pub(super) async fn hold_existing(&self, place: &Place, key: &str) -> Result<Option<Error>> {
@@ -338,6 +374,14 @@ impl Place {
         match &self.lease {
             Some(lease) => leases::hold(change, &self.namespace, lease, &self.held(key)),
             None => Ok(()),
+        }
+    }
+
+    /// As [`Self::hold`], but a lease that is gone is none.
+    pub(super) fn hold_if_there(&self, change: &mut Change<'_>, key: &str) -> Result<()> {
+        match self.hold(change, key) {
+            Err(e) if e.is_not_found() => Ok(()),
+            other => other,
         }
     }
 
