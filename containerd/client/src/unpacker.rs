@@ -1,5 +1,8 @@
 //! A snapshotter of the daemon as a place where layers are unpacked.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;

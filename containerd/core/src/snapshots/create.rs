@@ -7,8 +7,8 @@ use shim_protocol::{Error, ErrorKind, Id, Result};
 use super::{
     Backend, Kind, Labels, Snapshots, TARGET_LABEL, inherited,
     local::{self, Row},
+    place::Place,
     record::{self, Entry},
-    store::Place,
 };
 use crate::{
     Mount,

@@ -9,8 +9,8 @@ use super::{
     create::same_parent,
     inherited,
     local::{self, Fix, Row},
+    place::Place,
     record::{self, Entry, absent},
-    store::Place,
 };
 use crate::{
     announce::ObjectEvent,

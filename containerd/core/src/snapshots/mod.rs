@@ -18,6 +18,7 @@ mod create;
 mod finish;
 mod local;
 mod naming;
+mod place;
 mod record;
 mod remote;
 mod store;

@@ -15,8 +15,8 @@ use super::{
     Commit, Info, Kind, New, Snapshots, Snapshotter, TARGET_LABEL,
     create::{entry, same_parent},
     inherited,
+    place::Place,
     record::{self, Entry, absent},
-    store::Place,
 };
 use crate::{Mount, metadata::Change};
 

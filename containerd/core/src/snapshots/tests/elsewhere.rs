@@ -1,7 +1,7 @@
 //! What another process that keeps snapshots may do, and when.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -26,13 +26,13 @@ struct Inner {
     local: Local,
     /// What the daemon has.
     snapshots: OnceLock<Snapshots>,
-    /// What happens before the next answer to a call.
-    meanwhile: Mutex<Option<Meanwhile>>,
+    /// What happens before the next answers to calls.
+    meanwhile: Mutex<VecDeque<Meanwhile>>,
     /// Whether targets are there.
     lazy: AtomicBool,
 }
 
-/// What happens once, when the named call has done its work.
+/// What happens once, when the named call has done its work. One after the other.
 struct Meanwhile {
     call: &'static str,
     work: Box<dyn FnOnce(Snapshots) -> BoxFuture<'static, Result<()>> + Send>,
@@ -44,12 +44,12 @@ impl Peer {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let work = Box::new(|snapshots| work(snapshots).boxed());
-        *self.0.meanwhile.lock().unwrap() = Some(Meanwhile { call, work });
+        self.0.meanwhile.lock().unwrap().push_back(Meanwhile { call, work });
     }
 
     /// The answer to a call, after what happens meanwhile.
     async fn answer<T>(&self, call: &str, outcome: Result<T>) -> Result<T> {
-        let meanwhile = self.0.meanwhile.lock().unwrap().take_if(|it| it.call == call);
+        let meanwhile = self.0.meanwhile.lock().unwrap().pop_front_if(|it| it.call == call);
         if let Some(meanwhile) = meanwhile {
             (meanwhile.work)(self.0.snapshots.get().unwrap().clone()).await?;
         }
@@ -60,7 +60,8 @@ impl Peer {
 #[async_trait]
 impl Snapshotter for Peer {
     async fn stat(&self, key: &str) -> Result<Info> {
-        self.0.local.stat(key).await
+        let found = self.0.local.stat(key).await;
+        self.answer("stat", found).await
     }
     async fn update(&self, key: &str, labels: Labels, paths: &[String]) -> Result<Info> {
         self.0.local.update(key, labels, paths).await
@@ -175,7 +176,7 @@ async fn a_sweep_spares_what_is_being_adopted() {
         peer.meanwhile(call, |snapshots| async move { snapshots.sweep(NAME).await });
         let there = store.snapshots.prepare(&ns(), NAME, for_target(call, call), None).await;
         assert_eq!(kind(there), Some(ErrorKind::AlreadyExists));
-        assert_eq!(peer.0.meanwhile.lock().unwrap().is_none(), true);
+        assert!(peer.0.meanwhile.lock().unwrap().is_empty());
         store.snapshots.stat(&ns(), NAME, call).await.unwrap();
     }
     store.assert_clean().await;
@@ -256,7 +257,6 @@ async fn a_lease_that_goes_does_not_take_a_commit_along() {
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_found_again() {
     let (store, peer) = store(false).await;
-    let s = &store.snapshots;
     store.layer("below", "").await;
     store.prepare("a", "below").await.unwrap();
     peer.meanwhile("commit", |_| async { Err(Error::unavailable("broken")) });
@@ -264,31 +264,19 @@ async fn a_commit_whose_answer_is_lost_is_found_again() {
     assert_eq!(store.keys().await, ["base", "below"]);
     store.assert_clean().await;
 
-    // The daemon is killed before it has recorded it.
+    // Nothing can be asked: as for a daemon that was killed just then.
     store.prepare("b", "base").await.unwrap();
-    let find = |key: &'static str| {
-        let read = store.world.db.read(move |db| record::find(db, &ns(), NAME, key));
-        async move { read.await.unwrap() }
-    };
-    let entry = find("b").await;
-    let world = store.world.db.clone();
-    peer.meanwhile("commit", move |_| async move {
-        // So that nothing is recorded.
-        world.write(|change| record::remove(change, &ns(), NAME, "b")).await
-    });
-    let lost = store.commit("top", "b").await;
-    assert_eq!(kind(lost), Some(ErrorKind::NotFound));
-    let becoming = peer.list(&[]).await.unwrap().into_iter().find(|i| i.name.ends_with("/top"));
-    let becoming = becoming.unwrap().name;
-    let mut left = Entry { becoming: becoming.clone(), ..entry };
-    let change = store.world.db.write(move |change| record::put(change, &ns(), &mut left));
-    change.await.unwrap();
-    s.sweep(NAME).await.unwrap();
+    for call in ["commit", "stat"] {
+        peer.meanwhile(call, |_| async { Err(Error::unavailable("broken")) });
+    }
+    assert_eq!(kind(store.commit("top", "b").await), Some(ErrorKind::Unavailable));
+    store.snapshots.sweep(NAME).await.unwrap();
     store.assert_clean().await;
-    peer.stat(&becoming).await.unwrap();
+    let made = peer.list(&[]).await.unwrap().into_iter().find(|i| i.name.ends_with("/top"));
     // The next try records it, under whatever name.
     store.commit("again", "b").await.unwrap();
-    assert_eq!(find("again").await.name, becoming);
+    let read = store.world.db.read(|db| record::find(db, &ns(), NAME, "again"));
+    assert_eq!(read.await.unwrap().name, made.unwrap().name);
     store.assert_clean().await;
     assert_eq!(store.keys().await, ["again", "base", "below"]);
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{
-    store::Place,
+    place::Place,
     testing::{config, remote},
 };
 use super::*;
