@@ -204,10 +204,12 @@ impl Local {
         let moved = self.blocking(move |driver| {
             let mut moved = Vec::new();
             for row in rows {
-                // A commit may have moved it, or move it back.
-                for area in driver.areas() {
-                    moved.extend(area.move_away(row.id)?);
+                let mut found = driver.area(row.kind).move_away(row.id)?;
+                if found.is_none() && row.kind == Kind::Active {
+                    // A commit may have moved it.
+                    found = driver.area(Kind::Committed).move_away(row.id)?;
                 }
+                moved.extend(found);
             }
             Ok(moved)
         });
@@ -276,8 +278,8 @@ impl Local {
                 return Err(busy(key));
             }
             // A commit that has ended since then has moved the folder to where
-            // its record says now.
-            if !is_away || tries.next().is_none() {
+            // its record says now, or back.
+            if found.is_ok() || tries.next().is_none() {
                 return found;
             }
         }
