@@ -162,8 +162,15 @@ impl Driver for Btrfs {
 }
 
 /// Removes a subvolume with others in it, such as a container may have made; or
-/// a folder.
+/// a folder. Somebody else may be removing the same.
 fn delete(path: &Path) -> io::Result<()> {
+    match delete_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !path.try_exists()? => Ok(()),
+        other => other,
+    }
+}
+
+fn delete_all(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -189,22 +196,20 @@ fn delete(path: &Path) -> io::Result<()> {
     destroy(&folder, &name)
 }
 
-/// Removes a subvolume that has no others in it. Somebody else may be removing
-/// the same.
+/// Removes a subvolume that has no others in it, if it is there.
 fn destroy(folder: &File, name: &str) -> io::Result<()> {
-    match sys::destroy(folder, name) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    unless_gone(sys::destroy(folder, name)).map(drop)
 }
 
-/// Subvolumes below a folder, but not those in them.
+/// Subvolumes below a folder, but not those in them; without those that go
+/// meanwhile.
 fn inner_subvolumes(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
+        let Some(entries) = unless_gone(fs::read_dir(&folder))? else { continue };
+        for entry in entries {
             let entry = entry?;
-            let metadata = entry.metadata()?;
+            let Some(metadata) = unless_gone(entry.metadata())? else { continue };
             match metadata.is_dir() {
                 true if metadata.ino() == sys::FIRST_INODE => found.push(entry.path()),
                 true => folders.push(entry.path()),
@@ -213,6 +218,14 @@ fn inner_subvolumes(folder: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+fn unless_gone<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The device that is mounted where `folder` is (proc(5), `mountinfo`).
@@ -248,5 +261,7 @@ mod tests {
             destroy(&folder, "one").unwrap();
         }
         assert_eq!(sys::destroy(&folder, "one").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(inner_subvolumes(&image.path().join("one")).unwrap().is_empty());
+        delete(&image.path().join("one")).unwrap();
     }
 }

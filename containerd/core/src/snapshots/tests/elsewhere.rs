@@ -108,16 +108,21 @@ impl Snapshotter for Peer {
 /// Snapshots of a peer.
 async fn store(lazy: bool) -> (Store, Peer) {
     let mut store = Store::new().await;
-    let (db, announcer) = (store.world.db.clone(), store.world.announcer.clone());
-    let folder = tempfile::tempdir().unwrap();
-    let local = Local::open(config(folder.path(), overlays()), db.clone()).await.unwrap();
+    let (db, folder) = (store.world.db.clone(), tempfile::tempdir().unwrap());
+    let local = Local::open(config(folder.path(), overlays()), db).await.unwrap();
     let (snapshots, meanwhile) = (OnceLock::new(), Mutex::default());
     let peer = Peer(Arc::new(Inner { local, snapshots, meanwhile, lazy: lazy.into() }));
-    let backends = BTreeMap::from([(NAME.to_owned(), Backend::Remote(Arc::new(peer.clone())))]);
-    store.snapshots = Snapshots::open(db, announcer, backends).await.unwrap();
+    store.snapshots = again(&store, &peer).await;
     store.folder = folder;
     assert!(peer.0.snapshots.set(store.snapshots.clone()).is_ok());
     (store, peer)
+}
+
+/// As a daemon has them that was started now.
+async fn again(store: &Store, peer: &Peer) -> Snapshots {
+    let (db, announcer) = (store.world.db.clone(), store.world.announcer.clone());
+    let backends = BTreeMap::from([(NAME.to_owned(), Backend::Remote(Arc::new(peer.clone())))]);
+    Snapshots::open(db, announcer, backends).await.unwrap()
 }
 
 fn for_target(key: &str, target: &str) -> New {
@@ -256,7 +261,7 @@ async fn a_lease_that_goes_does_not_take_a_commit_along() {
 /// The answer of the peer is lost; or its next ones are, too.
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_found_again() {
-    let (store, peer) = store(false).await;
+    let (mut store, peer) = store(false).await;
     store.layer("below", "").await;
     store.prepare("a", "below").await.unwrap();
     peer.meanwhile("commit", |_| async { Err(Error::unavailable("broken")) });
@@ -264,12 +269,14 @@ async fn a_commit_whose_answer_is_lost_is_found_again() {
     assert_eq!(store.keys().await, ["base", "below"]);
     store.assert_clean().await;
 
-    // Nothing can be asked: as for a daemon that was killed just then.
+    // Nothing can be asked, and then the daemon is killed.
     store.prepare("b", "base").await.unwrap();
     for call in ["commit", "stat"] {
         peer.meanwhile(call, |_| async { Err(Error::unavailable("broken")) });
     }
     assert_eq!(kind(store.commit("top", "b").await), Some(ErrorKind::Unavailable));
+    store.snapshots = again(&store, &peer).await;
+    store.snapshots.recover().await.unwrap();
     store.snapshots.sweep(NAME).await.unwrap();
     store.assert_clean().await;
     let made = peer.list(&[]).await.unwrap().into_iter().find(|i| i.name.ends_with("/top"));
