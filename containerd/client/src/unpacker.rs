@@ -1,12 +1,15 @@
 //! A snapshotter of the daemon as a place where layers are unpacked.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use containerd_images::{Descriptor, Digest, store::Unpacker};
 use shim_protocol::Result;
 
-use crate::{Layer, Namespace, Resource, Snapshots};
+use crate::{Layer, Namespace, Resource, SnapshotKind, Snapshots};
 
 impl Namespace {
     /// A snapshotter of this namespace, for what unpacks images.
@@ -22,6 +25,17 @@ pub struct SnapshotUnpacker {
     snapshots: Snapshots,
 }
 
+impl SnapshotUnpacker {
+    /// Whether there is a committed snapshot of that name.
+    async fn is_committed(&self, name: &str) -> Result<bool> {
+        match self.snapshots.stat(name).await {
+            Ok(info) => Ok(info.kind == SnapshotKind::Committed),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
 #[async_trait]
 impl Unpacker for SnapshotUnpacker {
     fn snapshotter(&self) -> &str {
@@ -29,10 +43,9 @@ impl Unpacker for SnapshotUnpacker {
     }
 
     async fn has(&self, name: &str) -> Result<bool> {
-        match self.snapshots.stat(name).await {
-            Err(e) if e.is_not_found() => return Ok(false),
-            found => found?,
-        };
+        if !self.is_committed(name).await? {
+            return Ok(false);
+        }
         if let Some(lease) = self.namespace.lease() {
             let kind = format!("snapshots/{}", self.snapshotter());
             let resource = Resource { id: name.into(), kind };
@@ -42,7 +55,8 @@ impl Unpacker for SnapshotUnpacker {
                 _ => {}
             }
         }
-        Ok(true)
+        // It may have been collected before the lease held it.
+        self.is_committed(name).await
     }
 
     async fn prepare(

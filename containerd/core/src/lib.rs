@@ -11,6 +11,7 @@
 
 pub mod announce;
 pub mod check;
+mod claims;
 pub mod containers;
 pub mod content;
 pub mod diff;

@@ -250,6 +250,8 @@ pub(crate) struct SnapshotState {
     pub(crate) applied: Vec<Digest>,
     /// Somebody else commits the same just before us.
     pub(crate) raced: bool,
+    /// As often, somebody else has committed the same, and it is gone again.
+    pub(crate) gone: u32,
 }
 
 impl Snapshots {
@@ -287,6 +289,10 @@ impl Unpacker for Snapshots {
     async fn commit(&self, name: &str, key: &str, _: Labels) -> Result<()> {
         let mut state = self.state.lock().unwrap();
         let parent = state.active[key].clone();
+        if state.gone > 0 {
+            state.gone -= 1;
+            return Err(Error::already_exists(name));
+        }
         if state.raced {
             state.committed.insert(name.into(), parent);
             return Err(Error::already_exists(name));

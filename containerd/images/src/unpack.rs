@@ -94,6 +94,15 @@ struct Stage<'a> {
     name: &'a str,
 }
 
+/// Where the snapshot of a layer comes from.
+#[derive(PartialEq, Eq)]
+enum Unpacked {
+    /// The layer was unpacked, and is what the configuration says.
+    Here,
+    /// It was there.
+    Before,
+}
+
 impl Unpack<'_> {
     /// Unpacks the `layers` of the manifest with configuration `config`, each as
     /// soon as `ready` says that it is there. Answers the name of the topmost
@@ -142,25 +151,29 @@ impl Unpack<'_> {
     async fn layer(&self, stage: &Stage<'_>) -> Result<()> {
         let Stage { layer, diff_id, .. } = stage;
         self.tracker.extracting(&layer.digest);
-        let Some(key) = self.prepare(stage).await? else {
-            self.tracker.extracted(&layer.digest);
-            return Ok(());
-        };
-        let filled = self.fill(stage, &key).await;
-        match filled {
-            Ok(()) => {}
-            Err(error) => {
-                self.remove(&key).await;
-                // Somebody else has unpacked the same meanwhile.
-                if error.kind() != ErrorKind::AlreadyExists {
-                    return Err(error);
-                }
-            }
+        if self.unpack(stage).await? == Unpacked::Here {
+            let label = (UNCOMPRESSED_LABEL.to_owned(), diff_id.to_string());
+            self.content.set_labels(&layer.digest, BTreeMap::from([label])).await?;
         }
-        let label = (UNCOMPRESSED_LABEL.to_owned(), diff_id.to_string());
-        self.content.set_labels(&layer.digest, BTreeMap::from([label])).await?;
         self.tracker.extracted(&layer.digest);
         Ok(())
+    }
+
+    async fn unpack(&self, stage: &Stage<'_>) -> Result<Unpacked> {
+        for _ in 0..TRIES {
+            let Some(key) = self.prepare(stage).await? else { return Ok(Unpacked::Before) };
+            let Err(error) = self.fill(stage, &key).await else { return Ok(Unpacked::Here) };
+            self.remove(&key).await;
+            if error.kind() != ErrorKind::AlreadyExists {
+                return Err(error);
+            }
+            // Somebody else has unpacked the same meanwhile; but it may have
+            // gone with them.
+            if self.unpacker.has(stage.name).await? {
+                return Ok(Unpacked::Here);
+            }
+        }
+        Err(Error::unavailable(format!("snapshot {} goes whenever it is made", stage.name)))
     }
 
     /// Makes a snapshot to unpack into; none if the layer's own is there.

@@ -13,7 +13,6 @@
 mod backend;
 mod blobs;
 mod check;
-mod claims;
 mod elsewhere;
 mod garbage;
 mod ingest;
@@ -29,7 +28,10 @@ mod writer;
 
 use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
 
-use crate::filter::{Adaptor, labels_field};
+use crate::{
+    claims,
+    filter::{Adaptor, labels_field},
+};
 
 pub use blobs::Blob;
 pub(crate) use check::Findings;

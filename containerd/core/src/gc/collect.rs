@@ -38,6 +38,13 @@ pub trait SweepSnapshots: Send + Sync + 'static {
     /// # Errors
     /// Those of the snapshotter.
     async fn sweep(&self, snapshotter: &str) -> Result<()>;
+
+    /// The names of those that may have something which no record names, for
+    /// another reason than that the collector has removed records. Each is told
+    /// once.
+    fn take_unswept(&self) -> BTreeSet<String> {
+        BTreeSet::new()
+    }
 }
 
 #[async_trait]
@@ -48,6 +55,10 @@ impl SweepSnapshots for Snapshots {
 
     async fn sweep(&self, snapshotter: &str) -> Result<()> {
         Self::sweep(self, snapshotter).await
+    }
+
+    fn take_unswept(&self) -> BTreeSet<String> {
+        Self::take_unswept(self)
     }
 }
 
@@ -158,6 +169,7 @@ impl Collector {
         fault::point("gc.swept.content");
         // Records may name a snapshotter that is not there any more.
         let names = self.snapshots.names();
+        unswept.snapshotters.extend(self.snapshots.take_unswept());
         unswept.snapshotters.retain(|name| names.contains(name));
         for snapshotter in std::mem::take(&mut unswept.snapshotters) {
             if let Err(error) = self.snapshots.sweep(&snapshotter).await {

@@ -43,7 +43,8 @@
 //! │     ├──2 parent : string                     key of another one beside it; may be empty
 //! │     ├──3 name : string                       what the snapshotter calls it
 //! │     ├──4 created at : nanoseconds since 1970
-//! │     └──5 updated at : nanoseconds since 1970
+//! │     ├──5 updated at : nanoseconds since 1970
+//! │     └──6 becoming : string                   what it may be called since a commit
 //! ├──local_snapshots                             as our own snapshotters know them
 //! │  ╘══*snapshotter* *name*
 //! │     ├──1 id : number                         of its folder

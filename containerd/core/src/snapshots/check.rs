@@ -105,9 +105,10 @@ impl Snapshots {
                     .collect();
                 let mut named = HashSet::new();
                 for (namespace, entry) in &entries {
-                    named.insert(entry.name.as_str());
+                    let both = [entry.name.as_str(), entry.becoming.as_str()];
+                    named.extend(both);
                     let place = (namespace.clone(), entry.key.clone());
-                    let Some(info) = infos.get(entry.name.as_str()) else {
+                    let Some(info) = both.iter().find_map(|name| infos.get(name)) else {
                         found.lost.push(place);
                         continue;
                     };

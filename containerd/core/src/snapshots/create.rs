@@ -5,10 +5,10 @@ use std::time::SystemTime;
 use shim_protocol::{Error, ErrorKind, Id, Result};
 
 use super::{
-    Backend, Info, Kind, Labels, Snapshots, Snapshotter, TARGET_LABEL, inherited,
+    Backend, Kind, Labels, Snapshots, TARGET_LABEL, inherited,
     local::{self, Row},
+    place::Place,
     record::{self, Entry},
-    store::Place,
 };
 use crate::{
     Mount,
@@ -87,11 +87,23 @@ impl Snapshots {
     }
 
     async fn create_in(&self, place: Place, kind: Kind, new: New) -> Result<Vec<Mount>> {
-        let (at, wanted) = (place.clone(), new.clone());
-        let ground = self.db().read(move |db| ground(db, &at, &wanted)).await?;
-        match ground {
-            Ground::Parent(parent) => self.create_upon(place, kind, new, parent).await,
-            Ground::Taken(key) => Err(self.hold_existing(place, key).await?),
+        let target = new.labels.get(TARGET_LABEL).map(String::as_str).unwrap_or_default();
+        let _claims = match self.get(&place.snapshotter)? {
+            Backend::Remote(_) => self.claim_keys(&place.snapshotter, vec![&new.key, target]).await,
+            Backend::Local(_) => Vec::new(),
+        };
+        loop {
+            let (at, wanted) = (place.clone(), new.clone());
+            match self.db().read(move |db| ground(db, &at, &wanted)).await? {
+                Ground::Parent(parent) => {
+                    return self.create_upon(place, kind, new, parent).await;
+                }
+                Ground::Taken(key) => {
+                    if let Some(taken) = self.hold_existing(&place, &key).await? {
+                        return Err(taken);
+                    }
+                }
+            }
         }
     }
 
@@ -102,81 +114,21 @@ impl Snapshots {
         new: New,
         parent: String,
     ) -> Result<Vec<Mount>> {
-        let backend = self.get(&place.snapshotter)?.clone();
-        let name = self.naming().name(&place.namespace, &new.key);
-        let told = inherited(&new.labels);
-        let entry = |new: New| entry(&place.snapshotter, name.as_str(), new);
-        match &backend {
+        match self.get(&place.snapshotter)?.clone() {
             Backend::Local(local) => {
-                let made = local.make(kind, &parent, told).await?;
-                let (entry, row) = (entry(new), made.row(&parent));
+                let made = local.make(kind, &parent, inherited(&new.labels)).await?;
+                let name = self.naming().name(&place.namespace, &new.key);
+                let (entry, row) = (entry(&place.snapshotter, name, new), made.row(&parent));
                 let recorded = self.record(place, kind, entry, parent, Some(row)).await;
                 local.settle(made, recorded).await
             }
-            Backend::Remote(remote) => {
-                let made = match kind {
-                    Kind::View => remote.view(name.as_str(), &parent, told).await,
-                    _ => remote.prepare(name.as_str(), &parent, told).await,
-                };
-                match made {
-                    Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                        Err(self.adopt(&**remote, place, new, parent).await?)
-                    }
-                    Err(e) => Err(e),
-                    Ok(mounts) => {
-                        let entry = entry(new);
-                        let recorded = self.record(place, kind, entry, parent, None).await;
-                        if recorded.is_err() {
-                            discard(&**remote, name.as_str()).await;
-                        }
-                        recorded.map(|()| mounts)
-                    }
-                }
-            }
-        }
-    }
-
-    /// The snapshotter says that it has the target already: then that becomes
-    /// one of the namespace. The answer says that it is there.
-    async fn adopt(
-        &self,
-        backend: &dyn Snapshotter,
-        place: Place,
-        new: New,
-        parent: String,
-    ) -> Result<Error> {
-        let Some(target) = new.labels.get(TARGET_LABEL).cloned() else {
-            // The name was never used before.
-            let text = format!("snapshotter {:?} mixes up snapshots", place.snapshotter);
-            return Err(Error::new(ErrorKind::Unknown, text));
-        };
-        let is_target = |info: &Info| {
-            info.kind == Kind::Committed
-                && info.labels.get(TARGET_LABEL) == Some(&target)
-                && info.parent == parent
-        };
-        let found = backend.list(&[]).await?.into_iter().find(is_target).ok_or_else(|| {
-            Error::not_found(format!("snapshot {target:?} in {:?}", place.snapshotter))
-        })?;
-        let taken = place.taken(&target);
-        let entry = Entry {
-            snapshotter: place.snapshotter.clone(),
-            key: target,
-            parent: new.parent,
-            name: found.name,
-            labels: found.labels.into_iter().chain(new.labels).collect(),
-            created_at: found.created_at,
-            updated_at: found.updated_at,
-        };
-        match self.record(place, Kind::Committed, entry, parent, None).await {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
-            _ => Ok(taken),
+            Backend::Remote(remote) => self.create_remote(&*remote, place, kind, new, parent).await,
         }
     }
 
     /// Records a snapshot that the snapshotter has made; of one of our own,
     /// with what it noted.
-    async fn record(
+    pub(super) async fn record(
         &self,
         place: Place,
         kind: Kind,
@@ -205,23 +157,17 @@ impl Snapshots {
 }
 
 /// The record of a snapshot that was made now.
-fn entry(snapshotter: &str, name: &str, new: New) -> Entry {
+pub(super) fn entry(snapshotter: &str, name: String, new: New) -> Entry {
     let now = SystemTime::now();
     Entry {
         snapshotter: snapshotter.to_owned(),
         key: new.key,
         parent: new.parent,
-        name: name.to_owned(),
+        name,
+        becoming: String::new(),
         labels: new.labels,
         created_at: now,
         updated_at: now,
-    }
-}
-
-/// Removes a snapshot that could not be recorded.
-async fn discard(remote: &dyn Snapshotter, name: &str) {
-    if let Err(e) = remote.remove(name).await {
-        tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
     }
 }
 
@@ -238,10 +184,24 @@ fn ground(db: &impl Read, place: &Place, new: &New) -> Result<Ground> {
 }
 
 /// What the snapshotter calls a parent; nothing when there is to be none.
-fn parent_name(db: &impl Read, place: &Place, parent: &str) -> Result<String> {
+pub(super) fn parent_name(db: &impl Read, place: &Place, parent: &str) -> Result<String> {
     match parent {
         "" => Ok(String::new()),
         parent => Ok(record::find(db, &place.namespace, &place.snapshotter, parent)?.name),
+    }
+}
+
+/// Makes sure that the snapshotter still calls a parent `name`.
+///
+/// # Errors
+/// `NotFound` when it is gone; `Aborted` when there is another one of its key.
+pub(super) fn same_parent(db: &impl Read, place: &Place, parent: &str, name: &str) -> Result<()> {
+    match parent_name(db, place, parent)? == name {
+        true => Ok(()),
+        false => {
+            let text = format!("snapshot {parent:?} was replaced meanwhile");
+            Err(Error::new(ErrorKind::Aborted, text))
+        }
     }
 }
 
@@ -258,10 +218,7 @@ fn record_new(
     if record::get(change, namespace, snapshotter, &entry.key)?.is_some() {
         return Ok(false);
     }
-    if parent_name(change, place, &entry.parent)? != parent {
-        let text = format!("snapshot {:?} was replaced meanwhile", entry.parent);
-        return Err(Error::new(ErrorKind::Aborted, text));
-    }
+    same_parent(change, place, &entry.parent, parent)?;
     namespaces::ensure(change, namespace)?;
     record::put(change, namespace, &mut entry)?;
     Ok(true)

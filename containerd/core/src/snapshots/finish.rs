@@ -1,14 +1,16 @@
 //! Commits snapshots, and removes them.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::time::SystemTime;
 
-use shim_protocol::{Context, Error, ErrorKind, Id, Result};
+use shim_protocol::{Context, Error, Id, Result};
 
 use super::{
-    Backend, Info, Kind, Labels, Snapshots, Snapshotter, Usage, inherited,
+    Backend, Kind, Labels, Snapshots, Snapshotter, Usage,
+    create::same_parent,
+    inherited,
     local::{self, Fix, Row},
+    place::Place,
     record::{self, Entry, absent},
-    store::Place,
 };
 use crate::{
     announce::ObjectEvent,
@@ -62,18 +64,29 @@ impl Snapshots {
         let place = Place::new(namespace, snapshotter, lease);
         let this = self.clone();
         self.own(async move {
-            let (at, wanted) = (place.clone(), commit.clone());
-            match this.db().read(move |db| ground(db, &at, &wanted)).await? {
-                Ground::Active(old, parent) => {
-                    this.commit_to(&backend, place, commit, old, parent).await
+            let keys = vec![commit.key.as_str(), &commit.name, &commit.parent];
+            let _claims = match &backend {
+                Backend::Remote(_) => this.claim_keys(&place.snapshotter, keys).await,
+                Backend::Local(_) => Vec::new(),
+            };
+            loop {
+                let (at, wanted) = (place.clone(), commit.clone());
+                match this.db().read(move |db| ground(db, &at, &wanted)).await? {
+                    Ground::Active(old, parent) => {
+                        return this.commit_to(&backend, place, commit, old, parent).await;
+                    }
+                    Ground::Taken => {
+                        if let Some(taken) = this.hold_existing(&place, &commit.name).await? {
+                            return Err(taken);
+                        }
+                    }
                 }
-                Ground::Taken => Err(this.hold_existing(place, commit.name).await?),
             }
         })
         .await
     }
 
-    async fn commit_to(
+    pub(super) async fn commit_to(
         &self,
         backend: &Backend,
         place: Place,
@@ -81,30 +94,31 @@ impl Snapshots {
         old: Entry,
         parent: String,
     ) -> Result<()> {
-        let name = self.naming().name(&place.namespace, &commit.name);
-        let (name, labels) = (name.as_str(), inherited(&commit.labels));
         match backend {
             Backend::Local(local) => {
-                let (name, key) = (name.to_owned(), old.name.clone());
+                let name = self.naming().name(&place.namespace, &commit.name);
+                let (key, labels) = (old.name.clone(), inherited(&commit.labels));
                 let fix = Fix { name, key, parent, labels, usage: Usage::default() };
                 let fixed = local.fix(fix).await.context("commit snapshot", &commit.key)?;
                 let fix = fixed.fix().clone();
+                let (name, parent) = (fix.name.clone(), fix.parent.clone());
                 let recorded =
-                    self.record_commit(place, commit, old, fix.name.clone(), Some(fix)).await;
+                    self.record_commit(place, commit, old, parent, name, Some(fix)).await;
                 local.settle_fix(fixed, recorded).await
             }
             Backend::Remote(remote) => {
-                remote.commit(name, &old.name, &parent, labels).await?;
-                self.record_commit(place, commit, old, name.to_owned(), None).await
+                self.commit_remote(&**remote, place, commit, old, parent).await
             }
         }
     }
 
-    async fn record_commit(
+    /// Records a commit; of one of our own, with what it noted.
+    pub(super) async fn record_commit(
         &self,
         place: Place,
         commit: Commit,
         old: Entry,
+        parent: String,
         name: String,
         fix: Option<Fix>,
     ) -> Result<()> {
@@ -114,11 +128,19 @@ impl Snapshots {
             if record::find(change, namespace, snapshotter, &commit.key)?.name != old.name {
                 return Err(absent(namespace, &commit.key));
             }
+            match fix.is_some() {
+                true => place.hold(change, &commit.name)?,
+                // Too late to refuse: the snapshotter has done it.
+                false => place.hold_if_there(change, &commit.name)?,
+            }
             if record::get(change, namespace, snapshotter, &commit.name)?.is_some() {
-                return Err(place.taken(&commit.name));
+                // It stays under the lease: the caller goes on with it.
+                return Ok((Err(place.taken(&commit.name)), None));
+            }
+            if !parent.is_empty() {
+                same_parent(change, &place, &commit.parent, &parent)?;
             }
             record::remove(change, namespace, snapshotter, &commit.key)?;
-            place.hold(change, &commit.name)?;
             place.let_go(change, &commit.key)?;
             let now = SystemTime::now();
             let mut new = Entry {
@@ -126,6 +148,7 @@ impl Snapshots {
                 key: commit.name.clone(),
                 parent: if old.parent.is_empty() { commit.parent } else { old.parent },
                 name,
+                becoming: String::new(),
                 labels: commit.labels,
                 created_at: now,
                 updated_at: now,
@@ -137,9 +160,9 @@ impl Snapshots {
             let snapshotter = snapshotter.clone();
             let event =
                 ObjectEvent::SnapshotCommit { snapshotter, key: commit.key, name: commit.name };
-            Ok(((), event))
+            Ok((Ok(()), Some(event)))
         };
-        self.announcer().write(self.db(), &namespace, change).await
+        self.announcer().write_some(self.db(), &namespace, change).await?
     }
 
     /// Removes a snapshot, and lets go of it in `lease`.
@@ -159,29 +182,35 @@ impl Snapshots {
         let place = Place::new(namespace, snapshotter, lease);
         let (this, key) = (self.clone(), key.to_owned());
         self.own(async move {
-            let is_local = matches!(backend, Backend::Local(_));
-            let (name, row) = this.remove_record(place, key, is_local).await?;
-            let removed = match &backend {
-                Backend::Local(local) => local.clear(row.into_iter().collect()).await,
-                Backend::Remote(remote) => remote.remove(&name).await,
-            };
-            // What is left is removed with other garbage.
-            if let Err(e) = removed {
-                tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
+            match &backend {
+                Backend::Local(local) => {
+                    let (entry, row) = this.remove_record(place, key, true).await?;
+                    // What is left is removed with other garbage.
+                    if let Err(e) = local.clear(row.into_iter().collect()).await {
+                        let name = entry.name;
+                        tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
+                    }
+                }
+                Backend::Remote(remote) => {
+                    let _claims = this.claim_keys(&place.snapshotter, vec![&key]).await;
+                    let snapshotter = place.snapshotter.clone();
+                    let (entry, _) = this.remove_record(place, key, false).await?;
+                    this.clear_remote(&**remote, &snapshotter, entry).await;
+                }
             }
             Ok(())
         })
         .await
     }
 
-    /// Removes the record; answers what the snapshotter calls the snapshot, and
-    /// what it noted, if it is one of our own.
+    /// Removes the record, and answers it, with what the snapshotter noted if it
+    /// is one of our own.
     async fn remove_record(
         &self,
         place: Place,
         key: String,
         is_local: bool,
-    ) -> Result<(String, Option<Row>)> {
+    ) -> Result<(Entry, Option<Row>)> {
         let namespace = place.namespace.clone();
         let change = move |change: &mut Change<'_>| {
             let Place { namespace, snapshotter, .. } = &place;
@@ -202,7 +231,7 @@ impl Snapshots {
             }
             place.let_go(change, &key)?;
             let snapshotter = snapshotter.clone();
-            Ok(((entry.name, row), ObjectEvent::SnapshotRemove { snapshotter, key }))
+            Ok(((entry, row), ObjectEvent::SnapshotRemove { snapshotter, key }))
         };
         self.announcer().write(self.db(), &namespace, change).await
     }
@@ -227,48 +256,11 @@ impl Snapshots {
                     local.clear(change.await?).await?;
                     local.cleanup().await
                 }
-                Backend::Remote(remote) => {
-                    // In this order: whoever makes one has its name pending before
-                    // the snapshotter knows it, and until it is recorded.
-                    let all = remote.list(&[]).await?;
-                    let pending = this.naming().pending();
-                    let named = this.db().read(move |db| record::names(db, &snapshotter)).await?;
-                    let is_left =
-                        |info: &Info| !pending.contains(&info.name) && !named.contains(&info.name);
-                    remove_all(&**remote, all.into_iter().filter(is_left).collect()).await?;
-                    match remote.cleanup().await {
-                        Err(e) if e.kind() != ErrorKind::Unimplemented => Err(e),
-                        _ => Ok(()),
-                    }
-                }
+                Backend::Remote(remote) => this.sweep_remote(&**remote, &snapshotter).await,
             }
         })
         .await
     }
-}
-
-/// Removes snapshots, children before their parents.
-async fn remove_all(backend: &dyn Snapshotter, mut left: Vec<Info>) -> Result<()> {
-    while !left.is_empty() {
-        let parents: BTreeSet<String> = left.iter().map(|info| info.parent.clone()).collect();
-        let (later, now): (Vec<_>, Vec<_>) =
-            left.into_iter().partition(|info| parents.contains(&info.name));
-        if now.is_empty() {
-            return Err(Error::new(ErrorKind::DataLoss, "snapshots are parents of each other"));
-        }
-        for info in now {
-            match backend.remove(&info.name).await {
-                Err(e) if e.kind() == ErrorKind::FailedPrecondition => {
-                    let name = info.name;
-                    tracing::warn!(name, error = %e.report(), "a snapshot was left behind");
-                }
-                Err(e) if !e.is_not_found() => return Err(e),
-                _ => {}
-            }
-        }
-        left = later;
-    }
-    Ok(())
 }
 
 /// What is there before a commit.

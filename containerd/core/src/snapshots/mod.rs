@@ -13,11 +13,14 @@
 //! which know no namespaces: our own, or other processes.
 
 mod check;
+mod claimed;
 mod create;
 mod finish;
 mod local;
 mod naming;
+mod place;
 mod record;
+mod remote;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod suite;

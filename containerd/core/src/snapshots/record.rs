@@ -24,6 +24,9 @@ pub(crate) struct Entry {
     pub(crate) parent: String,
     /// What the snapshotter calls it.
     pub(crate) name: String,
+    /// What another process may call it by now, as a commit began that was not
+    /// recorded; else empty.
+    pub(crate) becoming: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) created_at: SystemTime,
     pub(crate) updated_at: SystemTime,
@@ -41,6 +44,8 @@ struct Record {
     created_at: u64,
     #[prost(fixed64, tag = "5")]
     updated_at: u64,
+    #[prost(string, tag = "6")]
+    becoming: String,
 }
 
 impl From<&Entry> for Record {
@@ -51,6 +56,7 @@ impl From<&Entry> for Record {
             name: entry.name.clone(),
             created_at: stored::from_time(entry.created_at),
             updated_at: stored::from_time(entry.updated_at),
+            becoming: entry.becoming.clone(),
         }
     }
 }
@@ -62,6 +68,7 @@ impl Record {
             key: key.to_owned(),
             parent: self.parent,
             name: self.name,
+            becoming: self.becoming,
             labels: self.labels,
             created_at: stored::to_time(self.created_at),
             updated_at: stored::to_time(self.updated_at),
@@ -109,16 +116,29 @@ pub(crate) fn each(db: &impl Read, mut visit: impl FnMut(&str, Entry) -> Result<
     })
 }
 
-/// What `snapshotter` calls the snapshots that any namespace has.
+/// What `snapshotter` calls the snapshots that any namespace has, or may call
+/// them.
 pub(crate) fn names(db: &impl Read, snapshotter: &str) -> Result<HashSet<String>> {
     let mut names = HashSet::new();
     each(db, |_, entry| {
         if entry.snapshotter == snapshotter {
-            names.insert(entry.name);
+            names.extend([entry.name, entry.becoming]);
         }
         Ok(())
     })?;
+    names.remove("");
     Ok(names)
+}
+
+/// Whether `name` is one of the [`names`].
+pub(super) fn is_named(db: &impl Read, snapshotter: &str, name: &str) -> Result<bool> {
+    let mut found = false;
+    each(db, |_, entry| {
+        let is_it = entry.name == name || entry.becoming == name;
+        found |= is_it && entry.snapshotter == snapshotter;
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Whether another snapshot builds upon this one.

@@ -1,25 +1,25 @@
 //! Snapshots, as each namespace sees them.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use shim_protocol::{Error, ErrorKind, Id, Result};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Info, Labels, Snapshotter, Usage, inherited,
+    Info, Labels, Snapshotter, Usage,
+    claimed::Claimed,
+    inherited,
     local::{self, Local},
     naming::{Naming, number},
+    place::Place,
     record::{self, Entry},
 };
-use crate::{
-    Mount,
-    announce::Announcer,
-    filter::Filter,
-    labels,
-    leases::{self, Resource},
-    metadata::{Change, Db},
-};
+use crate::{Mount, announce::Announcer, claims::Claims, filter::Filter, labels, metadata::Db};
 
 /// How many snapshots another snapshotter is asked for at a time.
 const ASKED: usize = 16;
@@ -53,6 +53,9 @@ struct Inner {
     announcer: Announcer,
     backends: BTreeMap<String, Backend>,
     naming: Naming,
+    claims: Claims<Claimed>,
+    /// Snapshotters that have something which no record names.
+    unswept: Mutex<BTreeSet<String>>,
     /// Work that must end well whatever becomes of the client that asked.
     work: TaskTracker,
 }
@@ -77,8 +80,8 @@ impl Snapshots {
             Ok(last)
         });
         let naming = Naming::new(last.await?);
-        let work = TaskTracker::new();
-        Ok(Self(Arc::new(Inner { db, announcer, backends, naming, work })))
+        let (claims, unswept, work) = (Claims::default(), Mutex::default(), TaskTracker::new());
+        Ok(Self(Arc::new(Inner { db, announcer, backends, naming, claims, unswept, work })))
     }
 
     /// The names of all snapshotters.
@@ -271,13 +274,49 @@ impl Snapshots {
         &self.0.naming
     }
 
-    /// Puts what is there under the lease; the answer says that it is there.
-    pub(super) async fn hold_existing(&self, place: Place, key: String) -> Result<Error> {
-        let taken = place.taken(&key);
-        if place.lease.is_some() {
-            self.0.db.write(move |change| place.hold(change, &key)).await?;
+    pub(super) fn claims(&self) -> &Claims<Claimed> {
+        &self.0.claims
+    }
+
+    /// Notes that a snapshotter may have something which no record names.
+    pub(super) fn set_unswept(&self, snapshotter: &str) {
+        let mut unswept = self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner);
+        unswept.insert(snapshotter.to_owned());
+    }
+
+    /// The snapshotters that may have something which no record names, since
+    /// this was last asked.
+    pub fn take_unswept(&self) -> BTreeSet<String> {
+        // What is inside is whole after each insertion.
+        let mut unswept = self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = std::mem::take(&mut *unswept);
+        for (name, backend) in &self.0.backends {
+            if let Backend::Local(local) = backend
+                && local.take_unswept()
+            {
+                all.insert(name.clone());
+            }
         }
-        Ok(taken)
+        all
+    }
+
+    /// Puts what is there under the lease; the answer says that it is there. No
+    /// answer if it is gone by now.
+    pub(super) async fn hold_existing(&self, place: &Place, key: &str) -> Result<Option<Error>> {
+        let taken = place.taken(key);
+        if place.lease.is_none() {
+            return Ok(Some(taken));
+        }
+        let (place, key) = (place.clone(), key.to_owned());
+        let held = self.0.db.write(move |change| {
+            let is_there =
+                record::get(change, &place.namespace, &place.snapshotter, &key)?.is_some();
+            if is_there {
+                place.hold(change, &key)?;
+            }
+            Ok(is_there)
+        });
+        Ok(held.await?.then_some(taken))
     }
 
     /// Runs work to its end, even if the caller goes away.
@@ -299,49 +338,6 @@ enum Told {
     Already(Info),
     /// One of our own: it is told together with the record.
     Later(Local),
-}
-
-/// Where snapshots are changed, and on whose behalf.
-#[derive(Clone)]
-pub(super) struct Place {
-    pub(super) namespace: Id,
-    pub(super) snapshotter: String,
-    pub(super) lease: Option<String>,
-}
-
-impl Place {
-    pub(super) fn new(namespace: &Id, snapshotter: &str, lease: Option<&str>) -> Self {
-        Self {
-            namespace: namespace.clone(),
-            snapshotter: snapshotter.to_owned(),
-            lease: lease.map(str::to_owned),
-        }
-    }
-
-    /// The error for a key that must be free.
-    pub(super) fn taken(&self, key: &str) -> Error {
-        Error::already_exists(format!("snapshot {key:?} in namespace {:?}", self.namespace))
-    }
-
-    /// Lets the lease, if there is one, hold a snapshot.
-    pub(super) fn hold(&self, change: &mut Change<'_>, key: &str) -> Result<()> {
-        match &self.lease {
-            Some(lease) => leases::hold(change, &self.namespace, lease, &self.held(key)),
-            None => Ok(()),
-        }
-    }
-
-    /// Lets the lease, if there is one, let go of a snapshot.
-    pub(super) fn let_go(&self, change: &mut Change<'_>, key: &str) -> Result<()> {
-        match &self.lease {
-            Some(lease) => leases::let_go(change, &self.namespace, lease, &self.held(key)),
-            None => Ok(()),
-        }
-    }
-
-    fn held(&self, key: &str) -> Resource {
-        Resource { id: key.to_owned(), kind: format!("snapshots/{}", self.snapshotter) }
-    }
 }
 
 /// Changes the labels of a record that `paths` names.

@@ -1,6 +1,7 @@
 //! Snapshots, and the conformance of all that keep them.
 
 mod conformance;
+mod elsewhere;
 mod faults;
 mod namespaced;
 

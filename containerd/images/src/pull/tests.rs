@@ -309,6 +309,26 @@ async fn whoever_is_faster_unpacks_and_both_have_it() {
 }
 
 #[tokio::test]
+async fn what_somebody_else_unpacked_and_lost_is_unpacked_again() {
+    let mut scene = Scene::new();
+    let root = scene.shelf.image(&["gz:one", "gz:two"]);
+    scene.snapshots.state.lock().unwrap().gone = 2;
+    scene.pull(&root).await.unwrap();
+    assert!(scene.is_clean());
+    {
+        let state = scene.snapshots.state.lock().unwrap();
+        assert_eq!((state.committed.len(), state.applied.len()), (2, 4));
+    }
+
+    // But not for ever.
+    let other = scene.shelf.image(&["gz:other"]);
+    scene.snapshots.state.lock().unwrap().gone = u32::MAX;
+    let refused = scene.pull(&other).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(scene.snapshots.state.lock().unwrap().active.is_empty());
+}
+
+#[tokio::test]
 async fn two_pulls_of_the_same_share_the_work() {
     let mut scene = Scene::new();
     let root = scene.shelf.image(&["gz:one", "gz:two"]);

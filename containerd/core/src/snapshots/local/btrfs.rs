@@ -61,17 +61,28 @@ impl Btrfs {
         let (from, to) = (self.active.path(id), self.committed.path(id));
         rename_new(&from, &to).context("rename", from.display())?;
         // Last: one that is read-only cannot be moved.
-        let subvolume = File::open(&to).context("open", to.display())?;
-        sys::set_read_only(&subvolume, true).context("make read-only", to.display())?;
-        self.committed.sync()
+        let read_only = self.set_read_only(&to, true);
+        let moved = read_only.and_then(|()| self.committed.sync());
+        if moved.is_err()
+            && let Err(e) = self.move_to_active(id)
+        {
+            tracing::warn!(error = %e.report(), "a snapshot that is not committed is not active");
+        }
+        moved
     }
 
     fn move_to_active(&self, id: u64) -> Result<()> {
         let (from, to) = (self.committed.path(id), self.active.path(id));
-        let subvolume = File::open(&from).context("open", from.display())?;
-        sys::set_read_only(&subvolume, false).context("make writable", from.display())?;
-        rename_new(&from, &to).context("rename", from.display())?;
-        self.active.sync()
+        let writable = self.set_read_only(&from, false);
+        // Even so: it may be writable already, and belongs there.
+        let moved = rename_new(&from, &to).context("rename", from.display());
+        writable.and(moved).and_then(|()| self.active.sync())
+    }
+
+    fn set_read_only(&self, path: &Path, read_only: bool) -> Result<()> {
+        let what = if read_only { "make read-only" } else { "make writable" };
+        let subvolume = File::open(path).context("open", path.display())?;
+        sys::set_read_only(&subvolume, read_only).context(what, path.display())
     }
 }
 
@@ -140,10 +151,7 @@ impl Driver for Btrfs {
         match kind {
             Kind::Active if !active.exists() && committed.exists() => self.move_to_active(id),
             Kind::Committed if !committed.exists() && active.exists() => self.move_to_committed(id),
-            Kind::Committed if committed.exists() => {
-                let subvolume = File::open(&committed).context("open", committed.display())?;
-                sys::set_read_only(&subvolume, true).context("make read-only", committed.display())
-            }
+            Kind::Committed if committed.exists() => self.set_read_only(&committed, true),
             _ => Ok(()),
         }
     }
@@ -154,8 +162,15 @@ impl Driver for Btrfs {
 }
 
 /// Removes a subvolume with others in it, such as a container may have made; or
-/// a folder.
+/// a folder. Somebody else may be removing the same.
 fn delete(path: &Path) -> io::Result<()> {
+    match delete_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !path.try_exists()? => Ok(()),
+        other => other,
+    }
+}
+
+fn delete_all(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -169,7 +184,7 @@ fn delete(path: &Path) -> io::Result<()> {
     };
     let name = name.to_string_lossy();
     let folder = File::open(parent)?;
-    match sys::destroy(&folder, &name) {
+    match destroy(&folder, &name) {
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
         other => return other,
     }
@@ -178,16 +193,23 @@ fn delete(path: &Path) -> io::Result<()> {
     for inner in inner_subvolumes(path)? {
         delete(&inner)?;
     }
-    sys::destroy(&folder, &name)
+    destroy(&folder, &name)
 }
 
-/// Subvolumes below a folder, but not those in them.
+/// Removes a subvolume that has no others in it, if it is there.
+fn destroy(folder: &File, name: &str) -> io::Result<()> {
+    unless_gone(sys::destroy(folder, name)).map(drop)
+}
+
+/// Subvolumes below a folder, but not those in them; without those that go
+/// meanwhile.
 fn inner_subvolumes(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
+        let Some(entries) = unless_gone(fs::read_dir(&folder))? else { continue };
+        for entry in entries {
             let entry = entry?;
-            let metadata = entry.metadata()?;
+            let Some(metadata) = unless_gone(entry.metadata())? else { continue };
             match metadata.is_dir() {
                 true if metadata.ino() == sys::FIRST_INODE => found.push(entry.path()),
                 true => folders.push(entry.path()),
@@ -196,6 +218,14 @@ fn inner_subvolumes(folder: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+fn unless_gone<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The device that is mounted where `folder` is (proc(5), `mountinfo`).
@@ -215,4 +245,23 @@ fn device(folder: &Path) -> Result<String> {
     }
     let missing = || Error::internal(format!("{} is below no mount", folder.display()));
     found.map(|(_, device)| device.to_owned()).ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It went between the look at it and its removal.
+    #[test]
+    fn what_somebody_else_has_removed_is_removed() {
+        let Some(image) = crate::snapshots::testing::Btrfs::make() else { return };
+        let folder = File::open(image.path()).unwrap();
+        sys::create(&folder, "one").unwrap();
+        for _ in 0..2 {
+            destroy(&folder, "one").unwrap();
+        }
+        assert_eq!(sys::destroy(&folder, "one").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(inner_subvolumes(&image.path().join("one")).unwrap().is_empty());
+        delete(&image.path().join("one")).unwrap();
+    }
 }

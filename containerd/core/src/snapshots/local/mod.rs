@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -91,6 +91,8 @@ struct Inner {
     next: AtomicU64,
     /// Ids of folders that are not recorded yet, or on their way to another place.
     at_work: Mutex<HashSet<u64>>,
+    /// Whether there may be folders that no record knows, and nobody removes.
+    unswept: AtomicBool,
     /// Files that are being removed, with nobody waiting.
     work: TaskTracker,
 }
@@ -192,19 +194,19 @@ impl Snapshotter for Local {
     }
 
     async fn usage(&self, key: &str) -> Result<Usage> {
-        let (row, stack) = self.stack(key).await?;
-        match row.kind {
-            Kind::Active => self.blocking(move |driver| driver.usage(&stack)).await,
-            _ => Ok(row.usage),
-        }
+        let usage = |row: &Row| match row.kind {
+            Kind::Active => Ok(None),
+            _ => Ok(Some(row.usage)),
+        };
+        self.look(key, usage, |driver, stack| driver.usage(stack)).await
     }
 
     async fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
-        let (row, stack) = self.stack(key).await?;
-        if row.kind == Kind::Committed {
-            return Err(Error::precondition(format!("snapshot {key:?} is committed")));
-        }
-        self.blocking(move |driver| driver.mounts(&stack)).await
+        let refuse = |row: &Row| match row.kind {
+            Kind::Committed => Err(Error::precondition(format!("snapshot {key:?} is committed"))),
+            _ => Ok(None),
+        };
+        self.look(key, refuse, |driver, stack| driver.mounts(stack)).await
     }
 
     async fn prepare(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>> {

@@ -40,6 +40,7 @@ impl Local {
             sync_remove,
             next: AtomicU64::new(1),
             at_work: Mutex::default(),
+            unswept: AtomicBool::new(false),
             work: TaskTracker::new(),
         }));
         let rows = this.read(|db, name| record::list(db, name)).await?;
@@ -113,11 +114,11 @@ impl Local {
         // until it is recorded.
         let at_work = self.0.at_work().clone();
         let rows = self.read(|db, name| record::list(db, name)).await?;
-        let foreign = self.0.foreign;
+        let (foreign, this) = (self.0.foreign, self.clone());
         self.blocking(move |driver| {
             for path in left(listed, &rows, &at_work, foreign) {
                 if let Err(e) = driver.delete(&path) {
-                    tracing::warn!(error = %e.report(), "a removed snapshot was left behind");
+                    this.leave(&e);
                 }
             }
             Ok(())

@@ -31,6 +31,8 @@ impl Made {
 /// active.
 pub(in crate::snapshots) struct Fixed {
     fix: Fix,
+    /// What is recorded until then.
+    row: Row,
     _at: AtWork,
 }
 
@@ -85,7 +87,7 @@ impl Local {
             let mounts = driver.mounts(&stack)?;
             Ok(Made { stack, mounts, _at: at })
         });
-        let made = made.await;
+        let made = made.await.inspect_err(|_| self.set_unswept());
         fault::point("snapshots.prepare.made");
         made
     }
@@ -101,10 +103,8 @@ impl Local {
         recorded: Result<()>,
     ) -> Result<Vec<Mount>> {
         fault::point("snapshots.prepare.recorded");
-        let (id, row) = (made.stack.id, made.row(""));
-        // When the disk failed it may be recorded all the same.
-        if recorded.is_err() && !self.is_recorded(id).await? {
-            self.clear(vec![row]).await?;
+        if recorded.is_err() {
+            self.clear_unrecorded(made.row("")).await;
         }
         recorded.map(|()| made.mounts)
     }
@@ -120,8 +120,7 @@ impl Local {
         labels::drop_empty(&mut fix.labels);
         let wanted = fix.clone();
         let id = self.read(move |db, name| Ok(record::fixed(db, name, &wanted)?.id)).await?;
-        let busy = || Error::precondition(format!("snapshot {:?} is being committed", fix.key));
-        let at = self.work_on(id).ok_or_else(busy)?;
+        let at = self.work_on(id).ok_or_else(|| busy(&fix.key))?;
         // Whoever was at it until then may have committed it.
         let (row, stack) = self.stack(&fix.key).await?;
         if row.id != id {
@@ -131,18 +130,23 @@ impl Local {
             let text = format!("snapshotter {:?} cannot give a snapshot a parent", self.0.name);
             return Err(Error::unimplemented(text));
         }
+        let of = row.clone();
         let fixed = self.blocking(move |driver| {
             fix.usage = driver.usage(&stack)?;
             driver.fix(stack.id)?;
-            Ok(Fixed { fix, _at: at })
+            Ok(Fixed { fix, row: of, _at: at })
         });
-        let fixed = fixed.await?;
+        let fixed = fixed.await;
+        if fixed.is_err() {
+            // Whoever has removed it meanwhile may not have found the folder.
+            self.clear_unrecorded(row).await;
+        }
         fault::point("snapshots.commit.fixed");
-        Ok(fixed)
+        fixed
     }
 
     /// Ends what [`Self::fix`] began: if the commit was not recorded, the
-    /// snapshot is active again.
+    /// snapshot is active again, or gone if it was removed meanwhile.
     ///
     /// # Errors
     /// That of `recorded`.
@@ -153,13 +157,39 @@ impl Local {
     ) -> Result<()> {
         fault::point("snapshots.commit.recorded");
         if recorded.is_err() {
-            let key = fixed.fix.key.clone();
-            let row = self.read(move |db, name| record::get(db, name, &key)).await?;
-            if let Some(row) = row.filter(|row| row.kind == Kind::Active) {
-                self.blocking(move |driver| driver.unfix(row.id)).await?;
+            let Fixed { fix, row, _at: at } = fixed;
+            if let Err(e) = self.unfix(&fix.key, row.id).await {
+                let name = &fix.key;
+                tracing::warn!(name, error = %e.report(), "a snapshot is not writable again");
             }
+            // Whoever removes it from now on finds it.
+            self.clear_unrecorded(row).await;
+            drop(at);
         }
         recorded
+    }
+
+    /// Moves the folder of a snapshot back, if it is still recorded as active.
+    async fn unfix(&self, key: &str, id: u64) -> Result<()> {
+        let key = key.to_owned();
+        let found = self.read(move |db, name| record::get(db, name, &key)).await?;
+        match found.filter(|row| row.kind == Kind::Active && row.id == id) {
+            Some(_) => self.blocking(move |driver| driver.unfix(id)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the folder of what could not be recorded; unless it is recorded
+    /// all the same, as it may be when the disk failed.
+    async fn clear_unrecorded(&self, row: Row) {
+        let cleared = match self.is_recorded(row.id).await {
+            Ok(true) => return,
+            Ok(false) => self.clear(vec![row]).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = cleared {
+            self.leave(&e);
+        }
     }
 
     /// Removes the folders of snapshots that are in no record any more.
@@ -174,26 +204,85 @@ impl Local {
         let moved = self.blocking(move |driver| {
             let mut moved = Vec::new();
             for row in rows {
-                moved.extend(driver.area(row.kind).move_away(row.id)?);
+                let mut found = driver.area(row.kind).move_away(row.id)?;
+                if found.is_none() && row.kind == Kind::Active {
+                    // A commit may have moved it.
+                    found = driver.area(Kind::Committed).move_away(row.id)?;
+                }
+                moved.extend(found);
             }
             Ok(moved)
         });
-        let moved = moved.await?;
+        let moved = moved.await.inspect_err(|_| self.set_unswept())?;
         fault::point("snapshots.remove.moved");
         if moved.is_empty() {
             return Ok(());
         }
-        let this = self.0.clone();
-        let delete = move || moved.iter().try_for_each(|path| this.driver.delete(path));
+        let this = self.clone();
+        let delete = move || moved.iter().try_for_each(|path| this.0.driver.delete(path));
         if self.0.sync_remove {
-            return self.blocking(move |_| delete()).await;
+            let deleted = self.blocking(move |_| delete()).await;
+            return deleted.inspect_err(|_| self.set_unswept());
         }
+        let this = self.clone();
         drop(self.0.work.spawn_blocking(move || {
             if let Err(e) = delete() {
-                tracing::warn!(error = %e.report(), "a removed snapshot was left behind");
+                this.leave(&e);
             }
         }));
         Ok(())
+    }
+
+    /// What cannot be removed now is left to the next cleanup.
+    pub(super) fn leave(&self, why: &Error) {
+        tracing::warn!(error = %why.report(), "a removed snapshot was left behind");
+        self.set_unswept();
+    }
+
+    fn set_unswept(&self) {
+        self.0.unswept.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there may be something for a cleanup, since this was last asked.
+    pub(in crate::snapshots) fn take_unswept(&self) -> bool {
+        self.0.unswept.swap(false, Ordering::Relaxed)
+    }
+
+    /// What `told` says of a record, else what `look` finds where it says that
+    /// the folder is.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when it is being committed; those of
+    /// `told` and `look`.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        key: &str,
+        told: impl Fn(&Row) -> Result<Option<T>> + Send,
+        look: impl Fn(&dyn Driver, &Stack) -> Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
+        let mut tries = 0..2;
+        loop {
+            let (row, stack) = self.stack(key).await?;
+            if let Some(told) = told(&row)? {
+                return Ok(told);
+            }
+            let (look, id) = (look.clone(), row.id);
+            let looked = self.blocking(move |driver| {
+                let found = look(driver, &stack);
+                let area = driver.area(stack.kind);
+                let is_away = found.is_err() && !area.path(stack.id).is_dir();
+                Ok((found, is_away))
+            });
+            let (found, is_away) = looked.await?;
+            if is_away && self.0.at_work().contains(&id) {
+                return Err(busy(key));
+            }
+            // A commit that has ended since then has moved the folder to where
+            // its record says now, or back.
+            if found.is_ok() || tries.next().is_none() {
+                return found;
+            }
+        }
     }
 
     /// A snapshot with all that it builds upon.
@@ -215,4 +304,9 @@ impl Local {
         self.read(move |db, name| Ok(record::list(db, name)?.iter().any(|(_, row)| row.id == id)))
             .await
     }
+}
+
+/// Somebody is committing it.
+fn busy(key: &str) -> Error {
+    Error::precondition(format!("snapshot {key:?} is being committed"))
 }

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use shim_protocol::ErrorKind;
 
 use super::*;
@@ -110,6 +111,29 @@ async fn btrfs_needs_btrfs() {
     let refused = Local::open(config(folder.path(), Layout::Btrfs), World::new().db).await;
     let Err(error) = refused else { panic!("it is on btrfs") };
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+}
+
+/// Something is mounted there, and nobody can remove it.
+#[tokio::test]
+async fn what_cannot_be_removed_is_left_to_a_cleanup() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = LocalConfig { sync_remove: true, ..config(folder.path(), overlays()) };
+    let local = Local::open(settings, World::new().db).await.unwrap();
+    local.prepare("a", "", Labels::new()).await.unwrap();
+    let at = folder.path().join("snapshots/1/fs");
+    if mount(Some("tmpfs"), &at, Some("tmpfs"), MsFlags::empty(), None::<&str>).is_err() {
+        return;
+    }
+    assert!(!local.take_unswept());
+    let refused = local.remove("a").await;
+    let again = local.cleanup().await;
+    umount2(&folder.path().join("snapshots/.rm-1/fs"), MntFlags::MNT_DETACH).unwrap();
+    refused.unwrap_err();
+    again.unwrap();
+    assert!(local.take_unswept() && !local.take_unswept());
+    local.cleanup().await.unwrap();
+    assert_eq!(fs::read_dir(folder.path().join("snapshots")).unwrap().count(), 0);
+    assert!(!local.take_unswept());
 }
 
 #[tokio::test]

@@ -184,6 +184,81 @@ async fn what_is_being_committed_is_neither_garbage_nor_committed_again() {
     assert_eq!(kind(local.fix(fix("one")).await), Some(ErrorKind::NotFound));
 }
 
+/// Its folder is where no record says.
+#[tokio::test]
+async fn what_is_removed_while_it_is_committed_leaves_no_folder() {
+    let Some(image) = Btrfs::make() else { return };
+    let (world, root) = (World::new(), image.path().join("root"));
+    let settings = LocalConfig { sync_remove: true, ..config(&root, Layout::Btrfs) };
+    let local = Local::open(settings, world.db.clone()).await.unwrap();
+    let left = || {
+        let areas = ["active", "view", "snapshots"].map(|area| fs::read_dir(root.join(area)));
+        areas.into_iter().map(|area| area.unwrap().count()).sum::<usize>()
+    };
+    let fix = local::Fix {
+        name: "one".into(),
+        key: "a".into(),
+        parent: String::new(),
+        labels: Labels::new(),
+        usage: Usage::default(),
+    };
+    local.prepare("a", "", Labels::new()).await.unwrap();
+    let fixed = local.fix(fix.clone()).await.unwrap();
+    local.remove("a").await.unwrap();
+    assert_eq!(left(), 0);
+    let refused = local.settle_fix(fixed, Err(Error::not_found("a"))).await;
+    assert_eq!(kind(refused), Some(ErrorKind::NotFound));
+    assert_eq!(left(), 0);
+
+    // The record is gone, and the folder has been looked for in vain.
+    local.prepare("a", "", Labels::new()).await.unwrap();
+    let fixed = local.fix(fix).await.unwrap();
+    world.db.write(|change| local::record::remove(change, NAME, "a")).await.unwrap();
+    local.settle_fix(fixed, Err(Error::not_found("a"))).await.unwrap_err();
+    assert_eq!(left(), 0);
+}
+
+#[tokio::test]
+async fn what_is_being_committed_is_there_for_those_who_ask() {
+    let Some(image) = Btrfs::make() else { return };
+    let (world, root) = (World::new(), image.path().join("root"));
+    let local = Local::open(config(&root, Layout::Btrfs), world.db.clone()).await.unwrap();
+    local.prepare("a", "", Labels::new()).await.unwrap();
+    let fix = local::Fix {
+        name: "one".into(),
+        key: "a".into(),
+        parent: String::new(),
+        labels: Labels::new(),
+        usage: Usage::default(),
+    };
+    let fixed = local.fix(fix).await.unwrap();
+    assert_eq!(kind(local.mounts("a").await), Some(ErrorKind::FailedPrecondition));
+    assert_eq!(kind(local.usage("a").await), Some(ErrorKind::FailedPrecondition));
+    local.settle_fix(fixed, Err(Error::unavailable("no record"))).await.unwrap_err();
+    local.mounts("a").await.unwrap();
+    local.usage("a").await.unwrap();
+}
+
+/// As when the disk is full: the folder has moved, and more cannot be done.
+#[tokio::test]
+async fn a_commit_that_fails_halfway_is_taken_back() {
+    let Some(image) = Btrfs::make() else { return };
+    let (world, root) = (World::new(), image.path().join("root"));
+    let local = Local::open(config(&root, Layout::Btrfs), world.db.clone()).await.unwrap();
+    local.prepare("a", "", Labels::new()).await.unwrap();
+    // One that cannot be made read-only, as it is no subvolume.
+    let folder = root.join("active/1");
+    let status = std::process::Command::new("btrfs")
+        .args(["-q", "subvolume", "delete"])
+        .arg(&folder)
+        .status();
+    assert!(status.unwrap().success());
+    fs::create_dir(&folder).unwrap();
+    local.commit("one", "a", "", Labels::new()).await.unwrap_err();
+    assert!(folder.is_dir() && !root.join("snapshots/1").exists());
+    assert_eq!(local.stat("a").await.unwrap().kind, Kind::Active);
+}
+
 #[tokio::test]
 async fn a_volume_with_others_in_it_is_removed() {
     let Some(image) = Btrfs::make() else { return };

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::testing::{config, remote};
+use super::super::{
+    place::Place,
+    testing::{config, remote},
+};
 use super::*;
 use crate::{announce::ObjectEvent, leases::Resource};
 
@@ -45,6 +48,78 @@ async fn a_lease_holds_what_comes_of_a_snapshot() {
     let none = s.prepare(&ns(), NAME, new("new", ""), Some("none")).await;
     assert_eq!(kind(none), Some(ErrorKind::NotFound));
     assert!(!store.keys().await.contains(&"new".to_owned()));
+    store.assert_clean().await;
+}
+
+/// Whoever comes second with a name goes on with what the first one made, so its
+/// lease holds that.
+#[tokio::test]
+async fn the_loser_of_a_commit_holds_what_won() {
+    let store = Store::new().await;
+    let s = &store.snapshots;
+    for lease in ["winner", "lease"] {
+        store.world.leases.create(&ns(), lease, BTreeMap::new()).await.unwrap();
+        s.prepare(&ns(), NAME, new(lease, ""), Some(lease)).await.unwrap();
+    }
+    let commit = |key: &str| Commit { name: "base".into(), key: key.into(), ..Commit::default() };
+    // As when both find the name free.
+    let place = Place::new(&ns(), NAME, Some("lease"));
+    let old = store.world.db.read(|db| record::find(db, &ns(), NAME, "lease")).await.unwrap();
+    s.commit(&ns(), NAME, commit("winner"), Some("winner")).await.unwrap();
+    let backend = s.get(NAME).unwrap().clone();
+    let lost = s.commit_to(&backend, place, commit("lease"), old, String::new()).await;
+    assert_eq!(kind(lost), Some(ErrorKind::AlreadyExists));
+    assert_eq!(held(&store).await, ["base", "lease"]);
+    s.mounts(&ns(), NAME, "lease").await.unwrap();
+    store.assert_clean().await;
+}
+
+#[tokio::test]
+async fn what_is_gone_is_not_held() {
+    let store = Store::new().await;
+    let (s, lease) = (&store.snapshots, lease(&store).await);
+    for lease in [lease, None] {
+        store.layer("base", "").await;
+        let place = Place::new(&ns(), NAME, lease);
+        let taken = s.hold_existing(&place, "base").await.unwrap().unwrap();
+        assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+        s.remove(&ns(), NAME, "base", lease).await.unwrap();
+        if lease.is_some() {
+            assert!(s.hold_existing(&place, "base").await.unwrap().is_none());
+            assert_eq!(held(&store).await, Vec::<String>::new());
+        }
+    }
+}
+
+/// The parent that a commit found may be gone when it is recorded.
+#[tokio::test]
+async fn a_commit_gets_no_parent_that_is_gone() {
+    let store = Store::new().await;
+    let s = &store.snapshots;
+    store.layer("base", "").await;
+    store.prepare("a", "").await.unwrap();
+    let find =
+        |key: &'static str| store.world.db.read(move |db| record::find(db, &ns(), NAME, key));
+    let (base, old) = (find("base").await.unwrap(), find("a").await.unwrap());
+    // As the collector does it: what the snapshotter has goes later.
+    forget(&store, &["base"]).await;
+    let commit = || Commit {
+        name: "top".into(),
+        key: "a".into(),
+        parent: "base".into(),
+        ..Commit::default()
+    };
+    let backend = s.get(NAME).unwrap().clone();
+    let place = Place::new(&ns(), NAME, None);
+    let parent = base.name.clone();
+    let refused = s.commit_to(&backend, place.clone(), commit(), old.clone(), parent).await;
+    assert_eq!(kind(refused), Some(ErrorKind::NotFound));
+    store.layer("base", "").await;
+    let refused = s.commit_to(&backend, place, commit(), old, base.name).await;
+    assert_eq!(kind(refused), Some(ErrorKind::Aborted));
+    assert_eq!(store.keys().await, ["a", "base"]);
+    s.commit(&ns(), NAME, commit(), None).await.unwrap();
+    s.sweep(NAME).await.unwrap();
     store.assert_clean().await;
 }
 

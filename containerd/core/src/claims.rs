@@ -10,30 +10,38 @@ use tokio::sync::Notify;
 
 /// Which names are taken. Cheap to clone; all clones are one.
 #[derive(Debug)]
-pub(super) struct Claims<K>(Arc<Shared<K>>);
+pub(crate) struct Claims<K>(Arc<Shared<K>>);
 
 #[derive(Debug)]
 struct Shared<K> {
     taken: Mutex<HashSet<K>>,
     released: Notify,
+    /// How often somebody had to wait.
+    #[cfg(test)]
+    waits: std::sync::atomic::AtomicUsize,
 }
 
 /// A name that is ours until this is dropped.
 #[derive(Debug)]
-pub(super) struct Claim<K: Eq + Hash> {
+pub(crate) struct Claim<K: Eq + Hash> {
     claims: Arc<Shared<K>>,
     key: K,
 }
 
 impl<K> Default for Claims<K> {
     fn default() -> Self {
-        Self(Arc::new(Shared { taken: Mutex::default(), released: Notify::new() }))
+        Self(Arc::new(Shared {
+            taken: Mutex::default(),
+            released: Notify::new(),
+            #[cfg(test)]
+            waits: Default::default(),
+        }))
     }
 }
 
 impl<K: Eq + Hash + Clone> Claims<K> {
     /// Takes a name, as soon as it is free.
-    pub(super) async fn take(&self, key: &K) -> Claim<K> {
+    pub(crate) async fn take(&self, key: &K) -> Claim<K> {
         loop {
             let mut released = std::pin::pin!(self.0.released.notified());
             // From here on no release is missed.
@@ -41,12 +49,20 @@ impl<K: Eq + Hash + Clone> Claims<K> {
             if lock(&self.0.taken).insert(key.clone()) {
                 return Claim { claims: self.0.clone(), key: key.clone() };
             }
+            #[cfg(test)]
+            self.0.waits.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             released.await;
         }
     }
 
+    /// How often somebody had to wait for a name until now.
+    #[cfg(test)]
+    pub(crate) fn waits(&self) -> usize {
+        self.0.waits.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
     /// Takes a name, if it is free.
-    pub(super) fn try_take(&self, key: &K) -> Option<Claim<K>> {
+    pub(crate) fn try_take(&self, key: &K) -> Option<Claim<K>> {
         let free = lock(&self.0.taken).insert(key.clone());
         free.then(|| Claim { claims: self.0.clone(), key: key.clone() })
     }
