@@ -5,9 +5,14 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use redb::{Builder, Database, DatabaseError, StorageBackend};
 use shim_protocol::{Context, Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +32,10 @@ const FOLDER: &str = "io.containerd.metadata.v1.redb";
 const FILE: &str = "meta.redb";
 /// The file while it is being made.
 const NEW_FILE: &str = "meta.redb.new";
+
+/// How long the lock of a daemon that was killed is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Pages that are kept in memory. The kernel caches the file anyway; a daemon
 /// is small when idle because of limits like this one.
@@ -65,6 +74,7 @@ impl Db {
         let root = root.to_owned();
         blocking(move || {
             let file = prepare(&root)?;
+            wait_for_lock(&file, || thread::sleep(LOCK_PAUSE))?;
             Self::start(Box::new(move || open_file(&root, &file)))
         })
         .await
@@ -168,7 +178,7 @@ impl Db {
     pub(super) fn start(open: Open) -> Result<Self> {
         let store = Arc::new(Store::new(open)?);
         let (queue, jobs) = mpsc::channel(QUEUE_LIMIT);
-        let writer = std::thread::Builder::new()
+        let writer = thread::Builder::new()
             .name("metadata".into())
             .stack_size(WRITER_STACK_BYTES)
             .spawn({
@@ -203,6 +213,24 @@ fn open_file(root: &Path, path: &Path) -> Result<Database> {
     let file = file_options().open(path).context("open", path.display())?;
     let backend = ReservedFile::new(file).map_err(|e| Fault::from(e).during("open"))?;
     open_backend(root, backend).context("open", path.display())
+}
+
+/// Waits for the end of a daemon that was killed, but not for long. A process that
+/// it was about to start has all its open files, and so the lock, until that is
+/// executed.
+fn wait_for_lock(path: &Path, mut pause: impl FnMut()) -> Result<()> {
+    let end = Instant::now() + LOCK_WAIT;
+    let mut file = file_options().open(path).context("open", path.display())?;
+    // A lock with a deadline is nothing that the kernel has.
+    while let Err((locked, errno)) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        if errno != Errno::EWOULDBLOCK || end <= Instant::now() {
+            // Whoever opens it says what is wrong.
+            break;
+        }
+        file = locked;
+        pause();
+    }
+    Ok(())
 }
 
 /// Makes folder and file of the database, unless they are there, and answers
@@ -252,4 +280,25 @@ fn closed() -> Error {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is inside is replaced in one step, so a panic leaves it whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_of_a_daemon_that_ends_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let held = File::create(&path).unwrap();
+        let mut held = Some(Flock::lock(held, FlockArg::LockExclusive).unwrap());
+        let mut pauses = 0;
+        let ends = || {
+            pauses += 1;
+            held = None;
+        };
+        wait_for_lock(&path, ends).unwrap();
+        assert_eq!(pauses, 1);
+        wait_for_lock(&path, || panic!("nobody has it")).unwrap();
+    }
 }
