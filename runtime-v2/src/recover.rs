@@ -84,7 +84,7 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> Result<Recovered> {
     }
     // Only now is it known which shims hold other containers too.
     for (bundle, binary, connection, _log) in strays {
-        cleanup::dismiss(shared, &bundle, &binary, &connection, SeenProcess::default()).await;
+        cleanup::dismiss(shared, &bundle, &binary, &connection, Seen::default()).await;
         remove(bundle, &mut recovered).await;
     }
     let owner = shared.clone();
