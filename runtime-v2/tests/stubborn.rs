@@ -288,6 +288,39 @@ async fn a_container_that_a_shim_forgot_is_deleted_as_it_ended() {
     .await;
 }
 
+/// It goes on without its caller, who may delete what it makes.
+#[tokio::test]
+async fn a_task_that_is_being_made_can_be_waited_for() {
+    for succeeds in [true, false] {
+        with_world(async |mut world: World| {
+            let limit = Duration::from_millis(300);
+            world.set_timeouts(Timeouts { shutdown: limit, ..Timeouts::default() }).await;
+            let mut shim = Shim::serve(&world, Some("create")).await;
+            let (manager, request) = (world.manager.clone(), shim.request(&world));
+            let create = tokio::spawn(async move { manager.create(request).await.map(drop) });
+            until(|| shim.fake.asked().contains(&"create")).await;
+            create.abort();
+            assert!(create.await.unwrap_err().is_cancelled());
+            let (manager, namespace) = (world.manager.clone(), world.namespace.clone());
+            let found =
+                tokio::spawn(async move { manager.get_when_made(&namespace, &id("a")).await });
+            assert!(world.manager.get(&world.namespace, &id("a")).is_err());
+            if succeeds {
+                shim.fake.hangs_on(None);
+                found.await.unwrap().unwrap().delete().await.unwrap();
+            } else {
+                shim.process.kill().unwrap();
+                shim.hang_up().await;
+                assert!(found.await.unwrap().err().unwrap().is_not_found());
+            }
+            assert!(!shim.is_alive());
+            assert!(!world.manager.is_known(&world.namespace, &id("a")));
+            world
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_without_a_class_gets_one_from_the_state() {
     with_world(async |world: World| {

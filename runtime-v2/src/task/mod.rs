@@ -342,6 +342,11 @@ impl Task {
         matches!(&*self.life.borrow(), Life::Deleted)
     }
 
+    /// Was it deleted, or did its shim die?
+    pub(crate) fn is_over(&self) -> bool {
+        !matches!(&*self.life.borrow(), Life::Live(_))
+    }
+
     /// Follows the task's life.
     pub(crate) fn life(&self) -> watch::Receiver<Life> {
         self.life.subscribe()
