@@ -29,6 +29,7 @@ use shim_protocol::{
         task_v2_ttrpc::{Task, create_task},
     },
 };
+use tokio::sync::Semaphore;
 use ttrpc::{
     Code,
     asynchronous::{Server, TtrpcContext},
@@ -44,6 +45,8 @@ struct Forgetful {
     events: Arc<Exchange>,
     namespace: Id,
     process: Mutex<Child>,
+    /// It makes the task when it may.
+    may_create: Arc<Semaphore>,
 }
 
 impl Drop for Forgetful {
@@ -84,6 +87,7 @@ impl Task for Forgetful {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
+        let _ = self.may_create.acquire().await;
         self.events.forward(created(&self.namespace, request.id))?;
         if self.at_once {
             return refuse(Code::UNKNOWN);
@@ -103,11 +107,21 @@ impl Task for Forgetful {
 
 /// Lets the container `a` have such a shim.
 async fn serve(world: &World, daemon: &Daemon, at_once: bool) -> Server {
+    serve_when(world, daemon, at_once, Arc::new(Semaphore::new(1))).await
+}
+
+async fn serve_when(
+    world: &World,
+    daemon: &Daemon,
+    at_once: bool,
+    may_create: Arc<Semaphore>,
+) -> Server {
     let shim = Forgetful {
         at_once,
         events: daemon.events.clone(),
         namespace: world.namespace.clone(),
         process: Mutex::new(Command::new("sleep").arg("1000").spawn().unwrap()),
+        may_create,
     };
     let address = format!("unix://{}", world.path().join("shim.sock").display());
     let mut server =
@@ -161,6 +175,35 @@ async fn a_task_that_its_shim_forgot_is_announced_to_have_ended() {
     shim.shutdown().await.unwrap();
     daemon.stop().await;
     world.ends_empty();
+}
+
+/// Whoever asked for it has given up, and tidies up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_waits_for_a_create_that_goes_on_alone() {
+    if common::skip() {
+        return;
+    }
+    for at_once in [true, false] {
+        let world = World::new();
+        let daemon = world.boot().await;
+        let may_create = Arc::new(Semaphore::new(0));
+        let mut shim = serve_when(&world, &daemon, at_once, may_create.clone()).await;
+        let mut creating = Box::pin(daemon.tasks.create(world.create("a")));
+        while !daemon.manager.is_known(&world.namespace, &id("a")) {
+            assert!(futures::poll!(&mut creating).is_pending());
+            tokio::task::yield_now().await;
+        }
+        drop(creating);
+        let target = world.target("a");
+        let mut deleting = Box::pin(daemon.tasks.delete(&target));
+        assert!(futures::poll!(&mut deleting).is_pending());
+        may_create.add_permits(1);
+        assert_eq!(deleting.await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(!daemon.manager.is_known(&world.namespace, &id("a")));
+        shim.shutdown().await.unwrap();
+        daemon.stop().await;
+        world.ends_empty();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
