@@ -126,10 +126,11 @@ impl Manager {
     }
 
     /// As [`Manager::is_known`], but for a task that was deleted, or whose shim
-    /// died, and of which the rest is on its way out.
+    /// died, and of which the rest is on its way out. After a shutdown there may
+    /// be any.
     pub fn has(&self, namespace: &Id, id: &Id) -> bool {
         match self.shared.registry.find(namespace, id) {
-            Found::Free => false,
+            Found::Free => self.shared.closing.is_cancelled(),
             Found::Reserved(_) | Found::Left => true,
             Found::Task(task) => !task.is_over(),
         }
