@@ -6,17 +6,26 @@
 //! `bootstrap.json`; older daemons keep the bare address in `address`.
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::{self, File},
+    io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
+};
 use protobuf::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result, proto::bootstrap::BootstrapResult};
-use tokio::{fs, net::UnixStream};
+use tokio::net::UnixStream;
+
+use crate::manager::blocking;
 
 /// The longest path that `sockaddr_un` takes, without the final zero (unix(7)).
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -126,6 +135,9 @@ impl Address {
     }
 
     /// Removes the socket's file if nobody listens there any more.
+    ///
+    /// # Errors
+    /// When the file, or the lock of its folder, says no.
     pub(crate) async fn remove_stale(&self) -> Result<()> {
         let Self::Path(path) = self else { return Ok(()) };
         let refused = io::ErrorKind::ConnectionRefused;
@@ -133,13 +145,38 @@ impl Address {
         if !self.try_to_connect().await.is_err_and(|e| e.kind() == refused) {
             return Ok(());
         }
-        match fs::remove_file(path).await {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(e).context("remove socket", path.display())
-            }
-            _ => Ok(()),
-        }
+        let path = path.clone();
+        blocking(move || remove_stale(&path)).await
     }
+}
+
+/// Looks again, under the lock that shims bind under: a new shim of the same
+/// group may have taken the place meanwhile. Blocks.
+fn remove_stale(path: &Path) -> Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let open = match File::open(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        open => open.context("open", folder.display())?,
+    };
+    let lock = Flock::lock(open, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| io::Error::from(errno))
+        .context("lock", folder.display())?;
+    let short = Path::new("/proc/self/fd").join(lock.as_raw_fd().to_string()).join(name);
+    let fits = path.as_os_str().len() <= SOCKET_PATH_LIMIT;
+    if !is_refused(if fits { path } else { &short }).context("look at", path.display())? {
+        return Ok(());
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("remove", path.display()),
+        _ => Ok(()),
+    }
+}
+
+/// Is there a socket on which nobody listens? Does not wait to be let in.
+fn is_refused(path: &Path) -> io::Result<bool> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    Ok(connect(socket.as_raw_fd(), &UnixAddr::new(path)?) == Err(Errno::ECONNREFUSED))
 }
 
 /// Reaches a socket whose path is too long by way of its open folder.
@@ -147,7 +184,7 @@ async fn connect_long(path: &Path) -> io::Result<UnixStream> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let folder = fs::File::open(folder).await?;
+    let folder = tokio::fs::File::open(folder).await?;
     let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
     UnixStream::connect(short).await
 }
@@ -187,7 +224,9 @@ impl fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use nix::sys::socket;
 
     use super::*;
 
@@ -264,6 +303,34 @@ mod tests {
         assert!(address.connect().await.unwrap_err().is_not_found());
         address.remove_stale().await.unwrap();
         assert!(!deep.join("s").exists());
+    }
+
+    /// As of another shim of the same group, which was started meanwhile.
+    #[tokio::test]
+    async fn a_socket_that_was_bound_anew_is_not_stale() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let stale = tokio::net::UnixListener::bind(&path).unwrap();
+        // Not by closing it: a child that another test is about to start may hold a copy.
+        socket::shutdown(stale.as_raw_fd(), socket::Shutdown::Both).unwrap();
+        let lock = Flock::lock(File::open(&folder).unwrap(), FlockArg::LockExclusive).unwrap();
+        let address = Address::Path(path.clone());
+        let removal = tokio::spawn(async move { address.remove_stale().await });
+        // Whoever waits for a lock is in there, behind an arrow.
+        let of_folder = format!(":{} ", fs::metadata(&folder).unwrap().ino());
+        let waits = || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|lock| lock.contains("->") && lock.contains(&of_folder))
+        };
+        while !removal.is_finished() && !waits() {
+            tokio::task::yield_now().await;
+        }
+        assert!(path.exists(), "it was removed without the lock");
+        fs::remove_file(&path).unwrap();
+        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
+        drop(lock);
+        removal.await.unwrap().unwrap();
+        assert!(path.exists());
     }
 
     #[tokio::test]

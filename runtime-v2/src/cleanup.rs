@@ -25,7 +25,7 @@ use crate::{
     manager::{Shared, blocking},
     strays,
     sys::ProcessHandle,
-    task::{Seen, SeenProcess},
+    task::Seen,
 };
 
 /// Exit status of a process that died with its shim: SIGKILL's.
@@ -61,7 +61,7 @@ pub(crate) async fn retire(shared: &Shared, bundle: &Bundle, connection: &Connec
         warn!(%id, "shim does not end: killed");
         end_by_force(shared, bundle, connection).await;
     }
-    remove_socket(connection.address()).await;
+    remove_socket(shared, connection.address()).await;
 }
 
 async fn end_by_force(shared: &Shared, bundle: &Bundle, connection: &Connection) {
@@ -74,9 +74,13 @@ async fn end_by_force(shared: &Shared, bundle: &Bundle, connection: &Connection)
     }
 }
 
-async fn remove_socket(address: &Address) {
-    if let Err(error) = address.remove_stale().await {
-        warn!(error = %error.report(), "socket of shim stays");
+async fn remove_socket(shared: &Shared, address: &Address) {
+    let limit = shared.config.timeouts.cleanup;
+    match timeout(limit, address.remove_stale()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(error = %error.report(), "socket of shim stays"),
+        // Somebody who binds has been stopped halfway.
+        Err(_) => warn!(%address, ?limit, "socket of shim stays: its folder is locked"),
     }
 }
 
@@ -115,7 +119,7 @@ async fn dismantle(shared: &Shared, bundle: &Bundle, connection: &Connection) {
         Err(e) if e.kind() == ErrorKind::DeadlineExceeded => {
             if !shared.registry.is_shared(connection.address(), bundle) {
                 end_by_force(shared, bundle, connection).await;
-                remove_socket(connection.address()).await;
+                remove_socket(shared, connection.address()).await;
             }
         }
         // Most often it was never made.
@@ -129,38 +133,32 @@ async fn dismantle(shared: &Shared, bundle: &Bundle, connection: &Connection) {
 
 /// Ends a task whose shim lives, but does not know the container: a create or
 /// a delete was cut short. In the midst of a create there is nothing to tell,
-/// in the midst of a delete the rest of it: the recorded end, else the one that
-/// was `seen`.
+/// in the midst of a delete the rest of it: the recorded ends, else those that
+/// were `seen`.
 pub(crate) async fn dismiss(
     shared: &Shared,
     bundle: &Bundle,
     binary: &Path,
     connection: &Arc<Connection>,
-    seen: SeenProcess,
+    mut seen: Seen,
 ) {
     info!(id = %bundle.id(), "shim does not know its container");
-    let folder = bundle.clone();
-    let record = blocking(move || exits::read(folder.path(), None)).await.unwrap_or_else(|error| {
-        warn!(id = %bundle.id(), error = %error.report(), "exit record is lost");
-        None
-    });
+    seen.add_records(records(bundle).await);
     let folder = bundle.clone();
     let noted = blocking(move || Ok(folder.init_pid())).await.ok().flatten();
     let cleaned = discard(shared, bundle, binary, Some(connection)).await;
-    let told = match record {
-        Some(ExitRecord { pid, status, at, .. }) => {
-            Some(Deleted { pid, exit: Exit { status, at } })
-        }
-        None => seen.exit.map(|exit| Deleted { pid: seen.pid, exit }),
-    };
     let cleaned = cleaned.map_err(|error| {
         warn!(id = %bundle.id(), error = %error.report(), "shim is not cleaned up");
     });
-    match told.or(cleaned.ok().filter(|_| noted.is_some())) {
-        Some(gone) => announce_end(shared, bundle, gone).await,
-        // Its beginning may have been announced.
-        None => close(shared, bundle).await,
+    announce_execs(shared, bundle, &seen).await;
+    if let Some(gone) = seen.init.ended() {
+        return announce_end(shared, bundle, gone).await;
     }
+    // The binary of a shim without records knows less than what was announced.
+    if let Some(gone) = cleaned.ok().filter(|_| noted.is_some()) {
+        announce(shared, bundle, convert::exit_event(bundle.id(), None, gone)).await;
+    }
+    close(shared, bundle).await;
 }
 
 /// Announces the end of a task of which nothing is known, unless that was done,
@@ -232,14 +230,15 @@ pub(crate) fn customary(shared: &Shared, bundle: &Bundle) -> Bootstrap {
 /// Cleans up behind a dead shim through its binary's `delete`, and announces
 /// the ends of what it held: execs first, then init, then the task's deletion.
 /// A status that is on record counts, else it is SIGKILL's.
-pub(crate) async fn bury(shared: &Shared, bundle: &Bundle, binary: &Path, seen: Seen) -> Obituary {
+pub(crate) async fn bury(
+    shared: &Shared,
+    bundle: &Bundle,
+    binary: &Path,
+    mut seen: Seen,
+) -> Obituary {
     let id = bundle.id();
     info!(namespace = %bundle.namespace(), %id, "cleaning up after a dead shim");
-    let folder = bundle.clone();
-    let records = blocking(move || exits::read_all(folder.path())).await.unwrap_or_else(|error| {
-        warn!(%id, error = %error.report(), "exit records are lost");
-        Vec::new()
-    });
+    let records = records(bundle).await;
     let cleaned = match delete_by_binary(shared, bundle, binary).await {
         Ok(cleaned) => Some(cleaned),
         Err(error) => {
@@ -251,40 +250,47 @@ pub(crate) async fn bury(shared: &Shared, bundle: &Bundle, binary: &Path, seen: 
     let noted = blocking(move || folder.bootstrap()).await.ok().flatten();
     let bootstrap = noted.unwrap_or_else(|| customary(shared, bundle));
     if let Ok(address) = bootstrap.address.parse() {
-        remove_socket(&address).await;
+        remove_socket(shared, &address).await;
     }
     let killed = Exit { status: KILLED, at: SystemTime::now() };
-    let mut execs = HashMap::new();
-    for (exec, process) in seen.execs {
-        execs.insert(exec, Deleted { pid: process.pid, exit: process.exit.unwrap_or(killed) });
+    seen.add_records(records);
+    // Without a pid it never ran.
+    seen.execs.retain(|_, process| process.pid != 0);
+    for process in seen.execs.values_mut() {
+        process.exit.get_or_insert(killed);
     }
-    let mut init = Deleted {
-        pid: seen.init.pid,
-        exit: seen.init.exit.or(cleaned.map(|cleaned| cleaned.exit)).unwrap_or(killed),
-    };
-    if init.pid == 0 {
-        init.pid = cleaned.map_or(0, |cleaned| cleaned.pid);
+    if seen.init.pid == 0 {
+        seen.init.pid = cleaned.map_or(0, |cleaned| cleaned.pid);
     }
-    for record in records {
-        let gone = Deleted { pid: record.pid, exit: Exit { status: record.status, at: record.at } };
-        match record.exec_id {
-            Some(exec) => {
-                execs.insert(exec, gone);
-            }
-            None => init = gone,
+    let exit = seen.init.exit.or(cleaned.map(|cleaned| cleaned.exit)).unwrap_or(killed);
+    let init = Deleted { pid: seen.init.pid, exit };
+    match init.pid {
+        // It never ran either; but if it was to be restored, its beginning may
+        // have been announced.
+        0 => close(shared, bundle).await,
+        _ => {
+            announce_execs(shared, bundle, &seen).await;
+            announce_end(shared, bundle, init).await;
         }
     }
-    // Without a pid it never ran, and nobody was told of it.
-    execs.retain(|_, process| process.pid != 0);
-    if init.pid != 0 {
-        let mut sorted: Vec<_> = execs.iter().collect();
-        sorted.sort_by_key(|(_, gone)| gone.exit.at);
-        for (exec, gone) in sorted {
-            announce(shared, bundle, convert::exit_event(id, Some(exec), *gone)).await;
-        }
-        announce_end(shared, bundle, init).await;
-    }
+    let execs = seen.ended_execs().into_iter().map(|(exec, gone)| (exec.clone(), gone)).collect();
     Obituary { init, execs }
+}
+
+/// The ends that are on record in a bundle.
+pub(crate) async fn records(bundle: &Bundle) -> Vec<ExitRecord> {
+    let folder = bundle.clone();
+    blocking(move || exits::read_all(folder.path())).await.unwrap_or_else(|error| {
+        warn!(id = %bundle.id(), error = %error.report(), "exit records are lost");
+        Vec::new()
+    })
+}
+
+/// Announces the exits of execs of which it is known how they ended.
+pub(crate) async fn announce_execs(shared: &Shared, bundle: &Bundle, seen: &Seen) {
+    for (exec, gone) in seen.ended_execs() {
+        announce(shared, bundle, convert::exit_event(bundle.id(), Some(exec), gone)).await;
+    }
 }
 
 /// Announces the exit of init and the deletion of the task.

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::{
-    Deleted, Process, Status, Task,
+    Process, Status, Task,
     bundle::Bundle,
     cleanup,
     client::Connection,
@@ -136,7 +136,7 @@ async fn dismiss(shared: &Shared, task: &Task, connection: &Arc<Connection>) {
         return;
     }
     task.end_of_use().await;
-    let (bundle, seen) = (task.bundle_of(), task.seen().init);
+    let (bundle, seen) = (task.bundle_of(), task.seen());
     cleanup::dismiss(shared, bundle, task.runtime(), connection, seen).await;
     cleanup::forget(shared, task.bundle_of()).await;
     task.vanish();
@@ -182,15 +182,8 @@ pub(crate) async fn noted_execs(bundle: &Bundle) -> HashMap<Id, u32> {
 /// Announces the exits that happened while the daemon was away. Which of them
 /// it had announced before that, it remembers itself.
 async fn announce_exits(shared: &Shared, bundle: &Bundle, seen: &Seen) {
-    let gone = |process: &SeenProcess| process.exit.map(|exit| Deleted { pid: process.pid, exit });
-    let mut execs: Vec<_> =
-        seen.execs.iter().filter_map(|(exec, process)| Some((exec, gone(process)?))).collect();
-    execs.sort_by_key(|(_, gone)| gone.exit.at);
-    for (exec, gone) in execs {
-        let event = convert::exit_event(bundle.id(), Some(exec), gone);
-        cleanup::announce(shared, bundle, event).await;
-    }
-    if let Some(gone) = gone(&seen.init) {
+    cleanup::announce_execs(shared, bundle, seen).await;
+    if let Some(gone) = seen.init.ended() {
         cleanup::announce(shared, bundle, convert::exit_event(bundle.id(), None, gone)).await;
     }
 }

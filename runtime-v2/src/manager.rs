@@ -9,7 +9,10 @@ use tracing::warn;
 
 use crate::{
     Any, CreateTask, EventSink, ManagerConfig, Recovered, RuntimeInfo, Task, create,
-    launch::Launcher, log::ShimLog, recover, registry::Registry,
+    launch::Launcher,
+    log::ShimLog,
+    recover,
+    registry::{Found, Registry},
 };
 
 /// All tasks of the daemon, by namespace and id.
@@ -85,10 +88,52 @@ impl Manager {
         self.shared.registry.get(namespace, id)
     }
 
+    /// The task of a container, also if it is being made: that is waited for, as
+    /// long as for any answer of a shim.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, or it could not be made; `Unavailable` when
+    /// it takes too long, the daemon shuts down, or there is a bundle of which it
+    /// could not be told what became.
+    pub async fn get_when_made(&self, namespace: &Id, id: &Id) -> Result<Arc<Task>> {
+        let shared = &self.shared;
+        let unavailable = |why| Error::unavailable(format!("task {id:?} {why}"));
+        let wait = async {
+            loop {
+                match shared.registry.find(namespace, id) {
+                    // It is not said of what is merely let go of.
+                    Found::Free if shared.closing.is_cancelled() => {
+                        return Err(Error::unavailable("the daemon shuts down"));
+                    }
+                    Found::Free => return Err(Error::not_found(format!("task {id:?}"))),
+                    Found::Left => return Err(unavailable("is left for the next daemon")),
+                    Found::Task(task) => return Ok(task),
+                    // Closed when that is over.
+                    Found::Reserved(mut made) => drop(made.changed().await),
+                }
+            }
+        };
+        let limit = shared.config.timeouts.request;
+        tokio::time::timeout(limit, wait)
+            .await
+            .unwrap_or_else(|_| Err(unavailable("is not made yet")))
+    }
+
     /// Is there a task of that id, one that is being made, or a bundle of which
     /// it could not be told what became?
     pub fn is_known(&self, namespace: &Id, id: &Id) -> bool {
         self.shared.registry.contains(namespace, id)
+    }
+
+    /// As [`Manager::is_known`], but for a task that was deleted, or whose shim
+    /// died, and of which the rest is on its way out. After a shutdown there may
+    /// be any.
+    pub fn has(&self, namespace: &Id, id: &Id) -> bool {
+        match self.shared.registry.find(namespace, id) {
+            Found::Free => self.shared.closing.is_cancelled(),
+            Found::Reserved(_) | Found::Left => true,
+            Found::Task(task) => !task.is_over(),
+        }
     }
 
     /// All tasks of a namespace, by id.

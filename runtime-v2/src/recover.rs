@@ -2,6 +2,7 @@
 //! that do not, and announces what happened meanwhile.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,7 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     Recovered, Status, Task,
-    address::Bootstrap,
+    address::{Address, Bootstrap},
     bundle::{self, Bundle, Found, LeftImages},
     cleanup,
     client::Connection,
@@ -58,17 +59,19 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> Result<Recovered> {
     let mut recovered = Recovered { left: others, ..Default::default() };
     let permits = Arc::new(Semaphore::new(PARALLEL));
     let mut looking = JoinSet::new();
+    let mut looked_at = HashMap::new();
     for bundle in bundles {
-        let (shared, permits) = (shared.clone(), permits.clone());
-        looking.spawn(async move {
+        let (shared, permits, folder) = (shared.clone(), permits.clone(), bundle.clone());
+        let look = looking.spawn(async move {
             // Never closed, so there is a permit in the end.
             let _permit = permits.acquire().await;
             look_at(&shared, bundle).await
         });
+        looked_at.insert(look.id(), folder);
     }
     let mut strays = Vec::new();
-    while let Some(outcome) = looking.join_next().await {
-        match outcome {
+    while let Some(outcome) = looking.join_next_with_id().await {
+        match outcome.map(|(_, outcome)| outcome) {
             Ok(Outcome::Live) => recovered.live += 1,
             Ok(Outcome::Stopped) => recovered.stopped += 1,
             Ok(Outcome::Done(bundle)) => remove(bundle, &mut recovered).await,
@@ -78,13 +81,16 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> Result<Recovered> {
             }
             Err(panic) => {
                 error!(error = %panic, "a bundle was not recovered");
+                if let Some(bundle) = looked_at.get(&panic.id()) {
+                    shared.registry.leave(bundle, None);
+                }
                 recovered.left += 1;
             }
         }
     }
     // Only now is it known which shims hold other containers too.
     for (bundle, binary, connection, _log) in strays {
-        cleanup::dismiss(shared, &bundle, &binary, &connection, SeenProcess::default()).await;
+        cleanup::dismiss(shared, &bundle, &binary, &connection, Seen::default()).await;
         remove(bundle, &mut recovered).await;
     }
     let owner = shared.clone();
@@ -110,16 +116,17 @@ async fn remove(bundle: Bundle, recovered: &mut Recovered) {
 async fn look_at(shared: &Arc<Shared>, bundle: Bundle) -> Outcome {
     let notes = match read_notes(&bundle).await {
         Ok(notes) => notes,
-        Err(error) => return leave(shared, bundle, &error),
+        Err(error) => return leave(shared, bundle, None, &error),
     };
     let Notes { binary, bootstrap } = notes;
+    let address = bootstrap.as_ref().and_then(|noted| noted.address.parse().ok());
     if binary.is_none() && bootstrap.is_none() {
         warn!(id = %bundle.id(), "bundle does not tell of any shim");
         return Outcome::Done(bundle);
     }
     let binary = match binary.map_or_else(|| shared.launcher.find(DEFAULT_RUNTIME), Ok) {
         Ok(binary) => binary,
-        Err(error) => return leave(shared, bundle, &error),
+        Err(error) => return leave(shared, bundle, address, &error),
     };
     // A shim that has just been started waits for a reader before it serves.
     let log = relay_log(shared, &bundle);
@@ -129,16 +136,16 @@ async fn look_at(shared: &Arc<Shared>, bundle: Bundle) -> Outcome {
             debug!(id = %bundle.id(), error = %error.report(), "shim is gone");
             bury(shared, bundle, &binary).await
         }
-        Err(error) => leave(shared, bundle, &error),
+        Err(error) => leave(shared, bundle, address, &error),
     }
 }
 
-/// Touches nothing: its container may live. Nobody else gets the id.
-fn leave(shared: &Shared, bundle: Bundle, error: &Error) -> Outcome {
+/// Touches nothing: its container may live, in the shim at `address`, if that
+/// is known. Nobody else gets the id.
+fn leave(shared: &Shared, bundle: Bundle, address: Option<Address>, error: &Error) -> Outcome {
     let id = bundle.id();
     error!(%id, error = %error.report(), "bundle is left for the next start of the daemon");
-    // Only this bundle has the id, so nobody has reserved it.
-    let _ = shared.registry.reserve(&bundle);
+    shared.registry.leave(&bundle, address);
     Outcome::Left
 }
 

@@ -6,14 +6,36 @@ use std::{
 };
 
 use shim_protocol::{Error, Id, Result};
+use tokio::sync::watch;
 
 use crate::{Task, address::Address, bundle::Bundle};
 
-/// A task, or the place of one that is being made.
+/// The place of a task.
 #[derive(Default)]
 struct Slot {
     address: Option<Address>,
-    task: Option<Arc<Task>>,
+    holds: Holds,
+}
+
+/// What is in a place.
+enum Holds {
+    /// A task that is being made. Dropped when it is made, or is not.
+    Reserved(watch::Sender<()>),
+    /// A bundle of which it could not be told what became.
+    Left,
+    Task(Arc<Task>),
+}
+
+/// What is found in a place.
+pub(crate) enum Found {
+    /// Nothing.
+    Free,
+    /// A task that is being made, and an end that closes when that is over.
+    Reserved(watch::Receiver<()>),
+    /// A bundle of which it could not be told what became.
+    Left,
+    /// A task.
+    Task(Arc<Task>),
 }
 
 /// All tasks, by namespace and id.
@@ -37,6 +59,15 @@ impl Registry {
         Ok(())
     }
 
+    /// Keeps the place of a bundle of which it could not be told what became,
+    /// unless it is taken. `address` is where its shim listens, if that is known.
+    pub(crate) fn leave(&self, bundle: &Bundle, address: Option<Address>) {
+        let mut slots = self.slots();
+        let namespace = slots.entry(bundle.namespace().clone()).or_default();
+        let left = || Slot { address, holds: Holds::Left };
+        namespace.entry(bundle.id().clone()).or_insert_with(left);
+    }
+
     /// Notes where the shim of a reserved task listens.
     pub(crate) fn note_address(&self, bundle: &Bundle, address: Address) {
         let mut slots = self.slots();
@@ -49,7 +80,7 @@ impl Registry {
         let mut slots = self.slots();
         let namespace = slots.entry(task.namespace().clone()).or_default();
         let slot = namespace.entry(task.id().clone()).or_default();
-        slot.task = Some(task);
+        slot.holds = Holds::Task(task);
     }
 
     /// Forgets a task, or frees its place.
@@ -73,17 +104,28 @@ impl Registry {
     /// # Errors
     /// `NotFound` when there is none, or it is not ready.
     pub(crate) fn get(&self, namespace: &Id, id: &Id) -> Result<Arc<Task>> {
+        match self.find(namespace, id) {
+            Found::Task(task) => Ok(task),
+            _ => Err(Error::not_found(format!("task {id:?}"))),
+        }
+    }
+
+    /// What is at the place of a container.
+    pub(crate) fn find(&self, namespace: &Id, id: &Id) -> Found {
         let slots = self.slots();
-        let slot = slots.get(namespace).and_then(|tasks| tasks.get(id));
-        let task = slot.and_then(|slot| slot.task.clone());
-        task.ok_or_else(|| Error::not_found(format!("task {id:?}")))
+        match slots.get(namespace).and_then(|tasks| tasks.get(id)).map(|slot| &slot.holds) {
+            None => Found::Free,
+            Some(Holds::Reserved(made)) => Found::Reserved(made.subscribe()),
+            Some(Holds::Left) => Found::Left,
+            Some(Holds::Task(task)) => Found::Task(task.clone()),
+        }
     }
 
     /// All tasks of a namespace, by id.
     pub(crate) fn list(&self, namespace: &Id) -> Vec<Arc<Task>> {
         let slots = self.slots();
         let tasks = slots.get(namespace).into_iter().flat_map(|tasks| tasks.values());
-        tasks.filter_map(|slot| slot.task.clone()).collect()
+        tasks.filter_map(|slot| slot.task().cloned()).collect()
     }
 
     /// The namespaces that have tasks.
@@ -91,7 +133,7 @@ impl Registry {
         let slots = self.slots();
         let mut names: Vec<Id> = slots
             .iter()
-            .filter(|(_, tasks)| tasks.values().any(|slot| slot.task.is_some()))
+            .filter(|(_, tasks)| tasks.values().any(|slot| slot.task().is_some()))
             .map(|(name, _)| name.clone())
             .collect();
         names.sort_unstable();
@@ -103,16 +145,21 @@ impl Registry {
         self.slots().get(namespace).is_some_and(|tasks| tasks.contains_key(id))
     }
 
-    /// Does the shim at `address` hold another task than that of `bundle`? One
-    /// that was deleted just now does not count: of the last two that go at
-    /// once, each takes the shim for its own.
+    /// Does the shim at `address` hold another task than that of `bundle`, or may
+    /// it do so? One that was deleted just now does not count: of the last two
+    /// that go at once, each takes the shim for its own.
     pub(crate) fn is_shared(&self, address: &Address, bundle: &Bundle) -> bool {
         let slots = self.slots();
         slots.iter().any(|(namespace, tasks)| {
             tasks.iter().any(|(id, slot)| {
-                slot.address.as_ref() == Some(address)
+                let is_there = match (&slot.address, &slot.holds) {
+                    // A group is of one namespace.
+                    (None, Holds::Left) => namespace == bundle.namespace(),
+                    (at, _) => at.as_ref() == Some(address),
+                };
+                is_there
                     && (namespace, id) != (bundle.namespace(), bundle.id())
-                    && !slot.task.as_ref().is_some_and(|task| task.is_deleted())
+                    && !slot.task().is_some_and(|task| task.is_deleted())
             })
         })
     }
@@ -123,6 +170,21 @@ impl Registry {
     }
 }
 
+impl Slot {
+    fn task(&self) -> Option<&Arc<Task>> {
+        match &self.holds {
+            Holds::Task(task) => Some(task),
+            Holds::Reserved(_) | Holds::Left => None,
+        }
+    }
+}
+
+impl Default for Holds {
+    fn default() -> Self {
+        Self::Reserved(watch::Sender::default())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use shim_protocol::ErrorKind;
@@ -130,8 +192,8 @@ mod tests {
     use super::*;
     use crate::{ManagerConfig, Timeouts};
 
-    fn bundle(id: &str) -> Bundle {
-        let config = ManagerConfig {
+    fn config() -> ManagerConfig {
+        ManagerConfig {
             root: "/r".into(),
             state: "/s".into(),
             grpc_address: String::new(),
@@ -139,9 +201,12 @@ mod tests {
             env: Vec::new(),
             debug: false,
             timeouts: Timeouts::default(),
-        };
+        }
+    }
+
+    fn bundle(id: &str) -> Bundle {
         let name = Id::new("namespace", "ns").unwrap();
-        Bundle::at(&config, &name, &Id::new("id", id).unwrap())
+        Bundle::at(&config(), &name, &Id::new("id", id).unwrap())
     }
 
     #[test]
@@ -170,5 +235,40 @@ mod tests {
         assert!(registry.is_shared(&address, &a));
         registry.remove(&b);
         assert!(!registry.is_shared(&address, &a));
+    }
+
+    /// Its container may live, in a shim of which nobody knows.
+    #[test]
+    fn a_shim_may_be_that_of_a_bundle_that_is_left() {
+        let registry = Registry::default();
+        let (a, b, c) = (bundle("a"), bundle("b"), bundle("c"));
+        let at = |name: &str| Address::Abstract(name.into());
+        registry.leave(&b, Some(at("/x")));
+        assert!(registry.is_shared(&at("/x"), &a) && !registry.is_shared(&at("/y"), &a));
+        registry.leave(&c, None);
+        assert!(registry.is_shared(&at("/y"), &a));
+        assert!(registry.contains(c.namespace(), c.id()));
+        assert_eq!(registry.reserve(&c).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        let elsewhere = Id::new("namespace", "elsewhere").unwrap();
+        assert!(!registry.is_shared(&at("/y"), &Bundle::at(&config(), &elsewhere, a.id())));
+        // Whoever has the place keeps it.
+        registry.reserve(&a).unwrap();
+        registry.leave(&a, None);
+        assert!(matches!(registry.find(a.namespace(), a.id()), Found::Reserved(_)));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_hears_what_becomes_of_it() {
+        let registry = Registry::default();
+        let a = bundle("a");
+        registry.reserve(&a).unwrap();
+        let Found::Reserved(mut made) = registry.find(a.namespace(), a.id()) else {
+            panic!("it is reserved");
+        };
+        registry.note_address(&a, Address::Abstract("/x".into()));
+        assert!(made.has_changed().is_ok_and(|changed| !changed));
+        registry.remove(&a);
+        assert!(made.changed().await.is_err());
+        assert!(matches!(registry.find(a.namespace(), a.id()), Found::Free));
     }
 }

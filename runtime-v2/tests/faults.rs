@@ -247,6 +247,10 @@ async fn a_shutdown_leaves_containers_alone(mut world: World) -> World {
     }
     assert_eq!(wait.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(world.shims().len(), 1);
+    // It is let go of, and not gone.
+    assert!(world.manager.has(&world.namespace, &id("a")));
+    let unknown = world.manager.get_when_made(&world.namespace, &id("a")).await;
+    assert_eq!(unknown.err().unwrap().kind(), ErrorKind::Unavailable);
     let refused = world.manager.create(world.request("b", "true")).await.err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
 

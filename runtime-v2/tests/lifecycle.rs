@@ -7,7 +7,13 @@ use common::{World, exec, id, spec};
 use runtime_v2::Status;
 use shim_protocol::ErrorKind;
 
-for_each_shim!(create_start_exit_delete, exec_kill_and_signals, pause_stats_and_pids, group);
+for_each_shim!(
+    create_start_exit_delete,
+    exec_kill_and_signals,
+    pause_stats_and_pids,
+    group,
+    a_handle_of_a_task_that_is_gone_means_no_other,
+);
 
 async fn create_start_exit_delete(world: World) -> World {
     let task = world.manager.create(world.request("a", "exit 7")).await.unwrap();
@@ -117,5 +123,15 @@ async fn group(world: World) -> World {
     b.kill(None, 9, false).await.unwrap();
     b.wait(None).await.unwrap();
     b.delete().await.unwrap();
+    world
+}
+
+async fn a_handle_of_a_task_that_is_gone_means_no_other(world: World) -> World {
+    let old = world.manager.create(world.request("a", "true")).await.unwrap();
+    old.delete().await.unwrap();
+    let new = world.manager.create(world.request("a", "true")).await.unwrap();
+    assert!(old.delete().await.unwrap_err().is_not_found());
+    assert_eq!(new.state(None).await.unwrap().pid, new.pid());
+    new.delete().await.unwrap();
     world
 }

@@ -1,222 +1,26 @@
-//! A shim that does what no real one can be made to do on demand. It is served
-//! by the test itself; a sleeping process stands for the shim's.
+//! Shims that hang, refuse, lie or vanish.
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod common;
 
 use std::{
-    path::{Path, PathBuf},
-    process::{Child, Command},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    future::Future,
+    path::Path,
+    sync::atomic::Ordering,
     time::{Duration, SystemTime},
 };
 
-use async_trait::async_trait;
-use common::{PATIENCE, World, id, with_shim};
-use protobuf::well_known_types::empty::Empty;
-use runtime_v2::{CreateTask, Recovered, Status, Timeouts};
+use common::{
+    World,
+    fake::{Shim, until},
+    id, with_shim,
+};
+use runtime_v2::{Recovered, Status, Timeouts};
 use shim_protocol::{
     ErrorKind, Id,
     exits::{self, ExitRecord},
-    proto::{
-        outbox::{FlushRequest, FlushResponse},
-        outbox_ttrpc::{Outbox, create_outbox},
-        task_types::Status as WireStatus,
-        task_v2::{
-            ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
-            DeleteResponse, ExecProcessRequest, KillRequest, ShutdownRequest, StartRequest,
-            StartResponse, StateRequest, StateResponse, WaitRequest, WaitResponse,
-        },
-        task_v2_ttrpc::{Task, create_task},
-    },
+    proto::task_types::Status as WireStatus,
 };
-use tokio::sync::Notify;
-use ttrpc::asynchronous::{Server, TtrpcContext};
-
-/// What the shim does out of the ordinary, and what was asked of it.
-#[derive(Default)]
-struct Fake {
-    hang_on: Mutex<Option<&'static str>>,
-    /// It does not know the container.
-    ignorant: AtomicBool,
-    /// It answers no question about states.
-    refusing: AtomicBool,
-    /// It makes init at the start.
-    restoring: AtomicBool,
-    /// It does so when it is asked to.
-    willing: AtomicBool,
-    status: Mutex<WireStatus>,
-    asked: Mutex<Vec<&'static str>>,
-    shim_pid: u32,
-    never: Notify,
-}
-
-impl Fake {
-    async fn ask(&self, method: &'static str) {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(method);
-        let answer = self.never.notified();
-        if *self.hang_on.lock().unwrap() == Some(method) {
-            answer.await;
-        }
-    }
-
-    fn hangs_on(&self, method: Option<&'static str>) {
-        *self.hang_on.lock().unwrap() = method;
-        self.never.notify_waiters();
-    }
-
-    fn asked(&self) -> Vec<&'static str> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-fn refuse<T>() -> ttrpc::Result<T> {
-    Err(ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::UNKNOWN, "I will not")))
-}
-
-#[async_trait]
-impl Task for Fake {
-    async fn connect(&self, _: &TtrpcContext, _: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
-        self.ask("connect").await;
-        Ok(ConnectResponse { shim_pid: self.shim_pid, task_pid: 7, ..Default::default() })
-    }
-
-    async fn create(
-        &self,
-        _: &TtrpcContext,
-        _: CreateTaskRequest,
-    ) -> ttrpc::Result<CreateTaskResponse> {
-        self.ask("create").await;
-        let pid = if self.restoring.load(Ordering::SeqCst) { 0 } else { 7 };
-        Ok(CreateTaskResponse { pid, ..Default::default() })
-    }
-
-    async fn state(&self, _: &TtrpcContext, _: StateRequest) -> ttrpc::Result<StateResponse> {
-        self.ask("state").await;
-        if self.refusing.load(Ordering::SeqCst) {
-            return refuse();
-        }
-        if self.ignorant.load(Ordering::SeqCst) {
-            let status = ttrpc::get_status(ttrpc::Code::NOT_FOUND, "what container?");
-            return Err(ttrpc::Error::RpcStatus(status));
-        }
-        let status = *self.status.lock().unwrap();
-        Ok(StateResponse { pid: 7, status: status.into(), ..Default::default() })
-    }
-
-    async fn start(&self, _: &TtrpcContext, _: StartRequest) -> ttrpc::Result<StartResponse> {
-        self.ask("start").await;
-        match self.willing.load(Ordering::SeqCst) {
-            true => Ok(StartResponse { pid: 9, ..Default::default() }),
-            false => refuse(),
-        }
-    }
-
-    async fn exec(&self, _: &TtrpcContext, _: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        self.ask("exec").await;
-        refuse()
-    }
-
-    async fn wait(&self, _: &TtrpcContext, _: WaitRequest) -> ttrpc::Result<WaitResponse> {
-        self.ask("wait").await;
-        Ok(WaitResponse { exit_status: 4, ..Default::default() })
-    }
-
-    async fn kill(&self, _: &TtrpcContext, _: KillRequest) -> ttrpc::Result<Empty> {
-        self.ask("kill").await;
-        Ok(Empty::default())
-    }
-
-    async fn delete(&self, _: &TtrpcContext, _: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
-        self.ask("delete").await;
-        if *self.status.lock().unwrap() == WireStatus::RUNNING {
-            return refuse();
-        }
-        Ok(DeleteResponse { pid: 7, exit_status: 5, ..Default::default() })
-    }
-
-    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
-        self.ask("shutdown").await;
-        Ok(Empty::default())
-    }
-}
-
-#[async_trait]
-impl Outbox for Fake {
-    async fn flush(&self, _: &TtrpcContext, _: FlushRequest) -> ttrpc::Result<FlushResponse> {
-        self.ask("flush").await;
-        Ok(FlushResponse::default())
-    }
-}
-
-/// The served shim, and the process that stands for it.
-struct Shim {
-    fake: Arc<Fake>,
-    server: Server,
-    process: Child,
-    socket: PathBuf,
-}
-
-impl Shim {
-    async fn serve(world: &World, hang_on: Option<&'static str>) -> Self {
-        let process = Command::new("sleep").arg("1000").spawn().unwrap();
-        let fake =
-            Fake { hang_on: Mutex::new(hang_on), shim_pid: process.id(), ..Default::default() };
-        let socket = world.folder.path().join("shim");
-        let fake = Arc::new(fake);
-        let server = listen(&fake, &socket).await;
-        Self { fake, server, process, socket }
-    }
-
-    async fn listen_again(&mut self) {
-        self.server = listen(&self.fake, &self.socket).await;
-    }
-
-    /// Closes its connections and listens no more.
-    async fn hang_up(&mut self) {
-        self.server.shutdown().await.unwrap();
-        let _ = std::fs::remove_file(&self.socket);
-    }
-
-    fn is_status(&self, status: WireStatus) {
-        *self.fake.status.lock().unwrap() = status;
-    }
-
-    /// Is its process there?
-    fn is_alive(&mut self) -> bool {
-        self.process.try_wait().unwrap().is_none()
-    }
-
-    /// A request for a task that it holds. Its binary can `start` and `delete`.
-    fn request(&self, world: &World) -> CreateTask {
-        let address = format!("unix://{}", self.socket.display());
-        let json = format!(r#"{{"version":3,"address":"{address}","protocol":"ttrpc"}}"#);
-        let script = format!(r#"case "$*" in *start) echo '{json}';; esac"#);
-        let mut request = world.request("a", "");
-        request.runtime = world.script_shim(&script);
-        request
-    }
-}
-
-impl Drop for Shim {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-async fn listen(fake: &Arc<Fake>, socket: &Path) -> Server {
-    let mut server = Server::new()
-        .bind(&format!("unix://{}", socket.display()))
-        .unwrap()
-        .register_service(create_task(fake.clone()))
-        .register_service(create_outbox(fake.clone()));
-    server.start().await.unwrap();
-    server
-}
 
 async fn with_world<F: Future<Output = World>>(body: impl FnOnce(World) -> F) {
     with_shim(Path::new("/bin/sh"), body).await;
@@ -413,6 +217,110 @@ async fn what_is_on_record_is_announced_for_a_dead_shim() {
     }
 }
 
+/// Its create was announced, without a pid, and nobody knows more of it.
+#[tokio::test]
+async fn the_end_of_what_was_to_be_restored_is_told() {
+    for while_away in [false, true] {
+        with_world(async |mut world: World| {
+            let mut shim = Shim::serve(&world, None).await;
+            shim.fake.restoring.store(true, Ordering::SeqCst);
+            world.manager.create(shim.request(&world)).await.unwrap();
+            let mut end = async |_: &World| {
+                shim.process.kill().unwrap();
+                shim.process.wait().unwrap();
+                shim.hang_up().await;
+            };
+            if while_away {
+                let recovered = world.restart(end).await;
+                assert_eq!(recovered, Recovered { cleaned: 1, ..Default::default() });
+            } else {
+                end(&world).await;
+                world.gone("a").await;
+            }
+            assert_eq!(world.log.closed(), [id("a")]);
+            world
+        })
+        .await;
+    }
+}
+
+/// The shim has not got to say how an exec ended.
+#[tokio::test]
+async fn what_is_on_record_is_announced_with_a_delete() {
+    with_world(async |mut world: World| {
+        world.set_timeouts(short()).await;
+        let shim = Shim::serve(&world, None).await;
+        let task = world.manager.create(shim.request(&world)).await.unwrap();
+        let record =
+            ExitRecord { exec_id: Some(id("e")), pid: 9, status: 3, at: SystemTime::now() };
+        exits::write(task.bundle(), &record).unwrap();
+        task.delete().await.unwrap();
+        let said: Vec<_> = world.log.all().into_iter().map(|e| (e.topic, e.status)).collect();
+        let exit = "/tasks/exit".to_owned();
+        assert_eq!(said, [(exit.clone(), 3), (exit, 5), ("/tasks/delete".into(), 5)]);
+        world
+    })
+    .await;
+}
+
+/// The delete of a shim's binary that keeps no records says SIGKILL of all.
+#[tokio::test]
+async fn a_container_that_a_shim_forgot_is_deleted_as_it_ended() {
+    with_world(async |mut world: World| {
+        world.set_timeouts(short()).await;
+        let mut shim = Shim::serve(&world, None).await;
+        let mut request = shim.request(&world);
+        let script = std::fs::read_to_string(&request.runtime).unwrap();
+        // Pid 7, status 137.
+        let gone = r"case $* in *delete) printf '\010\007\020\211\001';; esac";
+        request.runtime = world.script_shim(&format!("{script}\n{gone}"));
+        let task = world.manager.create(request).await.unwrap();
+        std::fs::write(task.bundle().join("init.pid"), "7").unwrap();
+        world.log.exited("a", 7, 3).await;
+        shim.fake.ignorant.store(true, Ordering::SeqCst);
+        shim.process.kill().unwrap();
+        let recovered = world.restart(async |_| {}).await;
+        assert_eq!(recovered, Recovered { cleaned: 1, ..Default::default() });
+        let said: Vec<_> = world.log.all().into_iter().map(|e| (e.topic, e.status)).collect();
+        assert_eq!(said, [("/tasks/exit".into(), 3), ("/tasks/delete".into(), 3)]);
+        world
+    })
+    .await;
+}
+
+/// It goes on without its caller, who may delete what it makes.
+#[tokio::test]
+async fn a_task_that_is_being_made_can_be_waited_for() {
+    for succeeds in [true, false] {
+        with_world(async |mut world: World| {
+            let limit = Duration::from_millis(300);
+            world.set_timeouts(Timeouts { shutdown: limit, ..Timeouts::default() }).await;
+            let mut shim = Shim::serve(&world, Some("create")).await;
+            let (manager, request) = (world.manager.clone(), shim.request(&world));
+            let create = tokio::spawn(async move { manager.create(request).await.map(drop) });
+            until(|| shim.fake.asked().contains(&"create")).await;
+            create.abort();
+            assert!(create.await.unwrap_err().is_cancelled());
+            let (manager, namespace) = (world.manager.clone(), world.namespace.clone());
+            let found =
+                tokio::spawn(async move { manager.get_when_made(&namespace, &id("a")).await });
+            assert!(world.manager.get(&world.namespace, &id("a")).is_err());
+            if succeeds {
+                shim.fake.hangs_on(None);
+                found.await.unwrap().unwrap().delete().await.unwrap();
+            } else {
+                shim.process.kill().unwrap();
+                shim.hang_up().await;
+                assert!(found.await.unwrap().err().unwrap().is_not_found());
+            }
+            assert!(!shim.is_alive());
+            assert!(!world.manager.is_known(&world.namespace, &id("a")));
+            world
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_without_a_class_gets_one_from_the_state() {
     with_world(async |world: World| {
@@ -513,13 +421,4 @@ async fn a_container_that_a_shim_does_not_know_is_ended() {
         })
         .await;
     }
-}
-
-async fn until(mut is_so: impl FnMut() -> bool) {
-    let wait = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.expect("it never is so");
 }

@@ -102,12 +102,7 @@ pub fn bind(path: &Path) -> Result<Bound> {
 
 /// Binds `path`, unless somebody has it open.
 fn bind_unless_open(path: &Path, folder: &Path) -> Result<Option<UnixListener>> {
-    // Of two who find the same stale socket, the slower one must not remove
-    // what the faster one has just bound.
-    let folder = File::open(folder).context("open", folder.display())?;
-    let _lock = Flock::lock(folder, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| io::Error::from(errno))
-        .context("lock", "the socket folder")?;
+    let _lock = lock(folder)?;
     let listener = match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             if !matches!(connect(path), Ok(Door::Closed)) {
@@ -119,6 +114,15 @@ fn bind_unless_open(path: &Path, folder: &Path) -> Result<Option<UnixListener>> 
         other => other,
     };
     Ok(Some(listener.context("bind", path.display())?))
+}
+
+/// Of two who find the same stale socket, the slower one must not remove what
+/// the faster one has just bound.
+fn lock(folder: &Path) -> Result<Flock<File>> {
+    let folder = File::open(folder).context("open", folder.display())?;
+    Flock::lock(folder, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| io::Error::from(errno))
+        .context("lock", "the socket folder")
 }
 
 /// What came of an attempt to connect.
@@ -164,7 +168,30 @@ fn ask(mut server: UnixStream) -> io::Result<bool> {
     Ok(server.read(&mut [0])? > 0)
 }
 
-/// Removes a socket; one that is gone is success.
+/// Removes a socket that nobody serves any more; one that is gone is success.
+/// That of a group may serve other containers still, or again.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_stale(path: &Path) -> Result<()> {
+    for _ in 0..MAX_TRIES {
+        if !path.exists() || remove_unless_open(path)? || is_served(path) {
+            break;
+        }
+        // It was about to be closed.
+    }
+    Ok(())
+}
+
+fn remove_unless_open(path: &Path) -> Result<bool> {
+    let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
+    if matches!(connect(path), Ok(Door::Open(_) | Door::Full)) {
+        return Ok(false);
+    }
+    remove(path).map(|()| true)
+}
+
+/// Removes a socket of one's own; one that is gone is success.
 ///
 /// # Errors
 /// When it cannot be removed.
@@ -207,7 +234,10 @@ impl Drop for Socket {
 #[cfg(test)]
 mod tests {
     use std::{
-        os::fd::{AsFd, AsRawFd},
+        os::{
+            fd::{AsFd, AsRawFd},
+            unix::fs::MetadataExt,
+        },
         thread,
     };
 
@@ -265,16 +295,20 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let listener = socket.into_listener().unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| serve(&listener, 2));
+            scope.spawn(|| serve(&listener, 3));
             assert!(matches!(bind(&path).unwrap(), Bound::InUse));
+            remove_stale(&path).unwrap();
             assert!(path.exists() && is_served(&path));
         });
         // Not by closing it: a child that another test is about to start may hold a copy.
         socket::shutdown(listener.as_raw_fd(), socket::Shutdown::Both).unwrap();
         assert!(path.exists() && !is_served(&path));
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
         drop(new(&path));
         assert!(!path.exists());
-        remove(&path).unwrap();
+        remove_stale(&path).unwrap();
+        remove_stale(Path::new("/nowhere/s")).unwrap();
     }
 
     #[test]
@@ -304,6 +338,35 @@ mod tests {
             assert!(!heir.is_finished());
             drop(dying);
             drop(heir.join().unwrap());
+        });
+    }
+
+    /// As of another shim of the same group, which was started meanwhile.
+    #[test]
+    fn one_that_was_bound_anew_is_not_stale() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let stale = new(&path).into_listener().unwrap();
+        socket::shutdown(stale.as_raw_fd(), socket::Shutdown::Both).unwrap();
+        let held = lock(folder.path()).unwrap();
+        // Whoever waits for a lock is in there, behind an arrow.
+        let of_folder = format!(":{} ", fs::metadata(&folder).unwrap().ino());
+        let waits = || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|lock| lock.contains("->") && lock.contains(&of_folder))
+        };
+        thread::scope(|scope| {
+            let removal = scope.spawn(|| remove_stale(&path));
+            while !removal.is_finished() && !waits() {
+                thread::yield_now();
+            }
+            assert!(path.exists(), "it was removed without the lock");
+            fs::remove_file(&path).unwrap();
+            let listener = UnixListener::bind(&path).unwrap();
+            scope.spawn(move || serve(&listener, 1));
+            drop(held);
+            removal.join().unwrap().unwrap();
+            assert!(path.exists());
         });
     }
 

@@ -3,9 +3,9 @@
 
 mod checkpoint;
 mod requests;
+mod seen;
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -30,6 +30,7 @@ use crate::{
 
 pub use self::checkpoint::CheckpointFolder;
 use self::checkpoint::Kept;
+pub(crate) use self::seen::{Seen, SeenProcess};
 
 /// The task of a container, held by a shim.
 ///
@@ -66,28 +67,6 @@ pub(crate) enum Life {
     Died(Arc<Obituary>),
     /// It was deleted.
     Deleted,
-}
-
-/// What the daemon has seen of the processes of a task. Should the shim die,
-/// this is what can still be told.
-#[derive(Clone, Default)]
-pub(crate) struct Seen {
-    pub(crate) init: SeenProcess,
-    pub(crate) execs: HashMap<Id, SeenProcess>,
-}
-
-/// Pid (0 is none yet) and end of one process.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct SeenProcess {
-    pub(crate) pid: u32,
-    pub(crate) exit: Option<Exit>,
-}
-
-impl Seen {
-    /// Only init, with its pid.
-    pub(crate) fn init(pid: u32) -> Self {
-        Self { init: SeenProcess { pid, exit: None }, execs: HashMap::new() }
-    }
 }
 
 impl Task {
@@ -206,22 +185,25 @@ impl Task {
                 self.life.send_replace(Life::Deleted);
                 self.end_of_use().await;
                 let folder = self.bundle.clone();
-                // Neither needs the other.
-                let ((), removed) = tokio::join!(
+                // None needs the others.
+                let ((), removed, records) = tokio::join!(
                     cleanup::retire(&self.shared, &self.bundle, &connection),
                     blocking(move || folder.remove_work()),
+                    cleanup::records(&self.bundle),
                 );
                 if let Err(error) = removed {
                     debug!(id = %self.id(), error = %error.report(), "tried again with the bundle");
                 }
-                // The shim has announced this itself, unless it has given up trying.
+                let mut seen = self.seen();
+                seen.add_records(records);
+                // The shim has announced all this itself, unless it could not.
+                cleanup::announce_execs(&self.shared, &self.bundle, &seen).await;
                 cleanup::announce_end(&self.shared, &self.bundle, *gone).await;
             }
             Err(_) => {
                 self.life.send_replace(Life::Deleted);
                 self.end_of_use().await;
-                let seen = self.seen_mut().init;
-                let (shared, bundle) = (&self.shared, &self.bundle);
+                let (shared, bundle, seen) = (&self.shared, &self.bundle, self.seen());
                 cleanup::dismiss(shared, bundle, &self.runtime, &connection, seen).await;
             }
         }
@@ -346,9 +328,7 @@ impl Task {
 
     /// The shim has told, late, what it holds.
     pub(crate) fn learned(&self, seen: Seen) {
-        let mut own = self.seen_mut();
-        own.init = seen.init;
-        own.execs.extend(seen.execs);
+        self.seen_mut().add(seen);
     }
 
     fn end_log(&self) {
@@ -360,6 +340,11 @@ impl Task {
     /// Was it deleted?
     pub(crate) fn is_deleted(&self) -> bool {
         matches!(&*self.life.borrow(), Life::Deleted)
+    }
+
+    /// Was it deleted, or did its shim die?
+    pub(crate) fn is_over(&self) -> bool {
+        !matches!(&*self.life.borrow(), Life::Live(_))
     }
 
     /// Follows the task's life.

@@ -6,7 +6,7 @@ use protobuf::{Message, MessageField, well_known_types::empty::Empty};
 use shim_protocol::{ErrorKind, Id, Result, proto::task_v2 as wire};
 
 use super::{Life, SeenProcess, Task, name};
-use crate::{Any, Deleted, ExecProcess, Process, ProcessInfo, Status, convert};
+use crate::{Any, Deleted, ExecProcess, Process, ProcessInfo, Status, cleanup, convert};
 
 impl Task {
     /// Asks the shim for the state of init or an exec.
@@ -63,11 +63,17 @@ impl Task {
         Ok(answer.pid)
     }
 
-    /// Deletes an exec that has ended or was not started.
+    /// Deletes an exec that has ended or was not started. Goes on if the caller
+    /// goes away.
     ///
     /// # Errors
     /// `FailedPrecondition` while it runs, `NotFound`.
-    pub async fn delete_exec(&self, exec: &Id) -> Result<Deleted> {
+    pub async fn delete_exec(self: &Arc<Self>, exec: &Id) -> Result<Deleted> {
+        let (task, exec) = (self.clone(), exec.clone());
+        self.shared.own(async move { task.delete_exec_to_the_end(&exec).await }).await
+    }
+
+    async fn delete_exec_to_the_end(&self, exec: &Id) -> Result<Deleted> {
         let request = wire::DeleteRequest {
             id: self.id().to_string(),
             exec_id: exec.to_string(),
@@ -76,8 +82,14 @@ impl Task {
         let answer = self.call("Delete", &request, self.limit()).await;
         let answer: wire::DeleteResponse =
             self.explain(answer, Some(exec), &[Status::Created, Status::Stopped]).await?;
+        let gone = convert::deleted_from_wire(&answer);
+        if gone.pid != 0 {
+            // The shim has it on record no more, and may not have got to tell of it.
+            let event = convert::exit_event(self.id(), Some(exec), gone);
+            cleanup::announce(&self.shared, &self.bundle, event).await;
+        }
         self.seen_mut().execs.remove(exec);
-        Ok(convert::deleted_from_wire(&answer))
+        Ok(gone)
     }
 
     /// Signals init or an exec, or all processes of the container.

@@ -4,6 +4,8 @@
 // Each test program uses a part of this.
 #![allow(dead_code)]
 
+pub(crate) mod fake;
+
 use std::{
     collections::HashSet,
     fs,
@@ -108,6 +110,7 @@ pub(crate) struct Event {
 pub(crate) struct Log {
     events: Mutex<Vec<Event>>,
     announced: Mutex<HashSet<(String, String, String)>>,
+    closed: Mutex<Vec<Id>>,
     more: Notify,
 }
 
@@ -130,6 +133,11 @@ impl Log {
             entry.pid = delete.pid;
             entry.status = delete.exit_status;
         }
+        self.note(entry);
+    }
+
+    fn note(&self, entry: Event) {
+        let topic = entry.topic.as_str();
         let key = (entry.topic.clone(), entry.container.clone(), entry.process.clone());
         let once = matches!(topic, "/tasks/exit" | "/tasks/delete");
         if once && !self.announced.lock().unwrap().insert(key) {
@@ -146,6 +154,18 @@ impl Log {
     /// The events of one topic.
     pub(crate) fn of(&self, topic: &str) -> Vec<Event> {
         self.all().into_iter().filter(|event| event.topic == topic).collect()
+    }
+
+    /// A shim says that init has ended.
+    pub(crate) async fn exited(&self, container: &str, pid: u32, exit_status: u32) {
+        let (container_id, id) = (container.to_owned(), container.to_owned());
+        let exit = TaskExit { container_id, id, pid, exit_status, ..Default::default() };
+        self.add("/tasks/exit", &any::pack(&exit).unwrap());
+    }
+
+    /// Whose end was to be announced with nothing said of it.
+    pub(crate) fn closed(&self) -> Vec<Id> {
+        self.closed.lock().unwrap().clone()
     }
 
     /// Waits for the exit of a process.
@@ -172,7 +192,13 @@ impl EventSink for Log {
         Ok(())
     }
 
-    async fn close_task(&self, _namespace: &Id, _id: &Id) -> Result<()> {
+    /// As the daemon, which knows how a task ended whose exit was announced.
+    async fn close_task(&self, _namespace: &Id, id: &Id) -> Result<()> {
+        self.closed.lock().unwrap().push(id.clone());
+        let mut exits = self.of("/tasks/exit").into_iter();
+        if let Some(exit) = exits.rfind(|exit| exit.process == id.as_str()) {
+            self.note(Event { topic: "/tasks/delete".into(), process: String::new(), ..exit });
+        }
         Ok(())
     }
 }

@@ -101,12 +101,11 @@ async fn remove(bundle: &Bundle, namespace: &Id, id: &Id) -> Result<()> {
     }
 }
 
-/// Removes the dead shim's socket. That of a group may serve other containers
-/// still, or again.
+/// Removes the dead shim's socket, unless it serves other containers.
 fn remove_socket(bundle: &Bundle) -> Result<()> {
     let address = intact(bundle.address())?.flatten();
     match address.as_deref().and_then(socket::path_of) {
-        Some(path) if !socket::is_served(path) => socket::remove(path),
-        _ => Ok(()),
+        Some(path) => socket::remove_stale(path),
+        None => Ok(()),
     }
 }

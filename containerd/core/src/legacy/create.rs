@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::SystemTime};
 
 use nix::sys::signal::Signal;
-use runtime_v2::{Any, Status as TaskStatus, Stdio, Undo};
+use runtime_v2::{Any, Process, Status as TaskStatus, Stdio, Task, Undo};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 use tokio::time::timeout;
 
@@ -94,7 +94,7 @@ impl Legacy {
         undo.settle(started).await
     }
 
-    fn describe(&self, id: &Id, bundle: Bundle) -> Result<containers::Container> {
+    pub(super) fn describe(&self, id: &Id, bundle: Bundle) -> Result<containers::Container> {
         let (name, value) = record::bundle(bundle.path)?;
         Ok(containers::Container {
             id: id.clone(),
@@ -121,31 +121,55 @@ impl Legacy {
         let record = match self.record(id).await {
             Ok(record) => record,
             // A task may be left of a container whose record was removed.
-            Err(e) if e.is_not_found() => {
-                return match self.tasks.get(&self.target(id, None)).await {
-                    Ok(_) => Err(exists()),
-                    Err(e) if e.is_not_found() => Ok(()),
-                    Err(e) => Err(e),
-                };
-            }
+            Err(e) if e.is_not_found() && self.has_task(id) => return Err(exists()),
+            Err(e) if e.is_not_found() => return Ok(()),
             Err(e) => return Err(e),
         };
         if !record.is_ours() {
             return Err(exists());
         }
-        match self.tasks.get(&self.target(id, None)).await {
+        let (task, process) = self.task(id).await;
+        match process {
             Ok(process) if process.status == TaskStatus::Stopped => {}
             Ok(_) => return Err(exists()),
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
-        self.remove(id).await
+        self.remove(id, task).await?;
+        // What was made of the record meanwhile is kept with it.
+        match self.has_task(id) {
+            true => Err(exists()),
+            false => Ok(()),
+        }
     }
 
-    /// Takes away what is left of a container that has ended. Its lock is held.
-    pub(super) async fn remove(&self, id: &Id) -> Result<()> {
-        or_gone(self.tasks.delete(&self.target(id, None)).await)?;
-        self.remove_record(id).await
+    /// A container's task, if there is one, and the state of its init.
+    pub(super) async fn task(&self, id: &Id) -> (Option<Arc<Task>>, Result<Process>) {
+        let target = self.target(id, None);
+        match self.tasks.of(&target) {
+            Ok(task) => {
+                let process = task.state(None).await.context("state of", &target);
+                (Some(task), process)
+            }
+            Err(e) => (None, Err(e)),
+        }
+    }
+
+    fn has_task(&self, id: &Id) -> bool {
+        self.tasks.has(&self.config.namespace, id)
+    }
+
+    /// Takes away what is left of a container that has ended: the task, if one was
+    /// found, and the record, unless another task was made of it meanwhile. Its
+    /// lock is held, which other APIs do not know.
+    pub(super) async fn remove(&self, id: &Id, found: Option<Arc<Task>>) -> Result<()> {
+        if let Some(task) = found {
+            or_gone(task.delete().await.context("delete task", id))?;
+        }
+        match self.has_task(id) {
+            true => Ok(()),
+            false => self.remove_record(id).await,
+        }
     }
 
     /// Takes away a container, whatever it does. Its lock is held.
@@ -164,12 +188,14 @@ impl Legacy {
     /// not be removed itself, nobody but the keeper would do so: it needs both.
     pub(super) async fn forget_failed(&self, target: &Target) -> Result<()> {
         let kept = match self.tasks.get(target).await {
-            Err(e) if e.is_not_found() => {
-                return match &target.exec {
-                    None => self.remove_record(&target.container).await,
-                    Some(_) => self.forget_process(target).await,
-                };
-            }
+            Err(e) if e.is_not_found() => match &target.exec {
+                // Its making goes on without us.
+                None if self.has_task(&target.container) => {
+                    Error::precondition(format!("{target} is being made"))
+                }
+                None => return self.remove_record(&target.container).await,
+                Some(_) => return self.forget_process(target).await,
+            },
             Err(e) => e,
             Ok(_) => Error::precondition(format!("{target} is still there")),
         };

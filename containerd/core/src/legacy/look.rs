@@ -44,12 +44,13 @@ impl Legacy {
         if record.is_unwanted(None) {
             return self.end(id).await;
         }
-        let ending = match self.tasks.get(&self.target(id, None)).await {
+        let (task, process) = self.task(id).await;
+        let ending = match process {
             Ok(process) => match (process.status, process.exit) {
                 (TaskStatus::Stopped, Some(exit)) => {
                     let ending = Ending { pid: process.pid, status: exit.status, at: exit.at };
                     if !record.has_ended_unseen(ending) && !self.unseen.found(id, None, ending) {
-                        return self.remove(id).await;
+                        return self.remove(id, task).await;
                     }
                     ending
                 }
@@ -65,7 +66,7 @@ impl Legacy {
             Err(e) if e.is_not_found() => match record.exit.or(self.unseen.of(id, None)) {
                 Some(ending) => ending,
                 // It never ran, or the machine was started anew meanwhile.
-                None => return self.remove(id).await,
+                None => return self.remove(id, task).await,
             },
             Err(e) => return Err(e),
         };
@@ -132,14 +133,15 @@ impl Legacy {
         if self.unseen.of(id, None).is_some_and(|unseen| unseen.pid == ending.pid) {
             return Ok(());
         }
-        match self.tasks.get(&self.target(id, None)).await {
+        let (task, process) = self.task(id).await;
+        match process {
             // One of the same name was started meanwhile.
             Ok(process) if process.pid != ending.pid || process.status != TaskStatus::Stopped => {
                 Ok(())
             }
             Err(e) if !e.is_not_found() => Err(e),
             // One whose shim died has no task any more.
-            _ => self.remove(id).await,
+            _ => self.remove(id, task).await,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What can be tried without a shim. How containers run is tried from outside.
 
 mod keeper;
+mod slow;
 
 use std::{
     fs,
@@ -63,6 +64,7 @@ struct Fixture {
     legacy: Arc<Legacy>,
     events: Arc<Exchange>,
     containers: Containers,
+    manager: Arc<Manager>,
     fake: Arc<Fake>,
     folder: tempfile::TempDir,
     _world: World,
@@ -75,6 +77,10 @@ impl Fixture {
 
     /// For so long after boot those who ask for it hear what was before.
     async fn with_replay(boot_replay: Duration) -> Self {
+        Self::with(boot_replay, "io.example.none.v1").await
+    }
+
+    async fn with(boot_replay: Duration, runtime: &str) -> Self {
         let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
         let path = |name: &str| folder.path().join(name);
         let journal = ExchangeConfig { journal: path("journal"), boot_replay };
@@ -98,24 +104,25 @@ impl Fixture {
             ContentConfig { root: path("content"), sharing: Sharing::default(), foreign: false };
         let content = Content::open(content, world.db.clone()).await.unwrap();
         let containers = world.containers.clone();
+        let manager = Manager::new(manager, events.clone());
         let tasks = Tasks::new(
             config,
             containers.clone(),
             world.namespaces.clone(),
-            Manager::new(manager, events.clone()),
+            manager.clone(),
             events.clone(),
             Diff::new(DiffConfig { sync: false }, content),
         );
         let config = LegacyConfig {
             namespace: id("legacy"),
-            runtime: "io.example.none.v1".into(),
+            runtime: runtime.into(),
             binary: String::new(),
             id: "box".into(),
             oom_notify: true,
         };
         let fake = Arc::new(Fake::default());
         let legacy = Legacy::new(config, containers.clone(), tasks, events.clone(), fake.clone());
-        Self { legacy, events, containers, fake, folder, _world: world }
+        Self { legacy, events, containers, manager, fake, folder, _world: world }
     }
 
     /// A container of ours, with a bundle.

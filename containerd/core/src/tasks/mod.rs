@@ -92,6 +92,12 @@ impl Tasks {
         self.events.close_inherited(|namespace, id| self.manager.is_known(namespace, id))
     }
 
+    /// Is there a task of that container that is not on its way out, one that is
+    /// being made, or a bundle of which it could not be told what became?
+    pub(crate) fn has(&self, namespace: &Id, container: &Id) -> bool {
+        self.manager.has(namespace, container)
+    }
+
     /// The task of a container. Its record is not looked at, so that the task
     /// of a container whose record was removed can still be ended.
     fn task(&self, namespace: &Id, container: &Id) -> Result<Arc<Task>> {

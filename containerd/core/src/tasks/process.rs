@@ -28,12 +28,14 @@ impl Tasks {
     }
 
     /// Deletes a task that has ended or was not started: its container, its
-    /// shim and its bundle. Goes on if the caller goes away.
+    /// shim and its bundle. One that is being made is waited for: whoever asked
+    /// for it may have gone away. Goes on if the caller goes away.
     ///
     /// # Errors
-    /// `NotFound`; `FailedPrecondition` while it runs.
+    /// `NotFound`; `FailedPrecondition` while it runs; `Unavailable` when it cannot
+    /// be told whether there is one.
     pub async fn delete(&self, target: &Target) -> Result<Deleted> {
-        let task = self.of(target)?;
+        let task = self.manager.get_when_made(&target.namespace, &target.container).await?;
         task.delete().await.context("delete", target)
     }
 
@@ -141,7 +143,12 @@ impl Tasks {
         task.wait(target.exec.as_ref()).await.context("wait for", target)
     }
 
-    pub(super) fn of(&self, target: &Target) -> Result<std::sync::Arc<Task>> {
+    /// The task that there is now: what is then asked of it is asked of no other
+    /// that takes its id meanwhile.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub(crate) fn of(&self, target: &Target) -> Result<std::sync::Arc<Task>> {
         self.task(&target.namespace, &target.container)
     }
 }
