@@ -1,7 +1,7 @@
 //! Checkpoints that come to nothing: what cannot be written goes on, what is not
 //! there is told, and nothing is left.
 
-use std::path::Path;
+use std::{os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use containerd_api::{services::tasks::v1::CreateTaskRequest, types::Descriptor};
@@ -343,8 +343,11 @@ async fn what_is_no_checkpoint_is_refused(bed: &mut Bed) -> Result<()> {
 /// A folder with images may come from anywhere, with anything in it.
 async fn a_restore_that_hangs_can_be_ended(bed: &mut Bed) -> Result<()> {
     let images = bed.sandbox.path("images");
+    let inventory = images.join("inventory.img");
     std::fs::create_dir(&images)?;
-    nix::unistd::mkfifo(&images.join("inventory.img"), nix::sys::stat::Mode::S_IRWXU)?;
+    nix::unistd::mkfifo(&inventory, nix::sys::stat::Mode::S_IRWXU)?;
+    // runc reads this, and then CRIU the inventory.
+    std::fs::write(images.join("descriptors.json"), r#"["/dev/null", "/dev/null", "/dev/null"]"#)?;
     let spec = bed.spec("hangs", "sleep 1000");
     let container = bed.container("hangs", &spec).await?;
     let client = ConnectOptions::new(bed.daemon.socket()).connect().await?;
@@ -356,13 +359,15 @@ async fn a_restore_that_hangs_can_be_ended(bed: &mut Bed) -> Result<()> {
     let of = client.namespace(bed.namespace()).container("hangs").await?;
     let task = of.create_task(NewTask::default().options(options)).await?;
     for _ in 0..2 {
-        let mut start = Box::pin(task.start());
-        let killed = eventually(async || {
-            // Before it has begun there is nothing to kill.
-            task.kill(9).await.context("it is not being restored")
-        });
-        let (started, killed) =
-            tests::within("the start", async { tokio::join!(&mut start, killed) }).await?;
+        let killed = async {
+            let mut write = std::fs::File::options();
+            write.write(true).custom_flags(nix::libc::O_NONBLOCK);
+            // Refused until CRIU is there, which then reads what never comes.
+            let _inventory = eventually(async || Ok(write.open(&inventory)?)).await?;
+            anyhow::Ok(task.kill(9).await?)
+        };
+        let both = async { tokio::join!(task.start(), killed) };
+        let (started, killed) = tests::within("the start", both).await?;
         killed?;
         ensure!(started.is_err(), "it was restored");
     }
