@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Algorithm, Digest, Hasher,
     pipe::{self, Feed, Outlet, PIECE_BYTES},
-    store::{ContentStore, give_up},
+    store::{ContentStore, TRIES, give_up},
     unique::unique,
     unpack::{UNCOMPRESSED_LABEL, stopped},
 };
@@ -84,6 +84,22 @@ pub(crate) fn reader(mut feed: Feed) -> Result<Box<dyn Read>> {
 /// cannot be unpacked; `Cancelled` when it was ended before its time; those of
 /// the store.
 pub async fn convert(
+    content: &dyn ContentStore,
+    digest: &Digest,
+    to: Compression,
+    stop: &CancellationToken,
+) -> Result<(Digest, u64)> {
+    for _ in 1..TRIES {
+        match convert_once(content, digest, to, stop).await {
+            // The same was there, and went before it could be kept.
+            Err(e) if e.kind() == ErrorKind::Aborted => {}
+            converted => return converted,
+        }
+    }
+    convert_once(content, digest, to, stop).await
+}
+
+async fn convert_once(
     content: &dyn ContentStore,
     digest: &Digest,
     to: Compression,

@@ -54,6 +54,10 @@ pub trait ContentStore: Send + Sync {
     async fn abort(&self, reference: &str) -> Result<()>;
 }
 
+/// How often something is written that is found to be there, and is gone when it
+/// is to be kept.
+pub(crate) const TRIES: u32 = 3;
+
 /// Forgets what was written to a reference after a failure, which is what the
 /// caller has to hear of: if this fails too, what was written stays.
 pub(crate) async fn give_up(content: &dyn ContentStore, reference: &str) {

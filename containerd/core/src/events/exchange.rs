@@ -113,8 +113,8 @@ impl Exchange {
 
     /// Publishes an event that a shim, or another publisher, has put into an
     /// envelope. When this returns, the event is in the journal, or in memory
-    /// until the journal can be written again. The exchange gives it a timestamp of its own; the sender's serves to know the event
-    /// again if it is sent twice.
+    /// until the journal can be written again. The exchange gives it a timestamp
+    /// of its own; the sender's serves to know the event again if it is sent twice.
     ///
     /// # Errors
     /// `InvalidArgument` for a malformed topic, an event that is too big, or

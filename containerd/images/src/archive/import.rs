@@ -24,7 +24,7 @@ use crate::{
     manifest::{Config, DOCUMENT_MAX_BYTES, Index, Manifest},
     media_type,
     pipe::{self, Feed, Outlet, PIECE_BYTES},
-    store::{ContentReader, ContentStore, give_up},
+    store::{ContentReader, ContentStore, TRIES, give_up},
     unique::unique,
     unpack::stopped,
     walk::{self, ANNOTATION_REF_NAME},
@@ -340,30 +340,44 @@ pub async fn write_document(
     labels: BTreeMap<String, String>,
 ) -> Result<Descriptor> {
     let digest = Digest::of(Algorithm::Sha256, &document);
+    let described = Descriptor::new(kind, digest.clone(), document.len() as u64);
+    for _ in 1..TRIES {
+        match write_once(content, &digest, document.clone(), &labels).await {
+            // The same was there, and went before it could be kept.
+            Err(e) if e.kind() == ErrorKind::Aborted => {}
+            written => return written.map(|()| described),
+        }
+    }
+    write_once(content, &digest, document, &labels).await.map(|()| described)
+}
+
+async fn write_once(
+    content: &dyn ContentStore,
+    digest: &Digest,
+    document: Bytes,
+    labels: &BTreeMap<String, String>,
+) -> Result<()> {
     let size = document.len() as u64;
-    let described = Descriptor::new(kind, digest.clone(), size);
     let reference = format!("{}-{digest}", unique("write"));
     let written = async {
-        let mut writer = content.write(&reference, size, Some(&digest)).await?;
+        let mut writer = content.write(&reference, size, Some(digest)).await?;
         if writer.offset() > 0 {
             // Another namespace has it.
             writer.clear().await?;
         }
         writer.write(document).await?;
-        writer.commit(size, Some(&digest), labels.clone()).await.map(drop)
+        writer.commit(size, Some(digest), labels.clone()).await.map(drop)
     };
     match written.await {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-            if !labels.is_empty() {
-                content.set_labels(&digest, labels).await?;
-            }
-            Ok(described)
-        }
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => match labels.is_empty() {
+            true => Ok(()),
+            false => content.set_labels(digest, labels.clone()).await,
+        },
         Err(e) => {
             give_up(content, &reference).await;
             Err(e)
         }
-        Ok(()) => Ok(described),
+        Ok(()) => Ok(()),
     }
 }
 

@@ -308,3 +308,22 @@ async fn what_cannot_be_committed_is_thrown_away() {
         assert_eq!(memory.lock().ingests.is_empty(), instead.is_none());
     }
 }
+
+/// The same was there, and a collector took it.
+#[tokio::test]
+async fn what_goes_before_it_is_kept_is_written_again() {
+    let memory = Memory::default();
+    let layer = memory.add(OCI_LAYER_GZIP, gzip("x")).digest;
+    let convert = async || {
+        let stop = CancellationToken::new();
+        compression::convert(&memory, &layer, Compression::None, &stop).await
+    };
+    let write = async || write_document(&memory, OCI_INDEX, "{}".into(), BTreeMap::new()).await;
+    for (times, expected) in [(3, Some(ErrorKind::Aborted)), (2, None)] {
+        memory.lock().refused = vec![ErrorKind::Aborted; times];
+        assert_eq!(convert().await.err().map(|e| e.kind()), expected);
+        memory.lock().refused = vec![ErrorKind::Aborted; times];
+        assert_eq!(write().await.err().map(|e| e.kind()), expected);
+        assert!(memory.lock().refused.is_empty() && memory.lock().ingests.is_empty());
+    }
+}
