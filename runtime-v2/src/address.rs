@@ -6,9 +6,7 @@
 //! `bootstrap.json`; older daemons keep the bare address in `address`.
 
 use std::{
-    fmt,
-    fs::{self, File},
-    io,
+    fmt, fs, io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     str::FromStr,
@@ -16,13 +14,14 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{Flock, FlockArg},
     sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
 };
 use protobuf::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use shim_protocol::{Context, Error, ErrorKind, Id, Result, proto::bootstrap::BootstrapResult};
+use shim_protocol::{
+    Context, Error, ErrorKind, Id, Result, proto::bootstrap::BootstrapResult, sockets,
+};
 use tokio::net::UnixStream;
 
 use crate::manager::blocking;
@@ -154,13 +153,10 @@ impl Address {
 /// group may have taken the place meanwhile. Blocks.
 fn remove_stale(path: &Path) -> Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-    let open = match File::open(folder) {
+    let lock = match sockets::lock(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        open => open.context("open", folder.display())?,
+        lock => lock.context("lock", folder.display())?,
     };
-    let lock = Flock::lock(open, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| io::Error::from(errno))
-        .context("lock", folder.display())?;
     let short = Path::new("/proc/self/fd").join(lock.as_raw_fd().to_string()).join(name);
     let fits = path.as_os_str().len() <= SOCKET_PATH_LIMIT;
     if !is_refused(if fits { path } else { &short }).context("look at", path.display())? {
@@ -313,7 +309,7 @@ mod tests {
         let stale = tokio::net::UnixListener::bind(&path).unwrap();
         // Not by closing it: a child that another test is about to start may hold a copy.
         socket::shutdown(stale.as_raw_fd(), socket::Shutdown::Both).unwrap();
-        let lock = Flock::lock(File::open(&folder).unwrap(), FlockArg::LockExclusive).unwrap();
+        let lock = sockets::lock(folder.path()).unwrap();
         let address = Address::Path(path.clone());
         let removal = tokio::spawn(async move { address.remove_stale().await });
         // Whoever waits for a lock is in there, behind an arrow.

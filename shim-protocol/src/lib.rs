@@ -4,7 +4,7 @@
 //!
 //! Both `runtime-v2` (the daemon's side) and `shim` build on this crate. It
 //! knows nothing of gRPC, of images or of OCI runtimes, and does no I/O but
-//! that of [`exits`], [`images`] and [`note`].
+//! that of [`exits`], [`images`], [`note`] and [`sockets`].
 
 #[cfg(feature = "ttrpc")]
 pub mod any;
@@ -17,6 +17,7 @@ pub mod images;
 pub mod note;
 #[cfg(feature = "ttrpc")]
 pub mod rpc;
+pub mod sockets;
 
 pub use error::{Context, Error, ErrorKind, Result};
 pub use id::Id;

@@ -5,7 +5,7 @@
 //! and no path gets too long. For a group of containers the id is the group's.
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions},
+    fs::{self, DirBuilder, Permissions},
     io::{self, Read, Write},
     os::{
         fd::AsRawFd,
@@ -20,11 +20,10 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{Flock, FlockArg},
     sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket},
 };
 use sha2::{Digest, Sha256};
-use shim_protocol::{Context, Error, Id, Result};
+use shim_protocol::{Context, Error, Id, Result, sockets};
 use ttrpc::proto::MessageHeader;
 
 /// Folder of all shim sockets, whichever the daemon.
@@ -102,7 +101,7 @@ pub fn bind(path: &Path) -> Result<Bound> {
 
 /// Binds `path`, unless somebody has it open.
 fn bind_unless_open(path: &Path, folder: &Path) -> Result<Option<UnixListener>> {
-    let _lock = lock(folder)?;
+    let _lock = sockets::lock(folder).context("lock", folder.display())?;
     let listener = match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             if !matches!(connect(path), Ok(Door::Closed)) {
@@ -114,15 +113,6 @@ fn bind_unless_open(path: &Path, folder: &Path) -> Result<Option<UnixListener>> 
         other => other,
     };
     Ok(Some(listener.context("bind", path.display())?))
-}
-
-/// Of two who find the same stale socket, the slower one must not remove what
-/// the faster one has just bound.
-fn lock(folder: &Path) -> Result<Flock<File>> {
-    let folder = File::open(folder).context("open", folder.display())?;
-    Flock::lock(folder, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| io::Error::from(errno))
-        .context("lock", "the socket folder")
 }
 
 /// What came of an attempt to connect.
@@ -172,7 +162,7 @@ fn ask(mut server: UnixStream) -> io::Result<bool> {
 /// That of a group may serve other containers still, or again.
 ///
 /// # Errors
-/// When it cannot be removed.
+/// When it cannot be told whether somebody has it open, or it cannot be removed.
 pub fn remove_stale(path: &Path) -> Result<()> {
     for _ in 0..MAX_TRIES {
         if !path.exists() || remove_unless_open(path)? || is_served(path) {
@@ -184,11 +174,12 @@ pub fn remove_stale(path: &Path) -> Result<()> {
 }
 
 fn remove_unless_open(path: &Path) -> Result<bool> {
-    let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
-    if matches!(connect(path), Ok(Door::Open(_) | Door::Full)) {
-        return Ok(false);
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let _lock = sockets::lock(folder).context("lock", folder.display())?;
+    match connect(path).context("look at", path.display())? {
+        Door::Closed => remove(path).map(|()| true),
+        Door::Open(_) | Door::Full => Ok(false),
     }
-    remove(path).map(|()| true)
 }
 
 /// Removes a socket of one's own; one that is gone is success.
@@ -236,7 +227,7 @@ mod tests {
     use std::{
         os::{
             fd::{AsFd, AsRawFd},
-            unix::fs::MetadataExt,
+            unix::{fs::MetadataExt, net::UnixDatagram},
         },
         thread,
     };
@@ -309,6 +300,10 @@ mod tests {
         assert!(!path.exists());
         remove_stale(&path).unwrap();
         remove_stale(Path::new("/nowhere/s")).unwrap();
+        // Nobody can connect, and yet somebody has it.
+        let _other = UnixDatagram::bind(&path).unwrap();
+        remove_stale(&path).unwrap_err();
+        assert!(path.exists());
     }
 
     #[test]
@@ -348,7 +343,7 @@ mod tests {
         let path = folder.path().join("s");
         let stale = new(&path).into_listener().unwrap();
         socket::shutdown(stale.as_raw_fd(), socket::Shutdown::Both).unwrap();
-        let held = lock(folder.path()).unwrap();
+        let held = sockets::lock(folder.path()).unwrap();
         // Whoever waits for a lock is in there, behind an arrow.
         let of_folder = format!(":{} ", fs::metadata(&folder).unwrap().ino());
         let waits = || {
