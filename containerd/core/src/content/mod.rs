@@ -24,6 +24,7 @@ mod remote;
 mod store;
 #[cfg(test)]
 mod tests;
+mod view;
 mod writer;
 
 use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
@@ -41,6 +42,7 @@ pub use ingestion::Ingestion;
 pub use recover::Recovered;
 pub use remote::{RemoteStore, RemoteWriter};
 pub use store::{Content, ContentConfig, Sharing};
+pub(crate) use view::View;
 pub use writer::Writer;
 
 /// Label of a namespace whose content may be had by others although namespaces

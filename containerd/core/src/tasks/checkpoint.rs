@@ -4,19 +4,22 @@
 //! the OCI configuration of the container. Clients make an index of them, and of
 //! whatever else belongs to it (containerd, `plugins/services/tasks/local.go`).
 
-use std::{fmt, fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, fs, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use containerd_api::runc::v1::CheckpointOptions;
-use containerd_images::media_type::{CHECKPOINT, CHECKPOINT_CONFIG, OCI_LAYER};
+use containerd_images::{
+    archive::import::write_document,
+    media_type::{CHECKPOINT, CHECKPOINT_CONFIG, OCI_LAYER},
+};
 use prost::{Message, Name};
 use runtime_v2::{Any, CheckpointFolder, Images, Mount, Task};
 use shim_protocol::{Context, Error, ErrorKind, Id, Result};
 
 use super::{Target, Tasks};
 use crate::{
-    content::{Algorithm, Content, Digest, Ingestion},
-    diff::{ApplyOptions, Diff, NewLayer, unique},
+    content::View,
+    diff::{ApplyOptions, Diff, NewLayer},
     fault,
     images::Descriptor,
 };
@@ -74,8 +77,11 @@ impl Tasks {
         let container = self.containers.get(&target.namespace, &target.container).await?;
         let spec = container.spec.unwrap_or_default();
         let spec = prost_types::Any { type_url: spec.type_url, value: spec.value };
-        let content = self.diff.content();
-        let config = write(content, task.namespace(), spec.encode_to_vec(), lease.clone()).await?;
+        let (content, namespace) = (self.diff.content().clone(), task.namespace().clone());
+        let content = View { content, namespace, lease: lease.clone() };
+        let spec = spec.encode_to_vec().into();
+        let config = write_document(&content, CHECKPOINT_CONFIG, spec, BTreeMap::new()).await;
+        let config = config.context("write", "the configuration")?;
         let folder = task.checkpoint_folder().await?;
         let written = task.checkpoint(folder.path(), options).await;
         let is_whole = written.is_ok();
@@ -220,46 +226,6 @@ fn bind(folder: &Path) -> Result<Mount> {
     })
 }
 
-/// Writes the configuration; again is fine.
-async fn write(
-    content: &Content,
-    namespace: &Id,
-    data: Vec<u8>,
-    lease: Option<String>,
-) -> Result<Descriptor> {
-    let size = data.len() as u64;
-    let digest = Digest::of(Algorithm::default(), &data);
-    // Nobody else writes to it.
-    let reference = unique("checkpoint-config");
-    let ingestion = Ingestion {
-        reference: reference.clone(),
-        total: size,
-        expected: Some(digest.clone()),
-        lease: lease.clone(),
-    };
-    let written = async {
-        let mut writer = content.writer(namespace, ingestion).await?;
-        if writer.status()?.offset > 0 {
-            // Another namespace has it.
-            writer.clear().await?;
-        }
-        writer.write(data).await?;
-        writer.commit(size, Some(digest.clone()), Default::default()).await.map(drop)
-    };
-    match written.await {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-            match content.abort(namespace, &reference, lease.as_deref()).await {
-                Err(e) if !e.is_not_found() => {
-                    tracing::warn!(error = %e.report(), "what was written of it stays");
-                }
-                _ => {}
-            }
-            Err(e).context("write", "the configuration")
-        }
-        _ => Ok(Descriptor::new(CHECKPOINT_CONFIG, digest, size)),
-    }
-}
-
 /// Runc's options of a checkpoint.
 fn decode(options: &Any) -> Result<CheckpointOptions> {
     if options.type_url.is_empty() {
@@ -271,25 +237,4 @@ fn decode(options: &Any) -> Result<CheckpointOptions> {
     }
     CheckpointOptions::decode(options.value.as_slice())
         .map_err(|e| Error::caused(ErrorKind::InvalidArgument, format!("decode {name}"), e))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        content::{ContentConfig, Sharing},
-        testing::{World, id},
-    };
-
-    #[tokio::test]
-    async fn two_namespaces_may_have_the_same_configuration() {
-        let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
-        let root = folder.path().to_owned();
-        let config = ContentConfig { root, sharing: Sharing::Shared, foreign: false };
-        let content = Content::open(config, world.db.clone()).await.unwrap();
-        for namespace in ["a", "a", "b"].map(id) {
-            let written = write(&content, &namespace, b"{}".into(), None).await.unwrap();
-            assert_eq!(content.info(&namespace, &written.digest).await.unwrap().size, 2);
-        }
-    }
 }

@@ -55,11 +55,11 @@ impl Transfers {
     ) -> Result<()> {
         let (store, watch, stop) = (self.store(order, lease), &order.watch, &order.stop);
         watch.note("Importing");
-        let imported = Import { content: &store, compress, stop }.run(archive).await?;
+        let imported = Import { content: &store.content, compress, stop }.run(archive).await?;
         fault::point("import.read");
         let unpackers = self.unpackers(order, lease, &spec.unpacks)?;
         let adopt = Adopt {
-            content: &store,
+            content: &store.content,
             selection: &spec.fetched(),
             unpack: &targets(&unpackers),
             tracker: &watch.tracker,
@@ -122,7 +122,7 @@ impl Transfers {
             false => Matcher::ordered(&options.platforms),
         };
         let export = Export {
-            content: &self.store(order, lease),
+            content: &self.content(order, lease),
             platforms: &platforms,
             all_platforms: options.all_platforms,
             skip_missing: false,

@@ -32,7 +32,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{store::Store, unpacker::SnapshotUnpacker};
 use crate::{
-    content::Content, diff::Diff, gc::Scheduler, images::Images, leases::Leases,
+    content::{Content, View},
+    diff::Diff,
+    gc::Scheduler,
+    images::Images,
+    leases::Leases,
     snapshots::Snapshots,
 };
 
@@ -199,12 +203,12 @@ impl Transfers {
     }
 
     fn store(&self, order: &Order, lease: &str) -> Store {
-        Store {
-            content: self.0.content.clone(),
-            images: self.0.images.clone(),
-            namespace: order.namespace.clone(),
-            lease: lease.to_owned(),
-        }
+        Store { content: self.content(order, lease), images: self.0.images.clone() }
+    }
+
+    fn content(&self, order: &Order, lease: &str) -> View {
+        let (content, namespace) = (self.0.content.clone(), order.namespace.clone());
+        View { content, namespace, lease: Some(lease.to_owned()) }
     }
 
     /// The snapshotters that are asked for, as far as images of their platforms

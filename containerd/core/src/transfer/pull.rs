@@ -62,7 +62,7 @@ impl Transfers {
         watch.note_image("fetching image content", &reference.to_string(), &root);
         let unpackers = self.unpackers(order, lease, &spec.unpacks)?;
         let pull = Pull {
-            content: &store,
+            content: &store.content,
             source: &remote,
             origin: Some(&remote.origin()),
             selection: &spec.fetched(),

@@ -45,7 +45,7 @@ impl Transfers {
         watch.note_image("pushing content", &image.name, &image.target);
         let remote = Remote::new(registry, reference);
         let push = Push {
-            content: &self.store(order, lease),
+            content: &self.content(order, lease),
             sink: &remote,
             origin: Some(&remote.origin()),
             selection: &spec.pushed(),
