@@ -295,7 +295,7 @@ fn seconds(time: SystemTime) -> i64 {
 }
 
 /// A reference that nobody else writes to.
-pub(crate) fn unique(prefix: &str) -> String {
+fn unique(prefix: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{prefix}-{}-{}", since.as_nanos(), NEXT.fetch_add(1, Ordering::Relaxed))
