@@ -1,9 +1,10 @@
 //! Containers and their processes, from start to end.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read, Write},
     os::fd::AsFd,
+    path::Path,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,9 +13,10 @@ use containerd_api::legacy::{
     DeleteCheckpointRequest, ListCheckpointRequest, StateRequest, StatsRequest, User,
 };
 use nix::{
-    fcntl::OFlag,
+    fcntl::{FcntlArg, OFlag, fcntl},
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
-    sys::signal::Signal,
+    sys::{signal::Signal, stat::Mode},
+    unistd::mkfifo,
 };
 use serde_json::json;
 use tests::{
@@ -165,6 +167,43 @@ pub(crate) async fn streams_are_files_or_fifos(bed: &mut Bed) -> Result<()> {
     let added = bed.legacy().add_process(more).await?.into_inner().pid;
     events.wait("exit", "b", added).await?;
     assert_eq!(fs::read_to_string(&output)?, "line\nmore\n");
+    end(bed, "b").await
+}
+
+/// Who hears of an end finds all output, and hears of others meanwhile.
+pub(crate) async fn ends_follow_their_output(bed: &mut Bed) -> Result<()> {
+    const LENGTH: usize = 20_000;
+    bed.enable_legacy("").await?;
+    let mut events = LegacyEvents::subscribe(bed).await?;
+    let path = bed.sandbox.path("slow");
+    mkfifo(&path, Mode::S_IRWXU)?;
+    let mut fifo = File::options().read(true).write(true).open(&path)?;
+    // Most of the output has to wait in the shim.
+    fcntl(&fifo, FcntlArg::F_SETPIPE_SZ(4096))?;
+    let request = CreateContainerRequest {
+        id: "a".into(),
+        bundle_path: text(&bed.bundle("a", &format!("head -c {LENGTH} /dev/zero"))?)?,
+        stdout: text(&path)?,
+        ..CreateContainerRequest::default()
+    };
+    let pid = create(bed, request).await?;
+    eventually(async || {
+        ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is there");
+        Ok(())
+    })
+    .await?;
+    let other = start(bed, "b", "sleep 1000").await?;
+    events.wait("startContainer", "b", other).await?;
+    ensure!(events.all().iter().all(|event| event.r#type != "exit"), "{:?}", events.all());
+
+    let output = tokio::task::spawn_blocking(move || -> Result<_> {
+        let mut bytes = vec![1; LENGTH];
+        fifo.read_exact(&mut bytes)?;
+        Ok(bytes)
+    });
+    ensure!(within("output", output).await???.iter().all(|byte| *byte == 0), "other output");
+    assert_eq!(events.wait("exit", "a", pid).await?.status, 0);
+    gone(bed, "a").await?;
     end(bed, "b").await
 }
 

@@ -10,9 +10,9 @@ use death::{
     what_failed_to_start_is_ended,
 };
 use life::{
-    bundle_as_runc_makes_it, containers_that_ended_make_room, every_method,
-    other_apis_see_the_same_containers, out_of_memory_is_told, streams_are_files_or_fifos,
-    terminal_of_the_client,
+    bundle_as_runc_makes_it, containers_that_ended_make_room, ends_follow_their_output,
+    every_method, other_apis_see_the_same_containers, out_of_memory_is_told,
+    streams_are_files_or_fifos, terminal_of_the_client,
 };
 use refusals::{
     checkpoints_are_listed_and_removed, failed_starts_leave_nothing, nonsense_is_refused,
@@ -23,6 +23,7 @@ tests::pairing!(
     tests::Pairing::OURS,
     every_method,
     streams_are_files_or_fifos,
+    ends_follow_their_output,
     terminal_of_the_client,
     other_apis_see_the_same_containers,
     daemon_dies_while_containers_run,

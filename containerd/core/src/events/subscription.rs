@@ -60,6 +60,8 @@ pub struct Subscription {
     settling: Option<(Timestamp, Instant)>,
     /// What is known to have been taken.
     taken: Timestamp,
+    /// What its taker has and has not told yet, from this one on.
+    held_back: Option<Timestamp>,
     batch: VecDeque<Arc<Envelope>>,
     latest: watch::Receiver<Latest>,
 }
@@ -106,8 +108,14 @@ impl Subscription {
         position: Timestamp,
         latest: watch::Receiver<Latest>,
     ) -> Self {
-        let (settling, taken, batch) = (None, position, VecDeque::new());
-        Self { member, filter, position, settling, taken, batch, latest }
+        let (settling, taken, held_back, batch) = (None, position, None, VecDeque::new());
+        Self { member, filter, position, settling, taken, held_back, batch, latest }
+    }
+
+    /// For who tells some events later than others: who asks for the next has not
+    /// taken what was published at `from` and after, until it says otherwise.
+    pub(crate) fn hold_back(&mut self, from: Option<Timestamp>) {
+        self.held_back = from;
     }
 
     /// The next event that passes the filters, as soon as there is one; `None`
@@ -134,7 +142,7 @@ impl Subscription {
                 continue;
             }
             if !latest.open {
-                self.member.taken(&exchange, self.position);
+                self.member.taken(&exchange, self.position());
                 return Ok(None);
             }
             drop(exchange);
@@ -146,6 +154,14 @@ impl Subscription {
             if let Ok(Err(_)) = changed {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Up to where it has taken all, or will have soon.
+    fn position(&self) -> Timestamp {
+        match self.held_back {
+            Some(from) => self.position.min(from.before()),
+            None => self.position,
         }
     }
 
@@ -165,8 +181,9 @@ impl Subscription {
                 self.member.taken(&exchange, position);
             }
         }
-        if self.settling.is_none() && self.taken < self.position {
-            self.settling = Some((self.position, now + SETTLE));
+        let position = self.position();
+        if self.settling.is_none() && self.taken < position {
+            self.settling = Some((position, now + SETTLE));
         }
     }
 }

@@ -256,6 +256,36 @@ async fn what_an_earlier_daemon_had_no_time_to_deliver_is_told_after_boot() {
     }
 }
 
+/// Who has an event and has not told it yet has not taken it.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_back_is_told_after_boot() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = open(folder.path(), Duration::ZERO);
+    let mut told = subscribe(&exchange, client("17"));
+    let mut held = subscribe(&exchange, client("18"));
+    for topic in ["/a", "/b", "/c"] {
+        publish(&exchange, topic);
+    }
+    for subscription in [&mut told, &mut held] {
+        assert_eq!(topics(subscription, 1).await, ["/a"]);
+        let b = subscription.next().await.unwrap().unwrap();
+        subscription.hold_back(Some(b.timestamp));
+        assert_eq!(topics(subscription, 1).await, ["/c"]);
+        wait_in_vain(subscription).await;
+    }
+    told.hold_back(None);
+    wait_in_vain(&mut told).await;
+    drop(exchange);
+    drop((told, held));
+
+    let exchange = boot(folder.path(), LONG);
+    exchange.serve();
+    for (name, expected) in [("17", &[][..]), ("18", &["/b", "/c"])] {
+        let mut subscription = subscribe(&exchange, client(name));
+        assert_eq!(heard(&exchange, &mut subscription).await, expected, "{name}");
+    }
+}
+
 /// What is published while clients cannot be there is for them all the same,
 /// however many daemons it takes until they can.
 #[tokio::test]

@@ -66,6 +66,11 @@ impl Timestamp {
     pub(super) const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
+
+    /// The one before.
+    pub(super) const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 impl From<SystemTime> for Timestamp {

@@ -181,6 +181,7 @@ impl Legacy {
     async fn remove_record(&self, id: &Id) -> Result<()> {
         or_gone(self.containers.delete(&self.config.namespace, id).await)?;
         self.unseen.forget(id);
+        self.changed.notify_waiters();
         Ok(())
     }
 

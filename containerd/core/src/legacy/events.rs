@@ -1,15 +1,22 @@
 //! What happens to containers, in the words of 2015.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use shim_protocol::{Id, Result};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Legacy, record::Record};
-use crate::events::{self, By, Ending, Happening, Subscribe, Subscription};
+use crate::events::{self, By, Ending, Envelope, Happening, Subscribe, Subscription, Timestamp};
+
+/// How long the end of a process is kept back for its output: a little longer
+/// than our shim waits for who does not read it.
+pub(super) const OUTPUT: Duration = Duration::from_secs(12);
 
 /// Something that has happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,13 +65,39 @@ impl EventKind {
 }
 
 /// What happens from now on, after what happened while nobody could listen.
+///
+/// The end of a process is told when what it wrote is where it should go, as in
+/// 2015, when a shim ended after its last copy. Only then the keeper takes the
+/// process away, which is what is waited for.
 pub struct LegacyEvents {
     legacy: Arc<Legacy>,
-    /// Ends of processes that nobody could see.
-    unseen: VecDeque<Event>,
-    /// Those, told apart by container and pid.
+    /// To be told now.
+    ready: VecDeque<Event>,
+    /// What was told of ends that nobody could see, by container and pid.
     told: HashSet<(Id, u32)>,
     subscription: Subscription,
+    /// What has happened to containers, since a process whose end is the first.
+    held: BTreeMap<Id, VecDeque<Held>>,
+    /// One for each of these containers: until its first event may be told.
+    waits: FuturesUnordered<BoxFuture<'static, Id>>,
+    /// No more will come.
+    end: Option<Result<()>>,
+}
+
+/// Something that is told later.
+struct Held {
+    event: Event,
+    /// When it was published.
+    at: Timestamp,
+    /// The process that has ended, if that is what happened.
+    ended: Option<Ended>,
+}
+
+struct Ended {
+    exec: Option<Id>,
+    ending: Ending,
+    /// Then it is told, whatever became of its output.
+    due: Instant,
 }
 
 impl Legacy {
@@ -84,13 +117,32 @@ impl Legacy {
             unseen.extend(self.unseen(&record));
         }
         let told = unseen.iter().map(|event| (event.id.clone(), event.pid)).collect();
-        Ok(LegacyEvents { legacy: self.clone(), unseen, told, subscription })
+        Ok(LegacyEvents {
+            legacy: self.clone(),
+            ready: unseen,
+            told,
+            subscription,
+            held: BTreeMap::new(),
+            waits: FuturesUnordered::new(),
+            end: None,
+        })
     }
 
     /// The events of our namespace.
     pub(super) fn listen(&self, by: By) -> Result<Subscription> {
         let filter = format!("namespace=={:?}", self.config.namespace.as_str());
         self.events.subscribe(Subscribe { filters: vec![filter], after: None, by })
+    }
+
+    /// The bundle that an event is told with.
+    async fn bundle_of(&self, kind: EventKind, id: &Id) -> PathBuf {
+        match kind {
+            EventKind::StartContainer => {
+                let record = self.record(id).await;
+                record.ok().and_then(|record| record.bundle).unwrap_or_default()
+            }
+            _ => PathBuf::new(),
+        }
     }
 
     /// Processes of a container that ended before this daemon served anybody,
@@ -113,38 +165,99 @@ impl Legacy {
 }
 
 impl LegacyEvents {
-    /// The next event, as soon as there is one; `None` once the daemon stops.
+    /// The next event, as soon as it may be told; `None` once the daemon stops.
     /// Nothing is lost if the future is dropped.
     ///
     /// # Errors
     /// `ResourceExhausted` when the subscriber is so slow that events it has
     /// not seen had to be let go.
     pub async fn next(&mut self) -> Result<Option<Event>> {
-        if let Some(event) = self.unseen.pop_front() {
-            return Ok(Some(event));
-        }
         loop {
-            let Some(envelope) = self.subscription.next().await? else { return Ok(None) };
-            let Some((id, happening)) = events::happening(&envelope) else { continue };
-            let event = translate(id, happening);
-            if event.kind == EventKind::Oom && !self.legacy.config.oom_notify {
-                continue;
+            if let Some(event) = self.ready.front() {
+                let bundle = self.legacy.bundle_of(event.kind, &event.id).await;
+                return Ok(self.ready.pop_front().map(|event| Event { bundle, ..event }));
             }
-            let is_end = matches!(event.kind, EventKind::Exit | EventKind::ExecExit);
-            if is_end && self.told.remove(&(event.id.clone(), event.pid)) {
-                continue;
+            if let Some(end) = self.end.take() {
+                return end.map(|()| None);
             }
-            return Ok(Some(self.with_bundle(event).await));
+            // Who comes back after a restart has not heard of these.
+            let oldest = self.held.values().flatten().map(|held| held.at).min();
+            self.subscription.hold_back(oldest);
+            tokio::select! {
+                Some(id) = self.waits.next() => self.release(id),
+                next = self.subscription.next() => match next {
+                    Ok(Some(envelope)) => self.take(&envelope),
+                    Ok(None) => self.finish(Ok(())),
+                    Err(error) => self.finish(Err(error)),
+                },
+            }
         }
     }
 
-    async fn with_bundle(&self, mut event: Event) -> Event {
-        if event.kind == EventKind::StartContainer
-            && let Ok(record) = self.legacy.record(&event.id).await
-        {
-            event.bundle = record.bundle.unwrap_or_default();
+    fn take(&mut self, envelope: &Envelope) {
+        let Some((id, happening)) = events::happening(envelope) else { return };
+        let ended = match &happening {
+            Happening::Ended(ending) => Some((None, *ending)),
+            Happening::ExecEnded { exec, ending } => Some((Some(exec.clone()), *ending)),
+            _ => None,
+        };
+        let event = translate(id, happening);
+        if event.kind == EventKind::Oom && !self.legacy.config.oom_notify {
+            return;
         }
-        event
+        if ended.is_some() && self.told.remove(&(event.id.clone(), event.pid)) {
+            return;
+        }
+        let due = Instant::now() + OUTPUT;
+        let ended = ended.map(|(exec, ending)| Ended { exec, ending, due });
+        if let Some(before) = self.held.get_mut(&event.id) {
+            before.push_back(Held { event, at: envelope.timestamp, ended });
+            return;
+        }
+        match ended {
+            None => self.ready.push_back(event),
+            Some(ended) => {
+                let id = event.id.clone();
+                self.waits.push(self.wait(&id, &ended));
+                let held = Held { event, at: envelope.timestamp, ended: Some(ended) };
+                self.held.insert(id, VecDeque::from([held]));
+            }
+        }
+    }
+
+    /// A container's first event that is held may be told, and what has happened
+    /// to it until the next process ended.
+    fn release(&mut self, id: Id) {
+        let Some(mut held) = self.held.remove(&id) else { return };
+        self.ready.extend(held.pop_front().map(|first| first.event));
+        while let Some(next) = held.pop_front() {
+            if let Some(ended) = &next.ended {
+                self.waits.push(self.wait(&id, ended));
+                held.push_front(next);
+                self.held.insert(id, held);
+                return;
+            }
+            self.ready.push_back(next.event);
+        }
+    }
+
+    /// Tells what is held now; nobody would do so later.
+    fn finish(&mut self, end: Result<()>) {
+        self.waits.clear();
+        let held = std::mem::take(&mut self.held);
+        self.ready.extend(held.into_values().flatten().map(|held| held.event));
+        self.end = Some(end);
+    }
+
+    fn wait(&self, id: &Id, ended: &Ended) -> BoxFuture<'static, Id> {
+        let (legacy, id) = (self.legacy.clone(), id.clone());
+        let (exec, ending, due) = (ended.exec.clone(), ended.ending, ended.due);
+        let wait = async move {
+            // One that cannot be taken away has ended nevertheless.
+            let _ = timeout_at(due, legacy.taken_away(&id, exec.as_ref(), ending)).await;
+            id
+        };
+        wait.boxed()
     }
 }
 

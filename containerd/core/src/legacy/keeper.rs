@@ -233,6 +233,7 @@ fn settle(legacy: &Legacy, id: &Id, done: Result<()>) {
         warn!(%id, error = %error.report(), "container is looked at again later");
         legacy.look_again(id);
     }
+    legacy.changed.notify_waiters();
 }
 
 fn check(done: Result<(), tokio::task::JoinError>) {

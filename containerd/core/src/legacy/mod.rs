@@ -48,7 +48,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Error, ErrorKind, Id, Result};
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
@@ -114,6 +114,9 @@ pub struct Legacy {
     unseen: Unseen,
     /// What the keeper has to look at again.
     again: Mutex<BTreeSet<Id>>,
+    /// Told when the keeper has looked at a container, or a record has changed
+    /// that it keeps.
+    changed: Notify,
 }
 
 /// A container to be made and started. Paths of streams are absolute; an empty
@@ -243,6 +246,7 @@ impl Legacy {
             closing: CancellationToken::new(),
             unseen: Unseen::default(),
             again: Mutex::default(),
+            changed: Notify::new(),
         })
     }
 

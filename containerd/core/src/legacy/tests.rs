@@ -1,6 +1,7 @@
 //! What can be tried without a shim. How containers run is tried from outside.
 
 mod keeper;
+mod output;
 mod slow;
 
 use std::{
@@ -11,7 +12,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use containerd_api::events::{TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskStart};
+use containerd_api::events::{
+    TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskPaused, TaskStart,
+};
 use prost::{Message, Name};
 use runtime_v2::{Any, Manager, ManagerConfig, Timeouts};
 use tokio::sync::Notify;
