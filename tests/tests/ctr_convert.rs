@@ -67,7 +67,12 @@ async fn both_clients_make_the_same(bed: &mut Bed) -> Result<()> {
             ctr.remove_images(&[SOURCE]).await?;
             let manifest = document(bed, &digest).await?;
             check(&manifest, flags, &diff_ids)?;
-            assert_eq!(ctr.run_image(TARGET, "converted").await?, "top\n", "{flags:?}");
+            assert_eq!(
+                ctr.run_image(TARGET, "converted").await?,
+                "top\n",
+                "{flags:?} {:?}",
+                ctr.origin()
+            );
             let exported = bed.sandbox.path("exported.tar").display().to_string();
             ctr.ok(&["images", "export", &exported, TARGET]).await?;
             ctr.remove_images(&[TARGET]).await?;

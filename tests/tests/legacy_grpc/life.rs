@@ -1,7 +1,7 @@
 //! Containers and their processes, from start to end.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{Read, Write},
     os::fd::AsFd,
     path::Path,
@@ -24,6 +24,7 @@ use tests::{
     legacy::{LegacyEvents, text},
     within,
 };
+use tokio::{io::AsyncReadExt, net::unix::pipe};
 use tonic::Code;
 
 use crate::calls::{SIGKILL, SIGTERM, create, end, gone, shell, signal, start, update};
@@ -175,9 +176,10 @@ pub(crate) async fn ends_follow_their_output(bed: &mut Bed) -> Result<()> {
     const LENGTH: usize = 20_000;
     bed.enable_legacy("").await?;
     let mut events = LegacyEvents::subscribe(bed).await?;
+    start(bed, "b", "sleep 1000").await?;
     let path = bed.sandbox.path("slow");
     mkfifo(&path, Mode::S_IRWXU)?;
-    let mut fifo = File::options().read(true).write(true).open(&path)?;
+    let mut fifo = pipe::OpenOptions::new().read_write(true).open_receiver(&path)?;
     // Most of the output has to wait in the shim.
     fcntl(&fifo, FcntlArg::F_SETPIPE_SZ(4096))?;
     let request = CreateContainerRequest {
@@ -192,18 +194,16 @@ pub(crate) async fn ends_follow_their_output(bed: &mut Bed) -> Result<()> {
         Ok(())
     })
     .await?;
-    let other = start(bed, "b", "sleep 1000").await?;
-    events.wait("startContainer", "b", other).await?;
+    update(bed, "b", "paused", 0).await?;
+    events.wait("updateContainer", "b", 0).await?;
     ensure!(events.all().iter().all(|event| event.r#type != "exit"), "{:?}", events.all());
 
-    let output = tokio::task::spawn_blocking(move || -> Result<_> {
-        let mut bytes = vec![1; LENGTH];
-        fifo.read_exact(&mut bytes)?;
-        Ok(bytes)
-    });
-    ensure!(within("output", output).await???.iter().all(|byte| *byte == 0), "other output");
+    let mut output = vec![1; LENGTH];
+    within("output", fifo.read_exact(&mut output)).await??;
+    ensure!(output.iter().all(|byte| *byte == 0), "other output");
     assert_eq!(events.wait("exit", "a", pid).await?.status, 0);
     gone(bed, "a").await?;
+    update(bed, "b", "running", 0).await?;
     end(bed, "b").await
 }
 

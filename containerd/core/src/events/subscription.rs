@@ -112,6 +112,11 @@ impl Subscription {
         Self { member, filter, position, settling, taken, held_back, batch, latest }
     }
 
+    /// The last event that was looked at, or after which it begins.
+    pub(crate) fn position(&self) -> Timestamp {
+        self.position
+    }
+
     /// For who tells some events later than others: who asks for the next has not
     /// taken what was published at `from` and after, until it says otherwise.
     pub(crate) fn hold_back(&mut self, from: Option<Timestamp>) {
@@ -142,7 +147,7 @@ impl Subscription {
                 continue;
             }
             if !latest.open {
-                self.member.taken(&exchange, self.position());
+                self.member.taken(&exchange, self.taking());
                 return Ok(None);
             }
             drop(exchange);
@@ -157,8 +162,8 @@ impl Subscription {
         }
     }
 
-    /// Up to where it has taken all, or will have soon.
-    fn position(&self) -> Timestamp {
+    /// Up to where all is taken, or will be soon.
+    fn taking(&self) -> Timestamp {
         match self.held_back {
             Some(from) => self.position.min(from.before()),
             None => self.position,
@@ -181,7 +186,7 @@ impl Subscription {
                 self.member.taken(&exchange, position);
             }
         }
-        let position = self.position();
+        let position = self.taking();
         if self.settling.is_none() && self.taken < position {
             self.settling = Some((position, now + SETTLE));
         }

@@ -135,6 +135,7 @@ impl Legacy {
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
+        self.execs_over(id).await;
         self.remove(id, task).await?;
         // What was made of the record meanwhile is kept with it.
         match self.has_task(id) {
@@ -181,7 +182,6 @@ impl Legacy {
     async fn remove_record(&self, id: &Id) -> Result<()> {
         or_gone(self.containers.delete(&self.config.namespace, id).await)?;
         self.unseen.forget(id);
-        self.changed.notify_waiters();
         Ok(())
     }
 

@@ -7,11 +7,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use shim_protocol::{Id, Result};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
-use super::{Legacy, record::Record};
+use super::{Legacy, ends::End, record::Record};
 use crate::events::{self, By, Ending, Envelope, Happening, Subscribe, Subscription, Timestamp};
 
 /// How long the end of a process is kept back for its output: a little longer
@@ -67,8 +69,8 @@ impl EventKind {
 /// What happens from now on, after what happened while nobody could listen.
 ///
 /// The end of a process is told when what it wrote is where it should go, as in
-/// 2015, when a shim ended after its last copy. Only then the keeper takes the
-/// process away, which is what is waited for.
+/// 2015, when a shim ended after its last copy. Only then the keeper is done
+/// with it.
 pub struct LegacyEvents {
     legacy: Arc<Legacy>,
     /// To be told now.
@@ -76,12 +78,10 @@ pub struct LegacyEvents {
     /// What was told of ends that nobody could see, by container and pid.
     told: HashSet<(Id, u32)>,
     subscription: Subscription,
-    /// What has happened to containers, since a process whose end is the first.
+    /// What has happened to containers, since an end that the keeper is at.
     held: BTreeMap<Id, VecDeque<Held>>,
-    /// One for each of these containers: until its first event may be told.
-    waits: FuturesUnordered<BoxFuture<'static, Id>>,
-    /// No more will come.
-    end: Option<Result<()>>,
+    /// Tells that the keeper has got on.
+    changes: watch::Receiver<()>,
 }
 
 /// Something that is told later.
@@ -89,15 +89,8 @@ struct Held {
     event: Event,
     /// When it was published.
     at: Timestamp,
-    /// The process that has ended, if that is what happened.
-    ended: Option<Ended>,
-}
-
-struct Ended {
-    exec: Option<Id>,
-    ending: Ending,
-    /// Then it is told, whatever became of its output.
-    due: Instant,
+    /// The end of a process is told then, whatever became of its output.
+    due: Option<Instant>,
 }
 
 impl Legacy {
@@ -117,15 +110,19 @@ impl Legacy {
             unseen.extend(self.unseen(&record));
         }
         let told = unseen.iter().map(|event| (event.id.clone(), event.pid)).collect();
-        Ok(LegacyEvents {
-            legacy: self.clone(),
-            ready: unseen,
-            told,
-            subscription,
-            held: BTreeMap::new(),
-            waits: FuturesUnordered::new(),
-            end: None,
-        })
+        let changes = self.ends.changes();
+        // They were published before, and are not told yet.
+        let due = Instant::now() + OUTPUT;
+        let mut held: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
+        for (id, at, End { exec, ending }) in self.ends.until(subscription.position()) {
+            let happening = match exec {
+                Some(exec) => Happening::ExecEnded { exec, ending },
+                None => Happening::Ended(ending),
+            };
+            let event = translate(id.clone(), happening);
+            held.entry(id).or_default().push_back(Held { event, at, due: Some(due) });
+        }
+        Ok(LegacyEvents { legacy: self.clone(), ready: unseen, told, subscription, held, changes })
     }
 
     /// The events of our namespace.
@@ -177,18 +174,24 @@ impl LegacyEvents {
                 let bundle = self.legacy.bundle_of(event.kind, &event.id).await;
                 return Ok(self.ready.pop_front().map(|event| Event { bundle, ..event }));
             }
-            if let Some(end) = self.end.take() {
-                return end.map(|()| None);
-            }
             // Who comes back after a restart has not heard of these.
             let oldest = self.held.values().flatten().map(|held| held.at).min();
             self.subscription.hold_back(oldest);
+            let due = self.held.values().filter_map(|held| held.front()?.due).min();
             tokio::select! {
-                Some(id) = self.waits.next() => self.release(id),
+                // The sender is in `legacy`.
+                _ = self.changes.changed() => self.release(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.release();
+                }
                 next = self.subscription.next() => match next {
                     Ok(Some(envelope)) => self.take(&envelope),
-                    Ok(None) => self.finish(Ok(())),
-                    Err(error) => self.finish(Err(error)),
+                    end if self.held.is_empty() => return end.map(|_| None),
+                    // They are told first. The end is there when it is asked for again.
+                    Ok(None) | Err(_) => {
+                        let held = std::mem::take(&mut self.held);
+                        self.ready.extend(held.into_values().flatten().map(|held| held.event));
+                    }
                 },
             }
         }
@@ -196,68 +199,42 @@ impl LegacyEvents {
 
     fn take(&mut self, envelope: &Envelope) {
         let Some((id, happening)) = events::happening(envelope) else { return };
-        let ended = match &happening {
-            Happening::Ended(ending) => Some((None, *ending)),
-            Happening::ExecEnded { exec, ending } => Some((Some(exec.clone()), *ending)),
-            _ => None,
-        };
         let event = translate(id, happening);
         if event.kind == EventKind::Oom && !self.legacy.config.oom_notify {
             return;
         }
-        if ended.is_some() && self.told.remove(&(event.id.clone(), event.pid)) {
+        let is_end = matches!(event.kind, EventKind::Exit | EventKind::ExecExit);
+        if is_end && self.told.remove(&(event.id.clone(), event.pid)) {
             return;
         }
-        let due = Instant::now() + OUTPUT;
-        let ended = ended.map(|(exec, ending)| Ended { exec, ending, due });
-        if let Some(before) = self.held.get_mut(&event.id) {
-            before.push_back(Held { event, at: envelope.timestamp, ended });
-            return;
-        }
-        match ended {
-            None => self.ready.push_back(event),
-            Some(ended) => {
-                let id = event.id.clone();
-                self.waits.push(self.wait(&id, &ended));
-                let held = Held { event, at: envelope.timestamp, ended: Some(ended) };
-                self.held.insert(id, VecDeque::from([held]));
-            }
+        let id = event.id.clone();
+        let due = is_end.then(|| Instant::now() + OUTPUT);
+        let held = Held { event, at: envelope.timestamp, due };
+        self.held.entry(id.clone()).or_default().push_back(held);
+        self.release_of(&id);
+    }
+
+    fn release(&mut self) {
+        let ids: Vec<Id> = self.held.keys().cloned().collect();
+        for id in &ids {
+            self.release_of(id);
         }
     }
 
-    /// A container's first event that is held may be told, and what has happened
-    /// to it until the next process ended.
-    fn release(&mut self, id: Id) {
-        let Some(mut held) = self.held.remove(&id) else { return };
-        self.ready.extend(held.pop_front().map(|first| first.event));
-        while let Some(next) = held.pop_front() {
-            if let Some(ended) = &next.ended {
-                self.waits.push(self.wait(&id, ended));
-                held.push_front(next);
-                self.held.insert(id, held);
-                return;
-            }
-            self.ready.push_back(next.event);
+    /// What has happened to a container may be told up to the first end that
+    /// the keeper is at.
+    fn release_of(&mut self, id: &Id) {
+        let Some(held) = self.held.get_mut(id) else { return };
+        let now = Instant::now();
+        let ends = &self.legacy.ends;
+        let may_be_told =
+            |held: &Held| held.due.is_none_or(|due| due <= now || ends.is_over(id, held.at));
+        while held.front().is_some_and(may_be_told) {
+            self.ready.extend(held.pop_front().map(|held| held.event));
         }
-    }
-
-    /// Tells what is held now; nobody would do so later.
-    fn finish(&mut self, end: Result<()>) {
-        self.waits.clear();
-        let held = std::mem::take(&mut self.held);
-        self.ready.extend(held.into_values().flatten().map(|held| held.event));
-        self.end = Some(end);
-    }
-
-    fn wait(&self, id: &Id, ended: &Ended) -> BoxFuture<'static, Id> {
-        let (legacy, id) = (self.legacy.clone(), id.clone());
-        let (exec, ending, due) = (ended.exec.clone(), ended.ending, ended.due);
-        let wait = async move {
-            // One that cannot be taken away has ended nevertheless.
-            let _ = timeout_at(due, legacy.taken_away(&id, exec.as_ref(), ending)).await;
-            id
-        };
-        wait.boxed()
+        if held.is_empty() {
+            self.held.remove(id);
+        }
     }
 }
 

@@ -11,11 +11,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::Legacy;
-use crate::events::{self, By, Happening, Subscription};
+use super::{Legacy, ends::End};
+use crate::events::{self, By, Happening, Subscription, Timestamp};
 
 /// Containers that are looked at at the same time.
 const PARALLEL: usize = 8;
+
+/// Ends that are dealt with at the same time. Most of these wait for somebody
+/// who does not read.
+const ENDS: usize = 256;
 
 /// How long to wait before events are listened to again, if that failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -108,7 +112,7 @@ impl Worker {
         let closing = self.closing.clone();
         loop {
             self.fill();
-            let has_room = self.jobs.len() < PARALLEL;
+            let has_room = self.jobs.len() < ENDS;
             let due = self.all;
             tokio::select! {
                 () = closing.cancelled() => break,
@@ -122,7 +126,7 @@ impl Worker {
                 next = next(&mut self.events), if has_room => match next {
                     Ok(Some(envelope)) => {
                         if let Some((id, happening)) = events::happening(&envelope) {
-                            self.react(id, happening);
+                            self.react(id, envelope.timestamp, happening);
                         }
                     }
                     // The daemon stops.
@@ -167,7 +171,10 @@ impl Worker {
     async fn list(&mut self) -> Result<Vec<Id>> {
         if self.events.is_none() {
             let since_boot = !self.legacy.unseen.are_served();
-            self.events = Some(self.legacy.listen(By::Daemon { since_boot })?);
+            let events = self.legacy.listen(By::Daemon { since_boot })?;
+            // What was missed before is looked for.
+            self.legacy.ends.heard(events.position());
+            self.events = Some(events);
             if since_boot {
                 self.hear_published()?;
             }
@@ -195,6 +202,7 @@ impl Worker {
                 ended.push(id);
             }
         }
+        self.legacy.ends.heard(events.position());
         Ok(ended)
     }
 
@@ -211,19 +219,23 @@ impl Worker {
         }
     }
 
-    fn react(&mut self, id: Id, happening: Happening) {
-        let legacy = self.legacy.clone();
-        match happening {
-            Happening::Ended(ending) => self.jobs.spawn(async move {
-                let done = legacy.ended(&id, ending).await;
-                settle(&legacy, &id, done);
-            }),
-            Happening::ExecEnded { exec, .. } => self.jobs.spawn(async move {
-                let done = legacy.exec_ended(&id, &exec).await;
-                settle(&legacy, &id, done);
-            }),
+    fn react(&mut self, id: Id, at: Timestamp, happening: Happening) {
+        let (exec, ending) = match happening {
+            Happening::Ended(ending) => (None, ending),
+            Happening::ExecEnded { exec, ending } => (Some(exec), ending),
             _ => return,
         };
+        let legacy = self.legacy.clone();
+        let under_way = legacy.ends.begin(&id, at, End { exec: exec.clone(), ending });
+        self.jobs.spawn(async move {
+            let done = match &exec {
+                Some(exec) => legacy.exec_ended(&id, exec).await,
+                None => legacy.ended(&id, ending).await,
+            };
+            settle(&legacy, &id, done);
+            // Its output has had its time, if not more.
+            drop(under_way);
+        });
     }
 }
 
@@ -233,7 +245,6 @@ fn settle(legacy: &Legacy, id: &Id, done: Result<()>) {
         warn!(%id, error = %error.report(), "container is looked at again later");
         legacy.look_again(id);
     }
-    legacy.changed.notify_waiters();
 }
 
 fn check(done: Result<(), tokio::task::JoinError>) {

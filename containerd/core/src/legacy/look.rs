@@ -1,14 +1,12 @@
 //! Looking at a container: one that has ended is taken away, or marked if its
 //! end was unseen, and what is half made is removed.
 
-use std::pin::pin;
-
 use runtime_v2::Status as TaskStatus;
 use shim_protocol::{Id, Result};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{JOB, Legacy, late, lock, or_gone, record::Record};
+use super::{JOB, Legacy, events::OUTPUT, late, lock, or_gone, record::Record};
 use crate::events::Ending;
 
 impl Legacy {
@@ -143,7 +141,10 @@ impl Legacy {
             }
             Err(e) if !e.is_not_found() => Err(e),
             // One whose shim died has no task any more.
-            _ => self.remove(id, task).await,
+            _ => {
+                self.execs_over(id).await;
+                self.remove(id, task).await
+            }
         }
     }
 
@@ -166,33 +167,11 @@ impl Legacy {
         self.forget_process(&target).await
     }
 
-    /// Waits until a process that has ended is taken away, if that will be done
-    /// here: what it wrote is where it should go then.
-    pub(super) async fn taken_away(&self, id: &Id, exec: Option<&Id>, ending: Ending) {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            // Before looking, so that no change goes unnoticed.
-            changed.as_mut().enable();
-            if !self.is_left(id, exec, ending).await {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    async fn is_left(&self, id: &Id, exec: Option<&Id>, ending: Ending) -> bool {
-        let Ok(container) = self.containers.get(&self.config.namespace, id).await else {
-            return false;
-        };
-        let Ok(record) = Record::read(&container) else { return false };
-        let is_unseen = self.unseen.of(id, exec).is_some_and(|unseen| unseen.pid == ending.pid);
-        record.is_ours()
-            && !is_unseen
-            && match exec {
-                Some(exec) => record.processes.contains_key(exec),
-                // Not one of the same name that was made since.
-                None => !record.has_ended_unseen(ending) && container.created_at <= ending.at,
-            }
+    /// Waits for the output of added processes that have ended: with the container
+    /// its shim goes, and what it has not written yet.
+    pub(super) async fn execs_over(&self, id: &Id) {
+        // Whoever does not read has had time.
+        let _ = timeout(OUTPUT, self.ends.execs_over(id)).await;
     }
 
     fn is_unseen(&self, id: &Id, exec: &Id) -> bool {

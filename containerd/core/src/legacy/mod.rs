@@ -25,6 +25,7 @@
 mod bundle;
 mod checkpoint;
 mod create;
+mod ends;
 mod events;
 mod keeper;
 mod locks;
@@ -48,12 +49,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use shim_protocol::{Error, ErrorKind, Id, Result};
-use tokio::{sync::Notify, time::timeout};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use self::{
     checkpoint::FolderId,
+    ends::Ends,
     locks::{Held, Locks},
     unseen::Unseen,
 };
@@ -114,9 +116,8 @@ pub struct Legacy {
     unseen: Unseen,
     /// What the keeper has to look at again.
     again: Mutex<BTreeSet<Id>>,
-    /// Told when the keeper has looked at a container, or a record has changed
-    /// that it keeps.
-    changed: Notify,
+    /// Ends that the keeper is at.
+    ends: Arc<Ends>,
 }
 
 /// A container to be made and started. Paths of streams are absolute; an empty
@@ -246,7 +247,7 @@ impl Legacy {
             closing: CancellationToken::new(),
             unseen: Unseen::default(),
             again: Mutex::default(),
-            changed: Notify::new(),
+            ends: Arc::default(),
         })
     }
 

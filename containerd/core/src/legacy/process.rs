@@ -178,7 +178,6 @@ impl Legacy {
         };
         or_gone(forgotten.await)?;
         self.unseen.forget_process(&target.container, Some(exec));
-        self.changed.notify_waiters();
         Ok(())
     }
 

@@ -291,6 +291,7 @@ async fn the_unseen_is_told_first_and_once() {
     let fixture = Fixture::new().await;
     fixture.add("a", vec![record::exit(ending(7, 3, 9)).unwrap()]).await;
     fixture.publish("/tasks/start", &TaskStart { container_id: "a".into(), pid: 7 });
+    let keeper = Keeper::prepare(fixture.legacy.clone()).await.serve();
     let mut events = fixture.legacy.subscribe("17".into()).await.unwrap();
     fixture.publish("/tasks/exit", &exit("a", 7, 3));
     fixture.publish("/tasks/start", &TaskStart { container_id: "b".into(), pid: 8 });
@@ -310,6 +311,7 @@ async fn the_unseen_is_told_first_and_once() {
     assert_eq!(told, wanted);
     fixture.events.close();
     assert_eq!(events.next().await.unwrap(), None);
+    keeper.shutdown().await;
 }
 
 #[tokio::test]

@@ -1,22 +1,16 @@
 //! When ends are told.
 
-use super::*;
+use futures::FutureExt;
+
+use super::{
+    super::{ends::End, events::OUTPUT},
+    *,
+};
+use crate::events::{By, Subscribe, Timestamp};
 
 impl Fixture {
-    /// A process that subscribers have heard of already.
-    async fn start(&self, events: &mut LegacyEvents, container: &str, exec: &str, pid: u32) {
-        let (container_id, exec_id) = (container.to_owned(), exec.to_owned());
-        if exec.is_empty() {
-            self.publish("/tasks/start", &TaskStart { container_id, pid });
-        } else {
-            self.publish("/tasks/exec-started", &TaskExecStarted { container_id, exec_id, pid });
-        }
-        assert_eq!(next(events, 1).await.len(), 1);
-    }
-
-    fn end(&self, container: &str, process: &str, pid: u32) {
-        let end = TaskExit { id: process.into(), ..exit(container, pid, 0) };
-        self.publish("/tasks/exit", &end);
+    fn start(&self, container: &str, pid: u32) {
+        self.publish("/tasks/start", &TaskStart { container_id: container.into(), pid });
     }
 
     fn freeze(&self, container: &str) {
@@ -24,107 +18,102 @@ impl Fixture {
     }
 }
 
-/// What is told next, as in [`told`].
-async fn next(events: &mut LegacyEvents, count: usize) -> Vec<(String, EventKind, u32)> {
+/// What is told next.
+async fn told<const N: usize>(events: &mut LegacyEvents) -> [(String, EventKind); N] {
     let mut told = Vec::new();
-    while told.len() < count {
+    while told.len() < N {
         let event = events.next().await.unwrap().unwrap();
-        told.push((event.id.to_string(), event.kind, event.pid));
+        told.push((event.id.to_string(), event.kind));
     }
-    told
+    told.try_into().unwrap()
 }
 
-/// What is told now, as container, kind and pid.
-async fn told(events: &mut LegacyEvents) -> Vec<(String, EventKind, u32)> {
-    let mut told = Vec::new();
-    // Time is paused, and goes on when there is nothing else to do.
-    while let Ok(next) = timeout(Duration::from_millis(1), events.next()).await {
-        let Some(event) = next.unwrap() else { break };
-        told.push((event.id.to_string(), event.kind, event.pid));
-    }
-    told
+fn of<const N: usize>(container: &str, kinds: [EventKind; N]) -> [(String, EventKind); N] {
+    kinds.map(|kind| (container.to_owned(), kind))
 }
 
-fn of<const N: usize>(
-    container: &str,
-    events: [(EventKind, u32); N],
-) -> Vec<(String, EventKind, u32)> {
-    events.into_iter().map(|(kind, pid)| (container.to_owned(), kind, pid)).collect()
-}
-
-/// Time is not paused: it would go on while the database works.
 #[tokio::test]
-async fn ends_are_told_when_processes_are_taken_away_and_others_meanwhile() {
+async fn ends_are_told_when_the_keeper_is_done_and_others_meanwhile() {
     let fixture = Fixture::new().await;
-    let spec = ProcessSpec { args: vec!["true".into()], ..ProcessSpec::default() };
-    let process = record::process(&id("x"), &spec).unwrap();
-    fixture.add("a", vec![process]).await;
+    let keeper = Keeper::prepare(fixture.legacy.clone()).await.serve();
     let mut events = fixture.legacy.subscribe("17".into()).await.unwrap();
-    for (container, exec, pid) in [("a", "", 7), ("a", "x", 8), ("b", "", 9)] {
-        fixture.start(&mut events, container, exec, pid).await;
+    for (container, pid) in [("a", 7), ("b", 8)] {
+        fixture.start(container, pid);
+        assert_eq!(told(&mut events).await, of(container, [EventKind::StartContainer]));
     }
-    fixture.end("a", "x", 8);
+    // What the keeper waits for.
+    let lock = fixture.legacy.locks.hold(&id("a")).await;
+    fixture.publish("/tasks/exit", &exit("a", 7, 3));
     fixture.freeze("a");
-    fixture.end("a", "a", 7);
+    fixture.start("a", 9);
+    fixture.publish("/tasks/exit", &exit("a", 9, 4));
     fixture.freeze("b");
-    fixture.end("b", "b", 9);
-    let others = of("b", [(EventKind::UpdateContainer, 0), (EventKind::Exit, 9)]);
-    assert_eq!(next(&mut events, 2).await, others);
+    fixture.publish("/tasks/exit", &exit("b", 8, 0));
+    let others = of("b", [EventKind::UpdateContainer, EventKind::Exit]);
+    assert_eq!(told(&mut events).await, others);
+    // The keeper has heard of all by now.
+    let mut late = fixture.legacy.subscribe("18".into()).await.unwrap();
+    assert!(late.next().now_or_never().is_none());
 
-    let exec = fixture.legacy.target(&id("a"), Some(id("x")));
-    fixture.legacy.forget_process(&exec).await.unwrap();
-    let exec = of("a", [(EventKind::ExecExit, 8), (EventKind::UpdateContainer, 0)]);
-    assert_eq!(next(&mut events, 2).await, exec);
-    fixture.freeze("b");
-    let other = of("b", [(EventKind::UpdateContainer, 0)]);
-    assert_eq!(next(&mut events, 1).await, other);
-    fixture.legacy.ended(&id("a"), ending(7, 0, 9)).await.unwrap();
-    assert_eq!(next(&mut events, 1).await, of("a", [(EventKind::Exit, 7)]));
+    drop(lock);
+    let kinds =
+        [EventKind::Exit, EventKind::UpdateContainer, EventKind::StartContainer, EventKind::Exit];
+    assert_eq!(told(&mut events).await, of("a", kinds));
+    // What was published before it came and is told only now.
+    assert_eq!(told(&mut late).await, of("a", [EventKind::Exit, EventKind::Exit]));
+    keeper.shutdown().await;
 }
 
-/// It does not matter why a process is not taken away, nor how many are not.
+/// It does not matter why the keeper is not done.
 #[tokio::test(start_paused = true)]
 async fn ends_are_told_in_the_end() {
     let fixture = Fixture::new().await;
-    let spec = ProcessSpec { args: vec!["true".into()], ..ProcessSpec::default() };
-    let process = |exec| record::process(&id(exec), &spec).unwrap();
-    fixture.add("a", vec![process("x"), process("y"), process("z")]).await;
+    let keeper = Keeper::prepare(fixture.legacy.clone()).await.serve();
     let mut events = fixture.legacy.subscribe("17".into()).await.unwrap();
-    for (exec, pid) in [("", 7), ("x", 8), ("y", 9), ("z", 10)] {
-        fixture.start(&mut events, "a", exec, pid).await;
+    for (container, pid) in [("a", 7), ("b", 8)] {
+        fixture.start(container, pid);
+        assert_eq!(told(&mut events).await, of(container, [EventKind::StartContainer]));
     }
-    fixture.end("a", "x", 8);
-    fixture.end("a", "y", 9);
-    fixture.end("a", "a", 7);
-    assert_eq!(told(&mut events).await, []);
-    tokio::time::sleep(events::OUTPUT).await;
-    let ends = [(EventKind::ExecExit, 8), (EventKind::ExecExit, 9), (EventKind::Exit, 7)];
-    assert_eq!(told(&mut events).await, of("a", ends));
+    let locks =
+        [fixture.legacy.locks.hold(&id("a")).await, fixture.legacy.locks.hold(&id("b")).await];
+    fixture.publish("/tasks/exit", &exit("a", 7, 3));
+    let soon = OUTPUT - Duration::from_millis(1);
+    timeout(soon, events.next()).await.unwrap_err();
+    assert_eq!(told(&mut events).await, of("a", [EventKind::Exit]));
 
     // The daemon stops.
-    fixture.end("a", "z", 10);
-    fixture.freeze("a");
-    assert_eq!(told(&mut events).await, []);
+    fixture.publish("/tasks/exit", &exit("b", 8, 0));
+    fixture.freeze("b");
+    timeout(soon, events.next()).await.unwrap_err();
     fixture.events.close();
-    let rest = [(EventKind::ExecExit, 10), (EventKind::UpdateContainer, 0)];
-    assert_eq!(told(&mut events).await, of("a", rest));
+    let rest = of("b", [EventKind::Exit, EventKind::UpdateContainer]);
+    assert_eq!(told(&mut events).await, rest);
     assert_eq!(events.next().await.unwrap(), None);
+    drop((events, locks));
+    keeper.shutdown().await;
+
+    // So they are not told again.
+    let journal = fixture.folder.path().join("journal");
+    let next =
+        Exchange::open(ExchangeConfig { journal, boot_replay: Duration::from_secs(3600) }).unwrap();
+    next.serve();
+    let by = By::Client("17".into());
+    let mut again = next.subscribe(Subscribe { by, ..Subscribe::default() }).unwrap();
+    assert!(again.next().now_or_never().is_none());
 }
 
-/// Nobody here takes them away.
-#[tokio::test(start_paused = true)]
-async fn ends_of_others_are_told_at_once() {
+/// With its container the shim goes, which writes the output of all.
+#[tokio::test]
+async fn a_container_is_taken_away_after_what_was_added_to_it() {
     let fixture = Fixture::new().await;
-    fixture.containers.create(&id("legacy"), container("other")).await.unwrap();
-    let mut events = fixture.legacy.subscribe("17".into()).await.unwrap();
-    fixture.start(&mut events, "other", "", 7).await;
-    fixture.end("other", "other", 7);
-    assert_eq!(told(&mut events).await, of("other", [(EventKind::Exit, 7)]));
-
-    // Its container is no more, and another has its name.
     fixture.add("a", Vec::new()).await;
-    fixture.start(&mut events, "a", "", 8).await;
-    let before = TaskExit { exited_at: Some(UNIX_EPOCH.into()), ..exit("a", 8, 0) };
-    fixture.publish("/tasks/exit", &before);
-    assert_eq!(told(&mut events).await, of("a", [(EventKind::Exit, 8)]));
+    let (legacy, a) = (&fixture.legacy, id("a"));
+    let end = End { exec: Some(id("x")), ending: ending(8, 0, 9) };
+    let added = legacy.ends.begin(&a, Timestamp::now(), end);
+    let mut ended = Box::pin(legacy.ended(&a, ending(7, 0, 9)));
+    timeout(Duration::from_millis(50), &mut ended).await.unwrap_err();
+    assert!(legacy.record(&a).await.is_ok());
+    drop(added);
+    ended.await.unwrap();
+    assert!(legacy.record(&a).await.unwrap_err().is_not_found());
 }
