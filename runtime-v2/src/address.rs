@@ -295,6 +295,8 @@ mod tests {
         address.connect().await.unwrap();
         address.remove_stale().await.unwrap();
         assert!(deep.join("s").exists());
+        // The child of another test may hold it, too.
+        nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
         drop(listener);
         assert!(address.connect().await.unwrap_err().is_not_found());
         address.remove_stale().await.unwrap();

@@ -12,10 +12,13 @@ use std::{
 };
 
 use shim_protocol::{Context, Id, Result};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::{bundle::Bundle, manager::blocking, program::FileId, sys::ProcessHandle};
+
+/// How long an execve(2) may take; nothing tells of its end.
+const EXECUTION: Duration = Duration::from_millis(1);
 
 /// Kills the shim of a bundle and whatever is about to become it, and waits
 /// for their ends.
@@ -41,13 +44,16 @@ async fn kill_until_none(bundle: &Bundle, binary: &Path) -> Result<()> {
     let sought = Arc::new(sought);
     loop {
         let wanted = sought.clone();
-        let found = blocking(move || wanted.find_all()).await?;
-        if found.is_empty() {
+        let Found { pids, unclear } = blocking(move || wanted.find_all()).await?;
+        if pids.is_empty() && !unclear {
             return Ok(());
         }
         // One that is killed while it forks may have left another.
-        for pid in found {
+        for pid in pids {
             end(pid, &sought).await.context("kill start of shim", pid)?;
+        }
+        if unclear {
+            sleep(EXECUTION).await;
         }
     }
 }
@@ -55,7 +61,7 @@ async fn kill_until_none(bundle: &Bundle, binary: &Path) -> Result<()> {
 async fn end(pid: u32, sought: &Sought) -> std::io::Result<()> {
     let Some(process) = ProcessHandle::find(pid)? else { return Ok(()) };
     // With the handle open, the pid cannot become another's.
-    if sought.is(pid) {
+    if sought.look_at(pid) == Look::Sought {
         process.kill()?;
         process.ended().await?;
     }
@@ -66,6 +72,7 @@ async fn end(pid: u32, sought: &Sought) -> std::io::Result<()> {
 /// bundle's folder, and is the noted program, or has the start contract's
 /// arguments, as what a wrapper runs. During execve(2) a process has a program
 /// but no arguments yet.
+#[derive(Debug)]
 struct Sought {
     folder: PathBuf,
     /// By its inode: it may have been executed from another mount of it. One
@@ -74,26 +81,64 @@ struct Sought {
     id: Id,
 }
 
+/// What was found.
+#[derive(Debug, Default)]
+struct Found {
+    pids: Vec<u32>,
+    /// There may be more, of which it is not known yet.
+    unclear: bool,
+}
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Sought,
+    Other,
+    /// It is being executed.
+    Unclear,
+}
+
 impl Sought {
-    /// Pids of all of them. Blocks.
-    fn find_all(&self) -> Result<Vec<u32>> {
-        let entries = fs::read_dir("/proc").context("list", "/proc")?;
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        Ok(pids.filter(|pid| self.is(*pid)).collect())
+    /// All of them. Blocks.
+    fn find_all(&self) -> Result<Found> {
+        let mut found = Found::default();
+        for entry in fs::read_dir("/proc").context("list", "/proc")? {
+            let name = entry.context("list", "/proc")?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            match self.look_at(pid) {
+                Look::Sought => found.pids.push(pid),
+                Look::Unclear => found.unclear = true,
+                Look::Other => {}
+            }
+        }
+        Ok(found)
     }
 
     /// One that has ended, reaped or not, is nowhere.
-    fn is(&self, pid: u32) -> bool {
+    fn look_at(&self, pid: u32) -> Look {
         let process = Path::new("/proc").join(pid.to_string());
-        let is_at_work = || fs::read_link(process.join("cwd")).is_ok_and(|at| at == self.folder);
-        let is_binary = || self.binary.is_some() && FileId::of(&process.join("exe")) == self.binary;
-        is_at_work() && (is_binary() || self.is_named_in(&process.join("cmdline")))
+        let is_at_work = fs::read_link(process.join("cwd")).is_ok_and(|at| at == self.folder);
+        if !is_at_work {
+            return Look::Other;
+        }
+        if self.binary.is_some() && FileId::of(&process.join("exe")) == self.binary {
+            return Look::Sought;
+        }
+        // Gone in between if it cannot be read.
+        let Ok(arguments) = fs::read(process.join("cmdline")) else { return Look::Other };
+        self.by_arguments(&arguments)
     }
 
-    fn is_named_in(&self, arguments: &Path) -> bool {
-        let arguments = fs::read(arguments).unwrap_or_default();
+    fn by_arguments(&self, arguments: &[u8]) -> Look {
+        if arguments.is_empty() {
+            return Look::Unclear;
+        }
         let arguments: Vec<_> = arguments.split(|byte| *byte == 0).collect();
-        arguments.windows(2).any(|pair| pair == [b"-id".as_slice(), self.id.as_str().as_bytes()])
+        let named = [b"-id".as_slice(), self.id.as_str().as_bytes()];
+        match arguments.windows(2).any(|pair| pair == named) {
+            true => Look::Sought,
+            false => Look::Other,
+        }
     }
 }
 
@@ -123,12 +168,22 @@ mod tests {
         }
         for mut command in commands {
             let mut child = command.arg("1000").current_dir(&folder).spawn().unwrap();
-            assert!(sought("/bin/sleep").is(child.id()));
-            assert!(!sought("/bin/cat").is(child.id()));
-            assert!(!sought("/nowhere").is(child.id()));
+            assert_eq!(sought("/bin/sleep").look_at(child.id()), Look::Sought);
+            for other in ["/bin/cat", "/nowhere"] {
+                assert_ne!(sought(other).look_at(child.id()), Look::Sought);
+            }
             child.kill().unwrap();
             child.wait().unwrap();
-            assert!(!sought("/bin/sleep").is(child.id()));
+            assert_eq!(sought("/bin/sleep").look_at(child.id()), Look::Other);
         }
+    }
+
+    #[test]
+    fn what_has_no_arguments_yet_is_looked_at_again() {
+        let id = Id::new("id", "a").unwrap();
+        let sought = Sought { folder: PathBuf::new(), binary: None, id };
+        assert_eq!(sought.by_arguments(b""), Look::Unclear);
+        assert_eq!(sought.by_arguments(b"shim\0-id\0a\0start\0"), Look::Sought);
+        assert_eq!(sought.by_arguments(b"shim\0-id\0ab\0start\0"), Look::Other);
     }
 }

@@ -125,10 +125,11 @@ async fn a_daemon_that_ends_while_a_delete_waits_leaves_the_images(mut world: Wo
 
 /// That it takes long is no reason to wait for ever, nor to delete what is there.
 async fn a_delete_does_not_wait_for_ever(mut world: World) -> World {
-    let limit = Duration::from_secs(3);
-    world.set_timeouts(Timeouts { request: limit, ..Default::default() }).await;
     let task = world.manager.create(world.request("a", "sleep 1000")).await.unwrap();
     task.start(None).await.unwrap();
+    world.timeouts = Timeouts { request: Duration::from_secs(3), ..Default::default() };
+    world.restart(async |_| {}).await;
+    let task = world.manager.get(&world.namespace, &id("a")).unwrap();
     let folder = task.checkpoint_folder().await.unwrap();
     // What runs is refused at once.
     let error = task.delete().await.unwrap_err();

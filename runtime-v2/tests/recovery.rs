@@ -54,6 +54,17 @@ async fn ended(pid: u32) {
     tokio::time::timeout(PATIENCE, gone).await.expect("process does not end");
 }
 
+/// The same for a container's process, of which its shim knows then.
+async fn reaped(pid: u32) {
+    ended(pid).await;
+    let gone = async {
+        while fs::exists(format!("/proc/{pid}")).unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("process is not reaped");
+}
+
 fn exits(world: &World) -> Vec<(String, u32)> {
     world.log.of("/tasks/exit").into_iter().map(|e: Event| (e.process, e.status)).collect()
 }
@@ -81,7 +92,7 @@ async fn live_and_ended_containers(mut world: World) -> World {
         .restart(async |_| {
             for pid in [b.pid(), e_pid] {
                 signal(pid, Signal::SIGTERM);
-                ended(pid).await;
+                reaped(pid).await;
             }
         })
         .await;
@@ -248,13 +259,13 @@ async fn delete_behind_the_back(address: &str, namespace: &Id) {
 }
 
 async fn a_shim_that_hangs_delays_no_other(mut world: World) -> World {
-    let limit = Duration::from_millis(500);
-    world.set_timeouts(Timeouts { load: limit, state: limit, ..Timeouts::default() }).await;
     let a = world.manager.create(world.request("a", "sleep 1000")).await.unwrap();
     let b = world.manager.create(world.request("b", "sleep 1000")).await.unwrap();
     a.start(None).await.unwrap();
     b.start(None).await.unwrap();
     let shim = Pid::from_raw(world.shim_of("a"));
+    let limit = Duration::from_millis(500);
+    world.timeouts = Timeouts { load: limit, state: limit, ..Timeouts::default() };
     let recovered = world.restart(async |_| kill(shim, Signal::SIGSTOP).unwrap()).await;
     // It may be back in a moment, so its container is left alone.
     assert_eq!(recovered, Recovered { live: 2, ..Default::default() });

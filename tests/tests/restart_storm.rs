@@ -241,12 +241,12 @@ async fn end_some(residents: &mut BTreeMap<String, Resident>, random: &mut Rando
     }
     for victim in &ended {
         eventually(async || {
-            ensure!(!proc::is_alive(victim.task.pid), "{} lives", victim.task.container);
+            ensure!(proc::is_reaped(victim.task.pid), "{} lives", victim.task.container);
             Ok(())
         })
         .await?;
     }
-    // The shim notes the time after the fact.
+    // The shim notes the time when it has reaped them.
     Ok(Away { ended, from, to: SystemTime::now() + Duration::from_secs(1) })
 }
 

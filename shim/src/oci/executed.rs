@@ -59,6 +59,7 @@ mod tests {
 
     #[test]
     fn an_execution_ends_the_wait_and_so_does_death() {
+        let _turn = crate::testing::turn();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("executed");
         wait(&path).unwrap();

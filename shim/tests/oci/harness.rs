@@ -24,6 +24,13 @@ pub(crate) struct Bed {
     pub(crate) config: Value,
 }
 
+/// Puts a program somewhere. By another process: a child of another test may hold
+/// what this one writes open, and it could not be executed.
+pub(crate) fn install(from: &Path, to: &Path) {
+    let installed = Command::new("install").arg(from).arg(to).status().unwrap();
+    assert!(installed.success());
+}
+
 impl Bed {
     /// A container that runs `script` in busybox's shell; `None`, and a word on
     /// why, where that is not possible.
@@ -36,7 +43,7 @@ impl Bed {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
-        fs::copy(busybox, bin.join("busybox")).unwrap();
+        install(busybox, &bin.join("busybox"));
         let list = Command::new(busybox).arg("--list").output().unwrap().stdout;
         for applet in String::from_utf8(list).unwrap().lines().filter(|name| *name != "busybox") {
             symlink("busybox", bin.join(applet)).unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::Bed;
+use crate::harness::{Bed, install};
 
 /// What is refused, and the name it is refused by.
 fn unable() -> Vec<(&'static str, Value, &'static str)> {
@@ -83,15 +83,14 @@ fn a_missing_program_is_said_so_as_runc_does() {
     let said = bed.refused(&["exec", &bed.id, "nosuch"]);
     assert!(said.contains("exec: \"nosuch\": executable file not found in $PATH"), "{said}");
     // Found, but no program.
-    std::fs::write(bed.path("rootfs/bin/text"), "neither ELF nor script").unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(bed.path("rootfs/bin/text"), mode).unwrap();
+    std::fs::write(bed.path("draft"), "neither ELF nor script").unwrap();
+    install(&bed.path("draft"), &bed.path("rootfs/bin/text"));
     let said = bed.refused(&["exec", &bed.id, "text"]);
     assert!(said.contains("exec /bin/text: exec format error"), "{said}");
     // The first process becomes its program when nobody waits for it any more, so
     // it says so itself.
     let Some(late) = Bed::new("missing-late", "true") else { return };
-    std::fs::copy(bed.path("rootfs/bin/text"), late.path("rootfs/bin/text")).unwrap();
+    install(&bed.path("rootfs/bin/text"), &late.path("rootfs/bin/text"));
     let output = late.set("/process/args", json!(["text"])).run();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(

@@ -33,10 +33,11 @@ pub(crate) async fn daemon_dies_while_containers_run(bed: &mut Bed) -> Result<()
     let shim = proc::shims_in(bed.namespace())
         .into_iter()
         .find(|shim| proc::arguments(*shim).iter().any(|argument| argument == "vanishes"));
-    proc::signal(shim.context("shim")?, Signal::SIGKILL);
+    let shim = shim.context("shim")?;
+    proc::signal(shim, Signal::SIGKILL);
     eventually(async || {
-        let left: Vec<_> = [dies, ends].into_iter().filter(|pid| proc::is_alive(*pid)).collect();
-        ensure!(left.is_empty(), "{left:?} still run");
+        let left: Vec<_> = [dies, ends].into_iter().filter(|pid| !proc::is_reaped(*pid)).collect();
+        ensure!(left.is_empty() && !proc::is_alive(shim), "{left:?} or {shim} are there");
         Ok(())
     })
     .await?;

@@ -116,13 +116,22 @@ impl Rest {
         .await
     }
 
-    pub(crate) fn events(&self) -> Result<Subscriber> {
+    /// Hears of everything from now on.
+    pub(crate) async fn events(&self) -> Result<Subscriber> {
         let mut curl = Command::new("curl")
-            .args(["-sN", &format!("{}/events", self.address)])
+            .args(["-sNi", &format!("{}/events", self.address)])
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let lines = BufReader::new(curl.stdout.take().context("output")?).lines();
+        let mut lines = BufReader::new(curl.stdout.take().context("output")?).lines();
+        // The head comes when the subscription has begun, and ends with an empty line.
+        let head = async {
+            let status = lines.next_line().await?.context("no answer")?;
+            ensure!(status.contains(" 200 "), "{status}");
+            while !lines.next_line().await?.context("no end of the head")?.is_empty() {}
+            Ok(())
+        };
+        within("the head", head).await??;
         Ok(Subscriber { _curl: curl, lines })
     }
 }

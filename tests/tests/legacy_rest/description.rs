@@ -75,7 +75,7 @@ pub(crate) async fn install(bed: &Bed) -> Result<PathBuf> {
     let pip = text(&folder.join("bin/pip"))?;
     for words in [
         vec!["python3", "-m", "venv", &venv],
-        vec![&pip, "install", "--quiet", "--disable-pip-version-check", "schemathesis>=4,<5"],
+        vec![&pip, "install", "--quiet", "--disable-pip-version-check", "schemathesis==4.32.5"],
     ] {
         let ran = Command::new(words[0]).args(&words[1..]).kill_on_drop(true).output();
         let ran = tokio::time::timeout(Duration::from_secs(240), ran).await;

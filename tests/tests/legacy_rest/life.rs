@@ -35,7 +35,7 @@ pub(crate) async fn daemon_dies_while_containers_run(bed: &mut Bed) -> Result<()
     bed.daemon.kill().await?;
     proc::signal(dies, Signal::SIGKILL);
     eventually(async || {
-        ensure!(!proc::is_alive(dies), "it still runs");
+        ensure!(proc::is_reaped(dies), "it is there");
         Ok(())
     })
     .await?;
@@ -50,7 +50,7 @@ pub(crate) async fn daemon_dies_while_containers_run(bed: &mut Bed) -> Result<()
     let ended = rest.container("dies").await?;
     assert_eq!(ended["state"], json!({ "status": "stopped", "exitStatus": 137 }));
     assert_eq!(ended["processes"][0]["pid"], dies);
-    let mut events = rest.events()?;
+    let mut events = rest.events().await?;
     assert_eq!(events.next().await?, json!({ "type": "exit", "id": "dies", "status": 137 }));
     let mut others = LegacyEvents::subscribe(bed).await?;
     assert_eq!(others.wait("exit", "dies", dies).await?.status, 137);
@@ -148,7 +148,7 @@ pub(crate) async fn slow_subscriber(bed: &mut Bed) -> Result<()> {
         stream.write_all(request).await?;
         slow.push(stream);
     }
-    let mut fast = rest.events()?;
+    let mut fast = rest.events().await?;
     rest.start(bed, "first", "exit 1").await.ok();
     assert_eq!(fast.next().await?["id"], "first");
     let pid = bed.daemon.pid().context("no daemon")?;

@@ -26,7 +26,7 @@ pub(crate) async fn readme_of_2015(bed: &mut Bed) -> Result<()> {
     // Something that minds as little as redis does.
     let bundle = bed.bundle("redis", "exec sleep 1000")?;
     let run = async |line: &str| rest.printed(line, &bundle).await;
-    let mut events = rest.events()?;
+    let mut events = rest.events().await?;
 
     // Printed without a quotation mark, so it was no JSON even then.
     let start = r#"curl -XPOST localhost:8888/containers/redis -d '{
