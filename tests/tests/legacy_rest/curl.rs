@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tests::{Bed, eventually, legacy::text, within};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStderr, ChildStdout, Command},
 };
 
 /// The daemon's address for curl.
@@ -119,26 +119,27 @@ impl Rest {
     /// Hears of everything from now on.
     pub(crate) async fn events(&self) -> Result<Subscriber> {
         let mut curl = Command::new("curl")
-            .args(["-sNi", &format!("{}/events", self.address)])
+            .args(["-sNv", &format!("{}/events", self.address)])
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let mut lines = BufReader::new(curl.stdout.take().context("output")?).lines();
-        // The head comes when the subscription has begun, and ends with an empty line.
+        let lines = BufReader::new(curl.stdout.take().context("output")?).lines();
+        // The head comes when the subscription has begun.
+        let mut said = BufReader::new(curl.stderr.take().context("errors")?).lines();
         let head = async {
-            let status = lines.next_line().await?.context("no answer")?;
-            ensure!(status.contains(" 200 "), "{status}");
-            while !lines.next_line().await?.context("no end of the head")?.is_empty() {}
-            Ok(())
+            while said.next_line().await?.context("no answer")? != "< HTTP/1.1 200 OK" {}
+            anyhow::Ok(())
         };
         within("the head", head).await??;
-        Ok(Subscriber { _curl: curl, lines })
+        Ok(Subscriber { _curl: curl, _said: said, lines })
     }
 }
 
 /// A curl that reads `/events`.
 pub(crate) struct Subscriber {
     _curl: Child,
+    _said: Lines<BufReader<ChildStderr>>,
     pub(crate) lines: Lines<BufReader<ChildStdout>>,
 }
 
