@@ -17,8 +17,11 @@ use tracing::warn;
 
 use crate::{bundle::Bundle, manager::blocking, program::FileId, sys::ProcessHandle};
 
-/// How long an execve(2) may take; nothing tells of its end.
-const EXECUTION: Duration = Duration::from_millis(1);
+/// How often, and how many times, it is looked again at what is being executed;
+/// nothing tells of the end of an execve(2). Who shows no arguments after that
+/// has erased them.
+const AGAIN: Duration = Duration::from_millis(5);
+const LOOKS: usize = 100;
 
 /// Kills the shim of a bundle and whatever is about to become it, and waits
 /// for their ends.
@@ -42,18 +45,20 @@ async fn kill_until_none(bundle: &Bundle, binary: &Path) -> Result<()> {
         id: bundle.id().clone(),
     };
     let sought = Arc::new(sought);
+    let mut looks = 0;
     loop {
         let wanted = sought.clone();
         let Found { pids, unclear } = blocking(move || wanted.find_all()).await?;
-        if pids.is_empty() && !unclear {
+        if pids.is_empty() && (!unclear || looks == LOOKS) {
             return Ok(());
         }
+        looks = if pids.is_empty() { looks + 1 } else { 0 };
         // One that is killed while it forks may have left another.
         for pid in pids {
             end(pid, &sought).await.context("kill start of shim", pid)?;
         }
         if unclear {
-            sleep(EXECUTION).await;
+            sleep(AGAIN).await;
         }
     }
 }

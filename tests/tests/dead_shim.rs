@@ -1,5 +1,7 @@
 //! A shim that is killed: the daemon tells everybody, cleans up, and goes on.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::{Bed, Origin, Pairing, Status, Stdio, code, eventually, order, proc};
@@ -122,6 +124,12 @@ async fn execs_are_announced_too(bed: &mut Bed) -> Result<()> {
 /// All shims die at the same moment.
 async fn many_at_once(bed: &mut Bed) -> Result<()> {
     const COUNT: usize = 10;
+    bed.daemon.stop().await?;
+    // So many runtimes at once take their time on a busy machine.
+    let limit = "[timeouts]\n'io.containerd.timeout.shim.cleanup' = '60s'\n";
+    let config = fs::read_to_string(bed.daemon.config())?;
+    fs::write(bed.daemon.config(), config + limit)?;
+    bed.daemon.start(&bed.sandbox).await?;
     let events = bed.events().await?;
     let ids: Vec<_> = (0..COUNT).map(|number| format!("victim-{number}")).collect();
     for id in &ids {

@@ -15,7 +15,7 @@ use containerd_api::{
 };
 use prost_types::{FieldMask, Timestamp};
 use tests::{
-    Api, Bed, code,
+    Api, Bed, Origin, code,
     content::{BYE, HELLO, labels},
 };
 use tonic::{Code, Status};
@@ -88,9 +88,14 @@ async fn images_are_kept(bed: &mut Bed) -> Result<()> {
     ensure!(made.created_at.is_some() && made.created_at == made.updated_at, "{made:?}");
     assert_eq!(code(create(bed.api(), image(NAME, &[])).await)?.0, Code::AlreadyExists);
     // The original neither keeps nor repeats what it has to tell.
-    events.sync().await?;
+    let forgets = bed.daemon.pairing().daemon == Origin::Debian;
+    if forgets {
+        events.sync().await?;
+    }
     bed.crash().await?;
-    events.sync().await?;
+    if forgets {
+        events.sync().await?;
+    }
     let found = get(bed.api(), NAME).await?;
     assert_eq!(found.labels, labels(&[("k", "v")]));
     assert_eq!((&found.target, &found.created_at), (&made.target, &made.created_at));

@@ -18,7 +18,7 @@ use containerd_api::services::{
     },
 };
 use prost_types::FieldMask;
-use tests::{Api, Bed};
+use tests::{Api, Bed, Origin};
 use tonic::{Code, Status};
 
 // Shims have no part in this.
@@ -67,9 +67,14 @@ async fn namespaces_are_kept(bed: &mut Bed) -> Result<()> {
     refused(Code::InvalidArgument, wrong);
 
     // The original neither keeps nor repeats what it has to tell.
-    events.sync().await?;
+    let forgets = bed.daemon.pairing().daemon == Origin::Debian;
+    if forgets {
+        events.sync().await?;
+    }
     bed.crash().await?;
-    events.sync().await?;
+    if forgets {
+        events.sync().await?;
+    }
     assert_eq!(get_namespace(&api, "blue").await?.labels, labels(&[("colour", "blue")]));
     let list = api.namespaces().list(ListNamespacesRequest::default()).await?.into_inner();
     assert!(list.namespaces.iter().any(|namespace| namespace.name == "blue"), "{list:?}");

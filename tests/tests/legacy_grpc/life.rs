@@ -4,7 +4,6 @@ use std::{
     fs,
     io::{Read, Write},
     os::fd::AsFd,
-    path::Path,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -175,6 +174,8 @@ pub(crate) async fn streams_are_files_or_fifos(bed: &mut Bed) -> Result<()> {
 pub(crate) async fn ends_follow_their_output(bed: &mut Bed) -> Result<()> {
     const LENGTH: usize = 20_000;
     bed.enable_legacy("").await?;
+    // Those of today are told at once.
+    let others = bed.events().await?;
     let mut events = LegacyEvents::subscribe(bed).await?;
     start(bed, "b", "sleep 1000").await?;
     let path = bed.sandbox.path("slow");
@@ -189,11 +190,7 @@ pub(crate) async fn ends_follow_their_output(bed: &mut Bed) -> Result<()> {
         ..CreateContainerRequest::default()
     };
     let pid = create(bed, request).await?;
-    eventually(async || {
-        ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is there");
-        Ok(())
-    })
-    .await?;
+    others.exit_of("a", "a").await?;
     update(bed, "b", "paused", 0).await?;
     events.wait("updateContainer", "b", 0).await?;
     ensure!(events.all().iter().all(|event| event.r#type != "exit"), "{:?}", events.all());

@@ -135,7 +135,9 @@ impl Legacy {
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
-        self.execs_over(id).await;
+        if task.is_some() {
+            self.execs_over(id).await;
+        }
         self.remove(id, task).await?;
         // What was made of the record meanwhile is kept with it.
         match self.has_task(id) {

@@ -45,12 +45,11 @@ impl Ends {
     /// An end was heard of that was published at `at`.
     pub(super) fn begin(self: &Arc<Self>, id: &Id, at: Timestamp, end: End) -> UnderWay {
         let key = (id.clone(), at);
-        {
-            let mut state = self.state();
-            state.under_way.insert(key.clone(), end);
-            state.heard = state.heard.max(at);
-        }
-        self.changed.send_replace(());
+        // Nobody waits for a begin.
+        let mut state = self.state();
+        state.under_way.insert(key.clone(), end);
+        state.heard = state.heard.max(at);
+        drop(state);
         UnderWay { ends: self.clone(), key }
     }
 

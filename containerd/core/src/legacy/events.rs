@@ -104,17 +104,21 @@ impl Legacy {
     pub async fn subscribe(self: &Arc<Self>, name: String) -> Result<LegacyEvents> {
         // Before looking: what happens in between comes twice rather than never.
         let subscription = self.listen(By::Client(name))?;
+        let changes = self.ends.changes();
+        let under_way = self.ends.until(subscription.position());
         let mut unseen = VecDeque::new();
         let all = self.containers.list::<&str>(&self.config.namespace, &[]).await?;
         for record in all.iter().filter_map(Record::read_or_warn).filter(Record::is_ours) {
             unseen.extend(self.unseen(&record));
         }
-        let told = unseen.iter().map(|event| (event.id.clone(), event.pid)).collect();
-        let changes = self.ends.changes();
+        let told: HashSet<_> = unseen.iter().map(|event| (event.id.clone(), event.pid)).collect();
         // They were published before, and are not told yet.
         let due = Instant::now() + OUTPUT;
         let mut held: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
-        for (id, at, End { exec, ending }) in self.ends.until(subscription.position()) {
+        for (id, at, End { exec, ending }) in under_way {
+            if told.contains(&(id.clone(), ending.pid)) {
+                continue;
+            }
             let happening = match exec {
                 Some(exec) => Happening::ExecEnded { exec, ending },
                 None => Happening::Ended(ending),

@@ -17,8 +17,8 @@ use crate::events::{self, By, Happening, Subscription, Timestamp};
 /// Containers that are looked at at the same time.
 const PARALLEL: usize = 8;
 
-/// Ends that are dealt with at the same time. Most of these wait for somebody
-/// who does not read.
+/// Ends that are dealt with at the same time. What takes time is to wait for
+/// somebody who does not read.
 const ENDS: usize = 256;
 
 /// How long to wait before events are listened to again, if that failed.
@@ -52,13 +52,14 @@ impl Keeper {
         let mut worker = Worker {
             legacy,
             closing: CancellationToken::new(),
-            jobs: JoinSet::new(),
+            looks: JoinSet::new(),
+            ends: JoinSet::new(),
             queue: VecDeque::new(),
             events: None,
             all: Some(Instant::now()),
         };
         if timeout(FIRST_LOOK, worker.first_look()).await.is_err() {
-            let left = worker.queue.len() + worker.jobs.len();
+            let left = worker.queue.len() + worker.looks.len();
             warn!(left, "legacy containers are looked at while clients are served");
         }
         Prepared(worker)
@@ -88,7 +89,8 @@ impl Prepared {
 struct Worker {
     legacy: Arc<Legacy>,
     closing: CancellationToken,
-    jobs: JoinSet<()>,
+    looks: JoinSet<()>,
+    ends: JoinSet<()>,
     /// To be looked at as soon as there is room.
     queue: VecDeque<Id>,
     events: Option<Subscription>,
@@ -101,7 +103,7 @@ impl Worker {
         self.look_at_all().await;
         loop {
             self.fill();
-            let Some(done) = self.jobs.join_next().await else { break };
+            let Some(done) = self.looks.join_next().await else { break };
             check(done);
         }
     }
@@ -112,11 +114,12 @@ impl Worker {
         let closing = self.closing.clone();
         loop {
             self.fill();
-            let has_room = self.jobs.len() < ENDS;
+            let has_room = self.ends.len() < ENDS;
             let due = self.all;
             tokio::select! {
                 () = closing.cancelled() => break,
-                Some(done) = self.jobs.join_next() => check(done),
+                Some(done) = self.looks.join_next() => check(done),
+                Some(done) = self.ends.join_next() => check(done),
                 _ = ticks.tick() => self.queue.extend(self.legacy.take_again()),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     if closing.run_until_cancelled(self.look_at_all()).await.is_none() {
@@ -136,13 +139,17 @@ impl Worker {
             }
         }
         let ended = async {
-            while let Some(done) = self.jobs.join_next().await {
-                check(done);
+            for jobs in [&mut self.looks, &mut self.ends] {
+                while let Some(done) = jobs.join_next().await {
+                    check(done);
+                }
             }
         };
         if timeout(LAST_JOBS, ended).await.is_err() {
-            warn!(left = self.jobs.len(), "legacy containers are left to the next daemon");
-            self.jobs.shutdown().await;
+            let left = self.looks.len() + self.ends.len();
+            warn!(left, "legacy containers are left to the next daemon");
+            self.looks.shutdown().await;
+            self.ends.shutdown().await;
         }
     }
 
@@ -208,11 +215,11 @@ impl Worker {
 
     /// As many jobs as may be.
     fn fill(&mut self) {
-        while self.jobs.len() < PARALLEL
+        while self.looks.len() < PARALLEL
             && let Some(id) = self.queue.pop_front()
         {
             let legacy = self.legacy.clone();
-            self.jobs.spawn(async move {
+            self.looks.spawn(async move {
                 let done = legacy.look(&id).await;
                 settle(&legacy, &id, done);
             });
@@ -227,7 +234,7 @@ impl Worker {
         };
         let legacy = self.legacy.clone();
         let under_way = legacy.ends.begin(&id, at, End { exec: exec.clone(), ending });
-        self.jobs.spawn(async move {
+        self.ends.spawn(async move {
             let done = match &exec {
                 Some(exec) => legacy.exec_ended(&id, exec).await,
                 None => legacy.ended(&id, ending).await,

@@ -50,6 +50,7 @@ impl Legacy {
                 (TaskStatus::Stopped, Some(exit)) => {
                     let ending = Ending { pid: process.pid, status: exit.status, at: exit.at };
                     if !record.has_ended_unseen(ending) && !self.unseen.found(id, None, ending) {
+                        self.execs_over(id).await;
                         return self.remove(id, task).await;
                     }
                     ending
