@@ -77,7 +77,6 @@ async fn end(pid: u32, sought: &Sought) -> std::io::Result<()> {
 /// bundle's folder, and is the noted program, or has the start contract's
 /// arguments, as what a wrapper runs. During execve(2) a process has a program
 /// but no arguments yet.
-#[derive(Debug)]
 struct Sought {
     folder: PathBuf,
     /// By its inode: it may have been executed from another mount of it. One

@@ -10,7 +10,9 @@ use tokio::time::timeout;
 use super::{
     CLEANUP, Create, Legacy, Streams, blocking,
     bundle::{self, Bundle},
-    checkpoint, container_id, late, or_gone, record,
+    checkpoint, container_id,
+    events::OUTPUT,
+    late, or_gone, record,
 };
 use crate::{
     containers,
@@ -135,9 +137,6 @@ impl Legacy {
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
-        if task.is_some() {
-            self.execs_over(id).await;
-        }
         self.remove(id, task).await?;
         // What was made of the record meanwhile is kept with it.
         match self.has_task(id) {
@@ -166,6 +165,9 @@ impl Legacy {
     /// found, and the record, unless another task was made of it meanwhile. Its
     /// lock is held, which other APIs do not know.
     pub(super) async fn remove(&self, id: &Id, found: Option<Arc<Task>>) -> Result<()> {
+        // With the container its shim goes, and what that has not written yet of
+        // added processes. Whoever does not read has had time after this.
+        let _ = timeout(OUTPUT, self.ends.execs_over(id)).await;
         if let Some(task) = found {
             or_gone(task.delete().await.context("delete task", id))?;
         }

@@ -10,7 +10,7 @@ use shim_protocol::Id;
 use tokio::sync::watch;
 
 use super::lock;
-use crate::events::{Ending, Timestamp};
+use crate::events::{Happening, Timestamp};
 
 /// The ends of a daemon.
 #[derive(Debug, Default)]
@@ -24,14 +24,7 @@ struct State {
     /// The keeper has heard of all that was published up to then.
     heard: Timestamp,
     /// By container, and when it was published.
-    under_way: BTreeMap<(Id, Timestamp), End>,
-}
-
-/// How a process ended; `exec` is `None` for a container's first one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct End {
-    pub(super) exec: Option<Id>,
-    pub(super) ending: Ending,
+    under_way: BTreeMap<(Id, Timestamp), Happening>,
 }
 
 /// The keeper is at it until this is dropped.
@@ -43,7 +36,7 @@ pub(super) struct UnderWay {
 
 impl Ends {
     /// An end was heard of that was published at `at`.
-    pub(super) fn begin(self: &Arc<Self>, id: &Id, at: Timestamp, end: End) -> UnderWay {
+    pub(super) fn begin(self: &Arc<Self>, id: &Id, at: Timestamp, end: Happening) -> UnderWay {
         let key = (id.clone(), at);
         // Nobody waits for a begin.
         let mut state = self.state();
@@ -70,7 +63,7 @@ impl Ends {
     }
 
     /// Those under way that were published up to `at`, in order.
-    pub(super) fn until(&self, at: Timestamp) -> Vec<(Id, Timestamp, End)> {
+    pub(super) fn until(&self, at: Timestamp) -> Vec<(Id, Timestamp, Happening)> {
         let state = self.state();
         let mut ends: Vec<_> = state
             .under_way
@@ -99,8 +92,8 @@ impl Ends {
     fn has_execs(&self, id: &Id) -> bool {
         let state = self.state();
         let from = (id.clone(), Timestamp::ZERO);
-        let all = state.under_way.range(from..).take_while(|((of, _), _)| of == id);
-        all.into_iter().any(|(_, end)| end.exec.is_some())
+        let mut all = state.under_way.range(from..).take_while(|((of, _), _)| of == id);
+        all.any(|(_, end)| matches!(end, Happening::ExecEnded { .. }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,10 +115,14 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+    use crate::events::Ending;
 
-    fn end(exec: Option<&str>) -> End {
+    fn end(exec: Option<&str>) -> Happening {
         let ending = Ending { pid: 7, status: 0, at: UNIX_EPOCH };
-        End { exec: exec.map(|exec| Id::new("exec", exec).unwrap()), ending }
+        match exec.map(|exec| Id::new("exec", exec).unwrap()) {
+            Some(exec) => Happening::ExecEnded { exec, ending },
+            None => Happening::Ended(ending),
+        }
     }
 
     fn at(nanos: u64) -> Timestamp {

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Legacy, ends::End, record::Record};
+use super::{Legacy, record::Record};
 use crate::events::{self, By, Ending, Envelope, Happening, Subscribe, Subscription, Timestamp};
 
 /// How long the end of a process is kept back for its output: a little longer
@@ -79,13 +79,13 @@ pub struct LegacyEvents {
     told: HashSet<(Id, u32)>,
     subscription: Subscription,
     /// What has happened to containers, since an end that the keeper is at.
-    held: BTreeMap<Id, VecDeque<Held>>,
+    held: BTreeMap<Id, VecDeque<Untold>>,
     /// Tells that the keeper has got on.
     changes: watch::Receiver<()>,
 }
 
 /// Something that is told later.
-struct Held {
+struct Untold {
     event: Event,
     /// When it was published.
     at: Timestamp,
@@ -115,16 +115,11 @@ impl Legacy {
         // They were published before, and are not told yet.
         let due = Instant::now() + OUTPUT;
         let mut held: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
-        for (id, at, End { exec, ending }) in under_way {
-            if told.contains(&(id.clone(), ending.pid)) {
-                continue;
-            }
-            let happening = match exec {
-                Some(exec) => Happening::ExecEnded { exec, ending },
-                None => Happening::Ended(ending),
-            };
+        for (id, at, happening) in under_way {
             let event = translate(id.clone(), happening);
-            held.entry(id).or_default().push_back(Held { event, at, due: Some(due) });
+            if !told.contains(&(id.clone(), event.pid)) {
+                held.entry(id).or_default().push_back(Untold { event, at, due: Some(due) });
+            }
         }
         Ok(LegacyEvents { legacy: self.clone(), ready: unseen, told, subscription, held, changes })
     }
@@ -211,34 +206,25 @@ impl LegacyEvents {
         if is_end && self.told.remove(&(event.id.clone(), event.pid)) {
             return;
         }
-        let id = event.id.clone();
         let due = is_end.then(|| Instant::now() + OUTPUT);
-        let held = Held { event, at: envelope.timestamp, due };
-        self.held.entry(id.clone()).or_default().push_back(held);
-        self.release_of(&id);
-    }
-
-    fn release(&mut self) {
-        let ids: Vec<Id> = self.held.keys().cloned().collect();
-        for id in &ids {
-            self.release_of(id);
-        }
+        let queue = self.held.entry(event.id.clone()).or_default();
+        queue.push_back(Untold { event, at: envelope.timestamp, due });
+        self.release();
     }
 
     /// What has happened to a container may be told up to the first end that
     /// the keeper is at.
-    fn release_of(&mut self, id: &Id) {
-        let Some(held) = self.held.get_mut(id) else { return };
-        let now = Instant::now();
-        let ends = &self.legacy.ends;
-        let may_be_told =
-            |held: &Held| held.due.is_none_or(|due| due <= now || ends.is_over(id, held.at));
-        while held.front().is_some_and(may_be_told) {
-            self.ready.extend(held.pop_front().map(|held| held.event));
-        }
-        if held.is_empty() {
-            self.held.remove(id);
-        }
+    fn release(&mut self) {
+        let (now, ends) = (Instant::now(), &self.legacy.ends);
+        self.held.retain(|id, queue| {
+            let may_be_told = |untold: &Untold| {
+                untold.due.is_none_or(|due| due <= now || ends.is_over(id, untold.at))
+            };
+            while queue.front().is_some_and(may_be_told) {
+                self.ready.extend(queue.pop_front().map(|untold| untold.event));
+            }
+            !queue.is_empty()
+        });
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Legacy, ends::End};
+use super::Legacy;
 use crate::events::{self, By, Happening, Subscription, Timestamp};
 
 /// Containers that are looked at at the same time.
@@ -227,13 +227,13 @@ impl Worker {
     }
 
     fn react(&mut self, id: Id, at: Timestamp, happening: Happening) {
-        let (exec, ending) = match happening {
-            Happening::Ended(ending) => (None, ending),
-            Happening::ExecEnded { exec, ending } => (Some(exec), ending),
+        let (exec, ending) = match &happening {
+            Happening::Ended(ending) => (None, *ending),
+            Happening::ExecEnded { exec, ending } => (Some(exec.clone()), *ending),
             _ => return,
         };
         let legacy = self.legacy.clone();
-        let under_way = legacy.ends.begin(&id, at, End { exec: exec.clone(), ending });
+        let under_way = legacy.ends.begin(&id, at, happening);
         self.ends.spawn(async move {
             let done = match &exec {
                 Some(exec) => legacy.exec_ended(&id, exec).await,

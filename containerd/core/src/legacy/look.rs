@@ -6,7 +6,7 @@ use shim_protocol::{Id, Result};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{JOB, Legacy, events::OUTPUT, late, lock, or_gone, record::Record};
+use super::{JOB, Legacy, late, lock, or_gone, record::Record};
 use crate::events::Ending;
 
 impl Legacy {
@@ -50,7 +50,6 @@ impl Legacy {
                 (TaskStatus::Stopped, Some(exit)) => {
                     let ending = Ending { pid: process.pid, status: exit.status, at: exit.at };
                     if !record.has_ended_unseen(ending) && !self.unseen.found(id, None, ending) {
-                        self.execs_over(id).await;
                         return self.remove(id, task).await;
                     }
                     ending
@@ -142,10 +141,7 @@ impl Legacy {
             }
             Err(e) if !e.is_not_found() => Err(e),
             // One whose shim died has no task any more.
-            _ => {
-                self.execs_over(id).await;
-                self.remove(id, task).await
-            }
+            _ => self.remove(id, task).await,
         }
     }
 
@@ -166,13 +162,6 @@ impl Legacy {
         let target = self.target(id, Some(exec.clone()));
         or_gone(self.tasks.delete_process(&target).await)?;
         self.forget_process(&target).await
-    }
-
-    /// Waits for the output of added processes that have ended: with the container
-    /// its shim goes, and what it has not written yet.
-    pub(super) async fn execs_over(&self, id: &Id) {
-        // Whoever does not read has had time.
-        let _ = timeout(OUTPUT, self.ends.execs_over(id)).await;
     }
 
     fn is_unseen(&self, id: &Id, exec: &Id) -> bool {

@@ -2,10 +2,7 @@
 
 use futures::FutureExt;
 
-use super::{
-    super::{ends::End, events::OUTPUT},
-    *,
-};
+use super::{super::events::OUTPUT, *};
 use crate::events::{By, Subscribe, Timestamp};
 
 impl Fixture {
@@ -32,8 +29,8 @@ fn of<const N: usize>(container: &str, kinds: [EventKind; N]) -> [(String, Event
     kinds.map(|kind| (container.to_owned(), kind))
 }
 
-#[tokio::test]
-async fn ends_are_told_when_the_keeper_is_done_and_others_meanwhile() {
+/// Somebody has heard of the starts of `a` and `b`, as 7 and 8.
+async fn served() -> (Fixture, Keeper, LegacyEvents) {
     let fixture = Fixture::new().await;
     let keeper = Keeper::prepare(fixture.legacy.clone()).await.serve();
     let mut events = fixture.legacy.subscribe("17".into()).await.unwrap();
@@ -41,6 +38,12 @@ async fn ends_are_told_when_the_keeper_is_done_and_others_meanwhile() {
         fixture.start(container, pid);
         assert_eq!(told(&mut events).await, of(container, [EventKind::StartContainer]));
     }
+    (fixture, keeper, events)
+}
+
+#[tokio::test]
+async fn ends_are_told_when_the_keeper_is_done_and_others_meanwhile() {
+    let (fixture, keeper, mut events) = served().await;
     // What the keeper waits for.
     let lock = fixture.legacy.locks.hold(&id("a")).await;
     fixture.publish("/tasks/exit", &exit("a", 7, 3));
@@ -67,13 +70,7 @@ async fn ends_are_told_when_the_keeper_is_done_and_others_meanwhile() {
 /// It does not matter why the keeper is not done.
 #[tokio::test(start_paused = true)]
 async fn ends_are_told_in_the_end() {
-    let fixture = Fixture::new().await;
-    let keeper = Keeper::prepare(fixture.legacy.clone()).await.serve();
-    let mut events = fixture.legacy.subscribe("17".into()).await.unwrap();
-    for (container, pid) in [("a", 7), ("b", 8)] {
-        fixture.start(container, pid);
-        assert_eq!(told(&mut events).await, of(container, [EventKind::StartContainer]));
-    }
+    let (fixture, keeper, mut events) = served().await;
     let locks =
         [fixture.legacy.locks.hold(&id("a")).await, fixture.legacy.locks.hold(&id("b")).await];
     fixture.publish("/tasks/exit", &exit("a", 7, 3));
@@ -108,7 +105,7 @@ async fn a_container_is_taken_away_after_what_was_added_to_it() {
     let fixture = Fixture::new().await;
     fixture.add("a", Vec::new()).await;
     let (legacy, a) = (&fixture.legacy, id("a"));
-    let end = End { exec: Some(id("x")), ending: ending(8, 0, 9) };
+    let end = Happening::ExecEnded { exec: id("x"), ending: ending(8, 0, 9) };
     let added = legacy.ends.begin(&a, Timestamp::now(), end);
     let mut ended = Box::pin(legacy.ended(&a, ending(7, 0, 9)));
     timeout(Duration::from_millis(50), &mut ended).await.unwrap_err();
