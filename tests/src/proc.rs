@@ -5,11 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+
+use crate::eventually;
 
 /// All processes of this machine.
 pub fn pids() -> Vec<u32> {
@@ -70,6 +72,18 @@ pub fn is_alive(pid: u32) -> bool {
 /// a container's process the shim knows the end then.
 pub fn is_reaped(pid: u32) -> bool {
     state(pid).is_none()
+}
+
+/// Waits until a process [is reaped](is_reaped).
+///
+/// # Errors
+/// It is there for too long.
+pub async fn reaped(pid: u32) -> Result<()> {
+    eventually(async || {
+        ensure!(is_reaped(pid), "process {pid} is there");
+        Ok(())
+    })
+    .await
 }
 
 /// Sends a signal; a process that is gone is fine.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use containerd_api::{events::ContainerDelete, services::events::v1::PublishRequest, to_any};
 use nix::sys::signal::Signal;
 use tests::{Bed, Ctr, Origin, eventually, proc, within};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 tests::every_pairing!(
     run_says_hello_and_passes_the_exit_code,
@@ -48,15 +48,38 @@ fn refs(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
 
+/// Runs a command whose process says something and then reads a line, or a second
+/// one after `input`: its exit code. It lives until all is heard, as Debian's ctr may
+/// lose what came just before the end.
+async fn hear(ctr: &Ctr<'_>, words: &[&str], input: &str, said: [&str; 2]) -> Result<Option<i32>> {
+    let mut child = ctr.spawn(words)?;
+    let mut stdin = child.stdin.take().context("input")?;
+    stdin.write_all(input.as_bytes()).await?;
+    let (mut output, mut errors) =
+        (child.stdout.take().context("output")?, child.stderr.take().context("errors")?);
+    let mut heard = vec![0; said[0].len()];
+    within("the output", output.read_exact(&mut heard)).await??;
+    assert_eq!(String::from_utf8_lossy(&heard), said[0], "{words:?}");
+    // Among what ctr itself has to say.
+    let mut complaint = Vec::new();
+    while !String::from_utf8_lossy(&complaint).contains(said[1]) {
+        let read = within("the errors", errors.read_buf(&mut complaint)).await??;
+        ensure!(read > 0, "{words:?}: {:?}", String::from_utf8_lossy(&complaint));
+    }
+    stdin.write_all(b"\n").await?;
+    let status = within("the end of ctr", child.wait()).await??;
+    heard.clear();
+    within("the end of the output", output.read_to_end(&mut heard)).await??;
+    assert_eq!(String::from_utf8_lossy(&heard), "", "{words:?}");
+    Ok(status.code())
+}
+
 async fn run_says_hello_and_passes_the_exit_code(bed: &mut Bed) -> Result<()> {
     with_both(bed, async |ctr, prefix| {
-        let script = "echo hello; echo trouble >&2; exit 7";
+        let script = "echo hello; echo trouble >&2; read line; exit 7";
         let words = run(bed, &["--rm"], prefix, &["/bin/sh", "-c", script]);
-        let output = ctr.run(&refs(&words)).await?;
-        ensure!(output.code == Some(7), "{output:?}");
-        ctr.expect(&output.stdout, "hello\n")?;
-        let is_told = output.stderr.contains("trouble\n") || ctr.origin() == Origin::Debian;
-        ensure!(is_told, "{output:?}");
+        let code = hear(ctr, &refs(&words), "", ["hello\n", "trouble\n"]).await?;
+        assert_eq!(code, Some(7));
         Ok(())
     })
     .await
@@ -155,10 +178,10 @@ async fn run_flags(bed: &mut Bed) -> Result<()> {
             pid_file.to_str().context("path")?,
         ];
         let script = "echo $COLOUR; pwd; cat /tmp/note; \
-                      touch /etc/new 2>/dev/null || echo read-only";
+                      touch /etc/new 2>/dev/null || echo read-only; read line; true";
         let words = run(bed, &flags, prefix, &["/bin/sh", "-c", script]);
-        let output = ctr.run(&refs(&words)).await?.ok()?;
-        ctr.expect(&output, "green\n/etc\nfrom outside\nread-only\n")?;
+        let said = "green\n/etc\nfrom outside\nread-only\n";
+        assert_eq!(hear(ctr, &refs(&words), "", [said, ""]).await?, Some(0));
         let pid: u32 = fs::read_to_string(&pid_file)?.trim().parse()?;
         ensure!(pid > 1, "pid {pid}");
         Ok(())
@@ -189,11 +212,9 @@ async fn detached_life(bed: &mut Bed) -> Result<()> {
         let quiet = ctr.run(&["tasks", "ls", "-q"]).await?.ok()?;
         ensure!(quiet == format!("{prefix}\n"), "{quiet:?}");
 
-        let exec =
-            ["tasks", "exec", "--exec-id", "job", prefix, "/bin/sh", "-c", "echo in; exit 3"];
-        let output = ctr.run(&exec).await?;
-        ensure!(output.code == Some(3), "{output:?}");
-        ctr.expect(&output.stdout, "in\n")?;
+        let script = "echo in; read line; exit 3";
+        let exec = ["tasks", "exec", "--exec-id", "job", prefix, "/bin/sh", "-c", script];
+        assert_eq!(hear(ctr, &exec, "", ["in\n", ""]).await?, Some(3));
 
         eventually(async || {
             let processes = ctr.run(&["tasks", "ps", prefix]).await?.ok()?;
@@ -244,12 +265,11 @@ async fn exec_on_a_terminal(bed: &mut Bed) -> Result<()> {
 /// `attach` gets the output, and the exit code.
 async fn attach_again(bed: &mut Bed) -> Result<()> {
     with_both(bed, async |ctr, prefix| {
-        let script = "read line; echo got $line; exit 4";
+        let script = "read line; echo got $line; read line; exit 4";
         let words = run(bed, &["-d"], prefix, &["/bin/sh", "-c", script]);
         ctr.run(&refs(&words)).await?.ok()?;
-        let output = ctr.run_with_input(&["tasks", "attach", prefix], "word\n").await?;
-        ensure!(output.code == Some(4), "{output:?}");
-        ctr.expect(&output.stdout, "got word\n")?;
+        let attach = ["tasks", "attach", prefix];
+        assert_eq!(hear(ctr, &attach, "word\n", ["got word\n", ""]).await?, Some(4));
         // Debian's ctr deletes the task when it has attached to its end.
         let _ = ctr.run(&["tasks", "delete", prefix]).await?;
         ctr.run(&["containers", "rm", prefix]).await?.ok()?;

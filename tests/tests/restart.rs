@@ -230,11 +230,7 @@ async fn restart_after_restart_announces_nothing_twice(bed: &mut Bed) -> Result<
     let lives = bed.start_container("lives", "sleep 1000").await?;
     bed.daemon.kill().await?;
     proc::signal(ended.pid, Signal::SIGTERM);
-    eventually(async || {
-        ensure!(proc::is_reaped(ended.pid), "{} is there", ended.pid);
-        Ok(())
-    })
-    .await?;
+    proc::reaped(ended.pid).await?;
     for _ in 0..4 {
         bed.daemon.start(&bed.sandbox).await?;
         events.sync().await?;

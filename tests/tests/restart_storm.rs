@@ -240,11 +240,7 @@ async fn end_some(residents: &mut BTreeMap<String, Resident>, random: &mut Rando
         ended.push(victim);
     }
     for victim in &ended {
-        eventually(async || {
-            ensure!(proc::is_reaped(victim.task.pid), "{} lives", victim.task.container);
-            Ok(())
-        })
-        .await?;
+        proc::reaped(victim.task.pid).await.with_context(|| victim.task.container.clone())?;
     }
     // The shim notes the time when it has reaped them.
     Ok(Away { ended, from, to: SystemTime::now() + Duration::from_secs(1) })

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tests::{
-    Bed, eventually,
+    Bed,
     legacy::{LegacyEvents, text},
     proc, within,
 };
@@ -34,11 +34,7 @@ pub(crate) async fn daemon_dies_while_containers_run(bed: &mut Bed) -> Result<()
     let added = rest.send("PUT", "/containers/lives/process", Some(&body)).await?.json()?;
     bed.daemon.kill().await?;
     proc::signal(dies, Signal::SIGKILL);
-    eventually(async || {
-        ensure!(proc::is_reaped(dies), "it is there");
-        Ok(())
-    })
-    .await?;
+    proc::reaped(dies).await?;
     bed.daemon.start(&bed.sandbox).await?;
 
     let rest = Rest::find(bed)?;
