@@ -19,7 +19,7 @@ impl Fixture {
 async fn told<const N: usize>(events: &mut LegacyEvents) -> [(String, EventKind); N] {
     let mut told = Vec::new();
     while told.len() < N {
-        let event = events.next().await.unwrap().unwrap();
+        let event = timeout(5 * OUTPUT, events.next()).await.unwrap().unwrap().unwrap();
         told.push((event.id.to_string(), event.kind));
     }
     told.try_into().unwrap()
